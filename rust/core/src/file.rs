@@ -1,0 +1,376 @@
+//! The file: safetensors, so that nothing in it is executed and other tools can read it.
+//!
+//! Tensors begin on 64-byte boundaries (kept by `_pad` tensors), so that a mapped file is used in place.
+//! [`parse`] is pure: bytes in, an index or an error out. Reading, mapping and atomic writing are a thin shell.
+//!
+//! | tensor | type, shape | there |
+//! |---|---|---|
+//! | `weights`, `bias` | F32/F16/BF16 (m, d), F32 (m,) | always |
+//! | `planes`, `thresholds` | F32 (L K, dim padded to 32), F32 (L K,) | fitted |
+//! | `offsets`, `entries`, `head` | U32 | fitted |
+//! | `query_map`, `query_offset` | F32 (p, d padded to 32), F32 (p,) | fitted, with aligned coordinates |
+//! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
+//!
+//! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
+//! `extra` (the caller's text; Python keeps the configuration there).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use bytemuck::Pod;
+use memmap2::MmapOptions;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::coordinates::Affine;
+use crate::error::{Error, Result};
+use crate::hash::{Planes, Space};
+use crate::index::{Fill, Fitted, Index};
+use crate::memory::{Block, Bytes, LINE, Matrix, padded};
+use crate::rows::{Rows, Weights};
+use crate::sketch::{Layout, Sketcher, Sketches};
+use crate::tables::Tables;
+
+/// Version of the format that this code writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT: &str = "lss-rs";
+
+/// A header longer than this is not one of ours.
+const MAX_HEADER: u64 = 16 << 20;
+
+/// The numbers that shapes do not tell.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    fitted: Option<FittedHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FittedHeader {
+    space: String,
+    fill: String,
+    n_tables: usize,
+    n_bits: usize,
+    dim: usize,
+    n_probes: usize,
+    n_rescore: usize,
+    /// Groups of 8, 4, 2 and 1 bits.
+    sketch_groups: Option<[usize; 4]>,
+}
+
+struct Tensor<'a> {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Tensor<'a> {
+    fn new<T: Pod>(name: &'static str, dtype: Dtype, shape: Vec<usize>, values: &'a [T]) -> Self {
+        Tensor { name, dtype, shape, bytes: bytemuck::cast_slice(values) }
+    }
+}
+
+/// Write an index.
+pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
+    let rows = index.rows();
+    let fitted = index.fitted();
+    let (m, d) = (rows.m(), rows.d());
+    let mut tensors = Vec::new();
+    match rows.weights() {
+        Weights::F32(block) => tensors.push(Tensor::new("weights", Dtype::F32, vec![m, d], block)),
+        Weights::F16(block) => tensors.push(Tensor::new("weights", Dtype::F16, vec![m, d], block)),
+        Weights::Bf16(block) => tensors.push(Tensor::new("weights", Dtype::BF16, vec![m, d], block)),
+    }
+    tensors.push(Tensor::new("bias", Dtype::F32, vec![m], rows.bias()));
+    let mut header = Header { fitted: None };
+    if let Some(fitted) = fitted.as_deref() {
+        let Fitted { planes, coordinates, tables, head, sketches, fill, n_probes, n_rescore } = fitted;
+        let (n, stride) = (planes.matrix().rows(), planes.matrix().stride());
+        tensors.push(Tensor::new("planes", Dtype::F32, vec![n, stride], planes.matrix().values()));
+        tensors.push(Tensor::new("thresholds", Dtype::F32, vec![n], planes.thresholds()));
+        tensors.push(Tensor::new("offsets", Dtype::U32, vec![tables.offsets().len()], tables.offsets()));
+        tensors.push(Tensor::new("entries", Dtype::U32, vec![tables.entries().len()], tables.entries()));
+        tensors.push(Tensor::new("head", Dtype::U32, vec![head.len()], head));
+        if let Some(map) = coordinates {
+            let (p, stride) = (map.matrix().rows(), map.matrix().stride());
+            tensors.push(Tensor::new("query_map", Dtype::F32, vec![p, stride], map.matrix().values()));
+            tensors.push(Tensor::new("query_offset", Dtype::F32, vec![p], map.offset()));
+        }
+        if let Some((sketcher, sketches)) = sketches {
+            let half_steps = sketcher.half_steps();
+            tensors.push(Tensor::new(
+                "sketches",
+                Dtype::U8,
+                vec![m, sketcher.layout().bytes()],
+                sketches.codes(),
+            ));
+            tensors.push(Tensor::new("half_steps", Dtype::F32, vec![half_steps.len()], half_steps));
+        }
+        header.fitted = Some(FittedHeader {
+            space: planes.space().name().into(),
+            fill: fill.name().into(),
+            n_tables: planes.n_tables(),
+            n_bits: planes.n_bits(),
+            dim: planes.dim(),
+            n_probes: *n_probes,
+            n_rescore: *n_rescore,
+            sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
+        });
+    }
+    write_tensors(&tensors, &header, extra, &mut to)
+}
+
+fn write_tensors(tensors: &[Tensor<'_>], header: &Header, extra: &str, to: &mut impl Write) -> Result<()> {
+    let mut table = serde_json::Map::new();
+    let index = serde_json::to_string(header).map_err(std::io::Error::other)?;
+    table.insert(
+        "__metadata__".into(),
+        serde_json::json!({
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION.to_string(),
+            "index": index,
+            "extra": extra,
+        }),
+    );
+    let mut at = 0;
+    for (i, tensor) in tensors.iter().enumerate() {
+        let end = at + tensor.bytes.len();
+        table.insert(
+            tensor.name.into(),
+            serde_json::json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, end]}),
+        );
+        at = end.next_multiple_of(LINE);
+        if at > end {
+            table.insert(
+                format!("_pad{i}"),
+                serde_json::json!({"dtype": Dtype::U8, "shape": [at - end], "data_offsets": [end, at]}),
+            );
+        }
+    }
+    let mut json = serde_json::to_vec(&table).map_err(std::io::Error::other)?;
+    json.resize((json.len() + 8).next_multiple_of(LINE) - 8, b' ');
+    to.write_all(&(json.len() as u64).to_le_bytes())?;
+    to.write_all(&json)?;
+    for tensor in tensors {
+        to.write_all(tensor.bytes)?;
+        to.write_all(&[0; LINE][..tensor.bytes.len().next_multiple_of(LINE) - tensor.bytes.len()])?;
+    }
+    Ok(())
+}
+
+/// Read an index and the caller's text.
+pub fn parse(bytes: &Bytes) -> Result<(Index, String)> {
+    let (_, metadata) = read_header(bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| Error::format("a whole file", error))?;
+    let header: Header = serde_json::from_str(metadata.get("index").map_or("", String::as_str))
+        .map_err(|error| Error::format("metadata of an index", error))?;
+
+    let reader = Reader { bytes, file };
+    let weights = reader.tensor("weights")?;
+    let &[m, d] = weights.shape() else {
+        return Err(Error::format("weights of two dimensions", format!("{:?}", weights.shape())));
+    };
+    let weights = match weights.dtype() {
+        Dtype::F32 => Weights::F32(reader.block("weights", Dtype::F32, &[m, d])?),
+        Dtype::F16 => Weights::F16(reader.block("weights", Dtype::F16, &[m, d])?),
+        Dtype::BF16 => Weights::Bf16(reader.block("weights", Dtype::BF16, &[m, d])?),
+        other => return Err(Error::format("weights in F32, F16 or BF16", format!("{other:?}"))),
+    };
+    let damaged = |error: Error| match error {
+        Error::Value { arg, expected, got } => Error::format(format!("'{arg}' {expected}"), got),
+        other => other,
+    };
+    let rows = Rows::new(d, weights, reader.block("bias", Dtype::F32, &[m])?).map_err(damaged)?;
+    let index = Index::new(rows);
+    if let Some(header) = header.fitted {
+        let fitted = read_fitted(&reader, &header, m, d).map_err(damaged)?;
+        fitted.validate(m, d)?;
+        index.install(fitted);
+    }
+    Ok((index, metadata.get("extra").cloned().unwrap_or_default()))
+}
+
+fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -> Result<Fitted> {
+    let n = header.n_tables.saturating_mul(header.n_bits);
+    let planes = reader.block("planes", Dtype::F32, &[n, padded(header.dim.min(1 << 32))])?;
+    let planes = Planes::new(
+        Space::from_name(&header.space)?,
+        header.n_tables,
+        header.n_bits,
+        Matrix::from_padded(n, header.dim, planes)?,
+        reader.block("thresholds", Dtype::F32, &[n])?,
+    )?;
+    let coordinates = match reader.file.tensor("query_map") {
+        Err(_) => None,
+        Ok(map) => {
+            let p = map.shape().first().copied().unwrap_or(0);
+            let values = reader.block("query_map", Dtype::F32, &[p, padded(d)])?;
+            let offset = reader.block("query_offset", Dtype::F32, &[p])?;
+            Some(Affine::new(Matrix::from_padded(p, d, values)?, offset)?)
+        }
+    };
+    let sketches = match header.sketch_groups {
+        None => None,
+        Some(counts) => {
+            let bytes = reader.tensor("sketches")?.shape().last().copied().unwrap_or(0);
+            let layout = Layout::new(bytes, counts)?;
+            let half_steps = reader.block(
+                "half_steps",
+                Dtype::F32,
+                &[counts.iter().sum::<usize>() * crate::sketch::GROUP],
+            )?;
+            let codes = reader.block("sketches", Dtype::U8, &[m, bytes])?;
+            Some((Sketcher::from_parts(layout, half_steps.to_vec())?, Sketches::new(layout, codes, m)?))
+        }
+    };
+    Ok(Fitted {
+        tables: Tables::from_parts(
+            header.n_tables,
+            header.n_bits,
+            reader.list("offsets")?,
+            reader.list("entries")?,
+        )?,
+        head: reader.list("head")?,
+        planes,
+        coordinates,
+        sketches,
+        fill: Fill::from_name(&header.fill)?,
+        n_probes: header.n_probes,
+        n_rescore: header.n_rescore,
+    })
+}
+
+struct Reader<'a> {
+    bytes: &'a Bytes,
+    file: SafeTensors<'a>,
+}
+
+impl Reader<'_> {
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.file.tensor(name).map_err(|_| Error::format(format!("a tensor '{name}'"), "none"))
+    }
+
+    fn block<T: Pod>(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Block<T>> {
+        let tensor = self.tensor(name)?;
+        if tensor.dtype() != dtype || tensor.shape() != shape {
+            return Err(Error::format(
+                format!("'{name}' as {dtype:?} {shape:?}"),
+                format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
+            ));
+        }
+        let offset = tensor.data().as_ptr() as usize - self.bytes.as_ptr() as usize;
+        self.bytes.block(offset, shape.iter().product())
+    }
+
+    fn list(&self, name: &str) -> Result<Block<u32>> {
+        let len = self.tensor(name)?.shape().first().copied().unwrap_or(0);
+        self.block(name, Dtype::U32, &[len])
+    }
+}
+
+/// Length of the header and the metadata in it; refuses what is not an index or newer than this code.
+fn read_header(bytes: &[u8]) -> Result<(usize, HashMap<String, String>)> {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(Error::format("a safetensors file", format!("{} bytes", bytes.len())));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        return Err(Error::format("a safetensors file", format!("a header of {length} bytes")));
+    }
+    let Some(json) = rest.get(..length as usize) else {
+        return Err(Error::format(
+            format!("a header of {length} bytes"),
+            format!("a file truncated to {} bytes", bytes.len()),
+        ));
+    };
+    #[derive(Deserialize)]
+    struct Table {
+        #[serde(default)]
+        __metadata__: HashMap<String, String>,
+    }
+    let table: Table =
+        serde_json::from_slice(json).map_err(|error| Error::format("a safetensors header", error))?;
+    let metadata = table.__metadata__;
+    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Err(Error::format(
+            format!("format '{FORMAT}' in the metadata"),
+            format!("{:?}", metadata.get("format")),
+        ));
+    }
+    let version = metadata.get("format_version").and_then(|version| version.parse::<u32>().ok());
+    match version {
+        Some(version) if (1..=FORMAT_VERSION).contains(&version) => Ok((length as usize, metadata)),
+        Some(version) if version > FORMAT_VERSION => Err(Error::format(
+            format!("format version {FORMAT_VERSION} or older"),
+            format!("version {version}: the file is from a newer lss-rs, upgrade to read it"),
+        )),
+        _ => Err(Error::format("a format version", format!("{:?}", metadata.get("format_version")))),
+    }
+}
+
+/// The metadata of a file, without reading its tensors. Shapes and dtype of the weights come along as `m`, `d`
+/// and `dtype`.
+pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(8).read_to_end(&mut bytes)?;
+    if let Some(length) = bytes.first_chunk::<8>() {
+        let length = u64::from_le_bytes(*length).min(MAX_HEADER);
+        Read::by_ref(&mut file).take(length).read_to_end(&mut bytes)?;
+    }
+    let (length, mut metadata) = read_header(&bytes)?;
+    let table: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length])
+        .map_err(|error| Error::format("a safetensors header", error))?;
+    let weights = &table["weights"];
+    let names = [("m", &weights["shape"][0]), ("d", &weights["shape"][1]), ("dtype", &weights["dtype"])];
+    for (name, value) in names {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        metadata.insert(name.into(), text);
+    }
+    Ok(metadata)
+}
+
+/// Write a file as a whole or not at all: a temporary beside it, then a rename.
+pub fn save(index: &Index, extra: &str, path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".lss-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The permissions of any new file (the umask applies), not those of a secret.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut temporary = builder.tempfile_in(folder)?;
+    {
+        let mut to = std::io::BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+        write(index, extra, &mut to)?;
+        to.flush()?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| Error::Io(error.error))?;
+    Ok(())
+}
+
+/// Read a file; with `mmap` use it in place, and with `prefault` read its pages now rather than at first use.
+pub fn load(path: &Path, mmap: bool, prefault: bool) -> Result<(Index, String)> {
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len())
+        .map_err(|_| Error::format("a file that fits memory", "a larger one"))?;
+    let bytes = if mmap && len > 0 {
+        let mut options = MmapOptions::new();
+        if prefault {
+            options.populate();
+        }
+        // SAFETY: the map is read-only and private to this process. Soundness rests on nobody truncating the
+        // file while it is mapped, which is the documented contract of `mmap=True`; files are replaced by
+        // rename, never written in place, by `save`. Ids read from the map are bounds-checked at every use.
+        Bytes::mapped(unsafe { options.map(&file)? })
+    } else {
+        Bytes::read(file, len)?
+    };
+    parse(&bytes)
+}

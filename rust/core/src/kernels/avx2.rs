@@ -1,0 +1,222 @@
+//! 256-bit vectors with FMA and F16C.
+
+use std::any::TypeId;
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
+use crate::rows::Element;
+use crate::sketch::{GROUP, SketchQuery, SketchView};
+
+/// Proof that this CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Avx2(()))
+    }
+
+    pub(super) fn dot_ids<T: Element>(
+        self,
+        rows: &[T],
+        d: usize,
+        query: &[f32],
+        ids: &[u32],
+        out: &mut [f32],
+    ) {
+        // SAFETY: `self` exists only on CPUs with these features.
+        unsafe { dot_ids(rows, d, query, ids, out) }
+    }
+
+    pub(super) fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+        // SAFETY: `self` exists only on CPUs with these features.
+        unsafe { dot_rows(rows, d, query, out) }
+    }
+
+    pub(super) fn sketch_ids(
+        self,
+        sketches: SketchView<'_>,
+        query: &SketchQuery,
+        ids: &[u32],
+        out: &mut [f32],
+    ) {
+        // SAFETY: `self` exists only on CPUs with these features.
+        unsafe { sketch_ids(sketches, query, ids, out) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
+    for &id in ids.iter().take(AHEAD_ROWS) {
+        prefetch_range(rows, id as usize * d, d);
+    }
+    for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
+        if let Some(&next) = ids.get(i + AHEAD_ROWS) {
+            prefetch_range(rows, next as usize * d, d);
+        }
+        *score = dot(&rows[id as usize * d..][..d], query);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+    for (row, score) in rows.chunks_exact(d).zip(out) {
+        *score = dot(row, query);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let (rows, tail) = row.as_chunks::<LANES>();
+    let (queries, _) = query.as_chunks::<LANES>();
+    for (row, query) in rows.iter().zip(queries) {
+        step(&mut sums, row, query);
+    }
+    if !tail.is_empty() {
+        let mut last = [T::zeroed(); LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        step(&mut sums, &last, &queries[rows.len()]);
+    }
+    let [a, b, c, d] = sums;
+    tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn step<T: Element>(sums: &mut [__m256; 4], row: &[T; LANES], query: &[f32; LANES]) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: lanes 8i..8i+8 of both arrays of 32 are read; `load8` needs eight elements.
+        let (value, q) =
+            unsafe { (load8(row.as_ptr().add(8 * i)), _mm256_loadu_ps(query.as_ptr().add(8 * i))) };
+        *sum = _mm256_fmadd_ps(value, q, *sum);
+    }
+}
+
+/// Eight elements in single precision.
+///
+/// # Safety
+/// `from` points to eight readable elements.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn load8<T: Element>(from: *const T) -> __m256 {
+    // `T` is one of three types, so the comparison is decided at compile time.
+    let element = TypeId::of::<T>();
+    if element == TypeId::of::<f32>() {
+        // SAFETY: eight f32, by the caller's word.
+        unsafe { _mm256_loadu_ps(from.cast()) }
+    } else if element == TypeId::of::<f16>() {
+        // SAFETY: eight f16 are 16 bytes.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    } else {
+        debug_assert_eq!(element, TypeId::of::<bf16>());
+        // SAFETY: eight bf16 are 16 bytes.
+        let bits = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+    }
+}
+
+/// Sum eight lanes pairwise: 4, 2, 1 apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tree(lanes: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
+    let layout = sketches.layout;
+    let [n8, n4, n2, n1] = layout.counts();
+    let (weights, scales) = (query.weights(), query.scales());
+    // What the unsafe loads below rely on, checked once a call.
+    let groups = n8 + n4 + n2 + n1;
+    assert!(weights.len() == groups * GROUP && scales.len() == groups);
+    assert!(4 * (8 * n8 + 4 * n4 + 2 * n2 + n1) + 4 <= layout.bytes());
+
+    let ones = _mm256_set1_epi16(1);
+    let low4 = _mm256_set1_epi8(0x0f);
+    let low2 = _mm256_set1_epi8(0x03);
+    let low1 = _mm256_set1_epi8(0x01);
+    let shift4 = _mm256_setr_epi64x(0, 0, 4, 4);
+    let shift2 = _mm256_setr_epi64x(0, 2, 4, 6);
+    let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let stride = layout.bytes();
+    let codes = sketches.codes;
+    for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
+        if let Some(&next) = ids.get(i + AHEAD_SKETCHES) {
+            prefetch(codes, next as usize * stride);
+            if stride > 64 {
+                prefetch(codes, next as usize * stride + 64);
+            }
+        }
+        let sketch = sketches.get(id);
+        let mut lanes = _mm256_setzero_ps();
+        let mut code = sketch.as_ptr();
+        let mut weight = weights.as_ptr();
+        let mut scale = scales.as_ptr();
+        // SAFETY: by the assertions above the codes of all groups lie in the first `bytes() - 4`
+        // bytes of `sketch`, and `weights` and `scales` hold 32 and 1 element a group; each turn of a loop
+        // reads one group from the three and moves each pointer on by just that.
+        unsafe {
+            for _ in 0..n8 {
+                let both = _mm256_loadu_si256(code.cast());
+                let w = _mm256_loadu_si256(weight.cast());
+                // maddubs saturates at 16 bits: multiply nibbles, then put them together exactly.
+                let low = _mm256_maddubs_epi16(_mm256_and_si256(both, low4), w);
+                let high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(both), low4), w);
+                let sum = _mm256_add_epi32(
+                    _mm256_madd_epi16(low, ones),
+                    _mm256_slli_epi32::<4>(_mm256_madd_epi16(high, ones)),
+                );
+                lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(*scale), lanes);
+                (code, weight, scale) = (code.add(32), weight.add(GROUP), scale.add(1));
+            }
+            for _ in 0..n4 {
+                let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
+                let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
+                lanes = add_group(lanes, values, weight, scale, ones);
+                (code, weight, scale) = (code.add(16), weight.add(GROUP), scale.add(1));
+            }
+            for _ in 0..n2 {
+                let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
+                let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
+                lanes = add_group(lanes, values, weight, scale, ones);
+                (code, weight, scale) = (code.add(8), weight.add(GROUP), scale.add(1));
+            }
+            for _ in 0..n1 {
+                let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
+                let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
+                lanes = add_group(lanes, values, weight, scale, ones);
+                (code, weight, scale) = (code.add(4), weight.add(GROUP), scale.add(1));
+            }
+        }
+        *score = tree(lanes) + layout.base(sketch) + query.offset();
+    }
+}
+
+/// Fuse one group of 32 codes (at most 4 bits each) into the lanes.
+///
+/// # Safety
+/// `weight` points to 32 readable bytes, `scale` to one float.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_group(
+    lanes: __m256,
+    codes: __m256i,
+    weight: *const i8,
+    scale: *const f32,
+    ones: __m256i,
+) -> __m256 {
+    // SAFETY: by the caller's word.
+    let (w, scale) = unsafe { (_mm256_loadu_si256(weight.cast()), *scale) };
+    let sum = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, w), ones);
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale), lanes)
+}

@@ -1,0 +1,169 @@
+//! Kernels: the loops in which a search spends its time, once in scalar code and once for each CPU family.
+//!
+//! A verb works on a whole list (of ids, of rows), so that the choice of kernel is made above the loop. All
+//! kernels agree bit for bit, because the order of every float sum is part of the contract:
+//!
+//! * **dot**: [`LANES`] partial sums, element i fused into sum i mod 32, a tail padded with zeros, then a
+//!   pairwise tree (16, 8, 4, 2, 1 apart).
+//! * **sketch**: eight lanes; in each group of 32 coordinates lane l takes coordinates 4l..4l+4 as one exact
+//!   integer, which is fused into the lane with the group's scale; groups in order; a pairwise tree (4, 2, 1
+//!   apart); then `+ base`, then `+ offset`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod gemm;
+mod scalar;
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+use crate::rows::Element;
+use crate::sketch::{SketchQuery, SketchView};
+
+/// Partial sums of a dot product.
+pub const LANES: usize = 32;
+
+/// Rows and codes are fetched this many list elements before they are used.
+const AHEAD_ROWS: usize = 2;
+const AHEAD_SKETCHES: usize = 12;
+
+/// A kernel that this CPU can run. Holding one is the proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Portable code.
+    Scalar(scalar::Scalar),
+    /// 256-bit vectors with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+}
+
+macro_rules! dispatch {
+    ($kernel:expr, $k:ident => $body:expr) => {
+        match $kernel {
+            Kernel::Scalar($k) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2($k) => $body,
+        }
+    };
+}
+
+impl Kernel {
+    /// The portable kernel.
+    pub fn scalar() -> Self {
+        Kernel::Scalar(scalar::Scalar::detect())
+    }
+
+    /// Every kernel that this CPU can run, the best last.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "other architectures have the scalar kernel alone")]
+        let mut kernels = vec![Kernel::scalar()];
+        #[cfg(target_arch = "x86_64")]
+        kernels.extend(avx2::Avx2::detect().map(Kernel::Avx2));
+        kernels
+    }
+
+    /// The kernel's name, as `LSS_SIMD` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(_) => "avx2",
+        }
+    }
+
+    /// The best kernel, or the one that `LSS_SIMD` names.
+    pub fn from_env() -> Result<Self> {
+        let available = Self::available();
+        match std::env::var("LSS_SIMD") {
+            Ok(name) if !name.is_empty() => {
+                available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| {
+                    let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
+                    Error::value("LSS_SIMD", format!("one of {} on this CPU", names.join(", ")), name)
+                })
+            }
+            _ => Ok(available[available.len() - 1]),
+        }
+    }
+
+    /// The kernel of this process, chosen once. A bad `LSS_SIMD` is reported by [`Kernel::from_env`]; here it
+    /// means the best kernel.
+    pub fn active() -> Self {
+        static ACTIVE: OnceLock<Kernel> = OnceLock::new();
+        *ACTIVE.get_or_init(|| {
+            Self::from_env().unwrap_or_else(|_| {
+                let available = Self::available();
+                available[available.len() - 1]
+            })
+        })
+    }
+
+    /// `out[i] = rows[ids[i]] . query`. The query is zero-padded to a multiple of [`LANES`]. Panics on an id
+    /// outside `rows`.
+    #[inline]
+    pub fn dot_ids<T: Element>(self, rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
+        check_dot(rows.len(), d, query);
+        assert_eq!(ids.len(), out.len(), "one score an id");
+        dispatch!(self, k => k.dot_ids(rows, d, query, ids, out));
+    }
+
+    /// `out[i] = rows[i] . query` for consecutive rows.
+    #[inline]
+    pub fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+        check_dot(rows.len(), d, query);
+        assert_eq!(rows.len(), out.len() * d, "one score a row");
+        dispatch!(self, k => k.dot_rows(rows, d, query, out));
+    }
+
+    /// `out[i]` = approximate logit of row `ids[i]` from its sketch. Panics on an id without a sketch.
+    #[inline]
+    pub fn sketch_ids(self, sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
+        assert_eq!(ids.len(), out.len(), "one score an id");
+        assert!(query.fits(sketches.layout), "a query prepared for this layout");
+        dispatch!(self, k => k.sketch_ids(sketches, query, ids, out));
+    }
+}
+
+fn check_dot(len: usize, d: usize, query: &[f32]) {
+    assert!(d > 0 && len.is_multiple_of(d), "whole rows");
+    assert_eq!(query.len(), d.next_multiple_of(LANES), "a padded query");
+}
+
+/// CPU features that kernels look for, and whether this CPU has them.
+pub fn cpu_features() -> Vec<(&'static str, bool)> {
+    #[cfg(target_arch = "x86_64")]
+    return vec![
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    return vec![("neon", true), ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    Vec::new()
+}
+
+/// Ask the memory system for the cache line that holds `slice[at]`, if there is one.
+#[inline(always)]
+pub fn prefetch<T>(slice: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if at < slice.len() {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, the address lies inside `slice`, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (slice, at);
+}
+
+/// Ask for every cache line of `slice[from..from + len]` that exists.
+#[inline(always)]
+fn prefetch_range<T>(slice: &[T], from: usize, len: usize) {
+    let step = (crate::memory::LINE / size_of::<T>()).max(1);
+    let mut at = from;
+    while at < from + len {
+        prefetch(slice, at);
+        at += step;
+    }
+}

@@ -1,0 +1,140 @@
+//! The portable kernel: the definition that the others must match.
+//!
+//! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
+
+use super::{AHEAD_ROWS, LANES, prefetch_range};
+use crate::rows::Element;
+use crate::sketch::{GROUP, SketchQuery, SketchView};
+
+/// Portable code, with FMA where the CPU has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scalar {
+    fma: bool,
+}
+
+/// Call `$name` compiled with FMA if this CPU has it.
+macro_rules! with_fma {
+    ($self:expr, $name:ident ( $($arg:ident : $type:ty),* ) where $($generic:ident)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "fma")]
+            fn compiled_with_fma $(<$generic: Element>)? ($($arg: $type),*) {
+                $name($($arg),*)
+            }
+            if $self.fma {
+                // SAFETY: `fma` is set only where the CPU reported the feature.
+                unsafe { compiled_with_fma($($arg),*) }
+                return;
+            }
+        }
+        $name($($arg),*)
+    }};
+}
+
+impl Scalar {
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        return Scalar { fma: is_x86_feature_detected!("fma") };
+        #[cfg(not(target_arch = "x86_64"))]
+        Scalar { fma: false }
+    }
+
+    pub(super) fn dot_ids<T: Element>(
+        self,
+        rows: &[T],
+        d: usize,
+        query: &[f32],
+        ids: &[u32],
+        out: &mut [f32],
+    ) {
+        with_fma!(self, dot_ids(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) where T)
+    }
+
+    pub(super) fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+        with_fma!(self, dot_rows(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) where T)
+    }
+
+    pub(super) fn sketch_ids(
+        self,
+        sketches: SketchView<'_>,
+        query: &SketchQuery,
+        ids: &[u32],
+        out: &mut [f32],
+    ) {
+        with_fma!(self, sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) where)
+    }
+}
+
+#[inline(always)]
+fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
+    for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
+        if let Some(&next) = ids.get(i + AHEAD_ROWS) {
+            prefetch_range(rows, next as usize * d, d);
+        }
+        *score = dot(&rows[id as usize * d..][..d], query);
+    }
+}
+
+#[inline(always)]
+fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+    for (row, score) in rows.chunks_exact(d).zip(out) {
+        *score = dot(row, query);
+    }
+}
+
+#[inline(always)]
+fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let mut step = |row: &[T; LANES], query: &[f32; LANES]| {
+        for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
+            *sum = value.widen().mul_add(*q, *sum);
+        }
+    };
+    let (rows, tail) = row.as_chunks::<LANES>();
+    let (queries, _) = query.as_chunks::<LANES>();
+    for (row, query) in rows.iter().zip(queries) {
+        step(row, query);
+    }
+    if !tail.is_empty() {
+        let mut last = [T::zeroed(); LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        step(&last, &queries[rows.len()]);
+    }
+    tree(&mut sums)
+}
+
+/// Sum pairwise, halves onto each other.
+#[inline(always)]
+fn tree(sums: &mut [f32]) -> f32 {
+    let mut half = sums.len() / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+#[inline(always)]
+fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
+    let layout = sketches.layout;
+    for (&id, score) in ids.iter().zip(out) {
+        let sketch = sketches.get(id);
+        let mut lanes = [0.0f32; 8];
+        let mut codes = [0u8; GROUP];
+        let mut at = 0;
+        for (group, width) in layout.widths().enumerate() {
+            layout.unpack(width, &sketch[at..], &mut codes);
+            at += width * GROUP / 8;
+            let weights = &query.weights()[group * GROUP..][..GROUP];
+            for (lane, (codes, weights)) in
+                lanes.iter_mut().zip(codes.chunks_exact(4).zip(weights.chunks_exact(4)))
+            {
+                let sum: i32 = codes.iter().zip(weights).map(|(&c, &w)| i32::from(c) * i32::from(w)).sum();
+                *lane = (sum as f32).mul_add(query.scales()[group], *lane);
+            }
+        }
+        *score = tree(&mut lanes) + layout.base(sketch) + query.offset();
+    }
+}

@@ -1,0 +1,33 @@
+//! lss-core: label superior sampling without Python.
+//!
+//! A wide output layer holds m rows of d weights. For a query the core finds its labels without reading all
+//! rows: query -> project -> probe -> candidates -> sketch -> rescore -> top-k, one module a stage, put together
+//! in [`search`]. [`build`] makes what a search reads.
+
+#[cfg(target_endian = "big")]
+compile_error!("files and kernels are little-endian");
+
+pub mod build;
+pub mod candidates;
+pub mod coordinates;
+pub mod error;
+pub mod exact;
+pub mod file;
+pub mod hash;
+pub mod index;
+pub mod kernels;
+pub mod memory;
+pub mod probe;
+pub mod reference;
+pub mod rows;
+pub mod search;
+pub mod sketch;
+pub mod tables;
+pub mod teacher;
+pub mod threads;
+pub mod topk;
+
+pub use build::{Builder, Recipe};
+pub use error::{Error, Result};
+pub use index::{Answers, Fill, How, Index};
+pub use search::{OnShort, Work};

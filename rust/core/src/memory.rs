@@ -1,0 +1,206 @@
+//! Cache-line aligned, immutable, shared memory: on the heap or mapped from a file.
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// Bytes of a cache line, and the alignment of every block in memory and in files.
+pub const LINE: usize = 64;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; LINE]);
+
+#[derive(Clone)]
+enum Owner {
+    Heap(Arc<Vec<Line>>),
+    Map(Arc<Mmap>),
+}
+
+/// A whole file or buffer from which blocks are cut.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Owner,
+    len: usize,
+}
+
+impl Bytes {
+    /// Copy `bytes` into aligned memory.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = Buffer::<u8>::zeroed(bytes.len());
+        buffer.copy_from_slice(bytes);
+        let block = buffer.freeze();
+        Bytes { owner: block.owner, len: bytes.len() }
+    }
+
+    /// Read `len` bytes into aligned memory.
+    pub fn read(mut from: impl std::io::Read, len: usize) -> std::io::Result<Self> {
+        let mut buffer = Buffer::<u8>::zeroed(len);
+        from.read_exact(&mut buffer)?;
+        Ok(Bytes { owner: buffer.freeze().owner, len })
+    }
+
+    /// Keep a mapped file alive.
+    pub fn mapped(map: Mmap) -> Self {
+        let len = map.len();
+        Bytes { owner: Owner::Map(Arc::new(map)), len }
+    }
+
+    /// Cut out `len` elements of `T` that begin `offset` bytes in.
+    pub fn block<T: Pod>(&self, offset: usize, len: usize) -> Result<Block<T>> {
+        let size = len.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(offset));
+        if size.is_none_or(|end| end > self.len) {
+            return Err(Error::format(
+                format!("{len} elements at byte {offset}"),
+                format!("{} bytes", self.len),
+            ));
+        }
+        if !(self[offset..].as_ptr() as usize).is_multiple_of(align_of::<T>()) {
+            return Err(Error::format("aligned blocks", format!("a block at byte {offset}")));
+        }
+        Ok(Block { owner: self.owner.clone(), offset, len, element: PhantomData })
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.owner {
+            Owner::Heap(lines) => &bytemuck::cast_slice(lines)[..self.len],
+            Owner::Map(map) => map,
+        }
+    }
+}
+
+/// An immutable array that begins on a cache line when built here. Clones share memory.
+#[derive(Clone)]
+pub struct Block<T> {
+    owner: Owner,
+    offset: usize,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> Block<T> {
+    /// Copy `values` into aligned memory.
+    pub fn copy_of(values: &[T]) -> Self {
+        let mut buffer = Buffer::zeroed(values.len());
+        buffer.copy_from_slice(values);
+        buffer.freeze()
+    }
+
+    /// Bytes held.
+    pub fn nbytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+}
+
+impl<T: Pod> Deref for Block<T> {
+    type Target = [T];
+    #[inline]
+    fn deref(&self) -> &[T] {
+        let bytes: &[u8] = match &self.owner {
+            Owner::Heap(lines) => bytemuck::cast_slice(lines),
+            Owner::Map(map) => map,
+        };
+        bytemuck::cast_slice(&bytes[self.offset..self.offset + self.len * size_of::<T>()])
+    }
+}
+
+/// A block while it is being written.
+pub struct Buffer<T> {
+    lines: Vec<Line>,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> Buffer<T> {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let lines = vec![Line::zeroed(); (len * size_of::<T>()).div_ceil(LINE)];
+        Buffer { lines, len, element: PhantomData }
+    }
+
+    /// Stop writing, start sharing.
+    pub fn freeze(self) -> Block<T> {
+        Block { owner: Owner::Heap(Arc::new(self.lines)), offset: 0, len: self.len, element: PhantomData }
+    }
+}
+
+impl<T: Pod> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl<T: Pod> std::ops::DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+/// A small f32 matrix whose rows are zero-padded to whole dot-product steps, so that kernels see no tail.
+#[derive(Clone)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    values: Block<f32>,
+}
+
+impl Matrix {
+    /// Lay out `rows` x `cols` row-major values.
+    pub fn new(rows: usize, cols: usize, values: &[f32]) -> Self {
+        debug_assert_eq!(values.len(), rows * cols);
+        let stride = padded(cols);
+        let mut buffer = Buffer::zeroed(rows * stride);
+        if cols > 0 {
+            for (to, from) in buffer.chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
+                to[..cols].copy_from_slice(from);
+            }
+        }
+        Matrix { rows, cols, values: buffer.freeze() }
+    }
+
+    /// Take rows that are padded already (as a file holds them).
+    pub fn from_padded(rows: usize, cols: usize, values: Block<f32>) -> Result<Self> {
+        if Some(values.len()) != rows.checked_mul(padded(cols)) {
+            return Err(Error::format(
+                format!("{rows} padded rows of {cols}"),
+                format!("{} values", values.len()),
+            ));
+        }
+        Ok(Matrix { rows, cols, values })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns without padding.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Floats from one row to the next.
+    pub fn stride(&self) -> usize {
+        padded(self.cols)
+    }
+
+    /// All values, padded.
+    pub fn values(&self) -> &Block<f32> {
+        &self.values
+    }
+}
+
+/// The length of a vector once zero-padded to whole dot-product steps.
+#[inline]
+pub fn padded(len: usize) -> usize {
+    len.next_multiple_of(crate::kernels::LANES)
+}

@@ -1,0 +1,624 @@
+//! The whole pipeline in obvious loops: what the fast modules must agree with, bit for bit.
+//!
+//! Nothing here is clever, shared with a fast module or meant to be called outside of tests. Types that only
+//! carry data are shared; every algorithm is written a second time, from its documentation:
+//! sums in the documented order, sets as ordered sets, selections as full sorts.
+//!
+//! One file although it is long, so that the method can be read from top to bottom in its plainest form.
+//!
+//! One thing has no documented order of sums: the rows' coordinates, which come from a library's matrix product.
+//! [`Reference::build`] takes them in double precision, so it agrees exactly where sums are exact (small dyadic
+//! numbers), and [`Reference::of`] takes an index's own sketches and buckets where they are not.
+#![doc(hidden)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::build::Recipe;
+use crate::coordinates::Affine;
+use crate::error::{Error, Result};
+use crate::hash::{Planes, Space};
+use crate::index::{Fill, Fitted};
+use crate::memory::{Block, Matrix};
+use crate::rows::{Rows, Weights};
+use crate::search::{OnShort, Work};
+use crate::sketch::{Layout, Sketcher};
+
+// ---------------------------------------------------------------------------------------------------- project
+
+/// A dot product in the documented order: element i into sum i mod 32, a tail of zeros, a pairwise tree.
+pub fn dot(row: &[f32], query: &[f32]) -> f32 {
+    assert_eq!(row.len(), query.len(), "vectors of one length");
+    let mut sums = [0.0f32; 32];
+    for i in 0..row.len().div_ceil(32) * 32 {
+        let (w, q) = if i < row.len() { (row[i], query[i]) } else { (0.0, 0.0) };
+        sums[i % 32] = w.mul_add(q, sums[i % 32]);
+    }
+    for apart in [16, 8, 4, 2, 1] {
+        for i in 0..apart {
+            sums[i] += sums[i + apart];
+        }
+    }
+    sums[0]
+}
+
+/// Row `i` of a matrix, without padding.
+pub fn matrix_row(matrix: &Matrix, i: usize) -> &[f32] {
+    &matrix.values()[i * matrix.stride()..][..matrix.cols()]
+}
+
+/// `matrix x + offset`.
+pub fn affine(map: &Affine, x: &[f32]) -> Vec<f32> {
+    (0..map.matrix().rows()).map(|i| dot(matrix_row(map.matrix(), i), x) + map.offset()[i]).collect()
+}
+
+/// The same in double precision, then rounded, then the offset: the map of a row.
+pub fn affine_of_row(map: &Affine, w: &[f32]) -> Vec<f32> {
+    let mut z = Vec::new();
+    for i in 0..map.matrix().rows() {
+        let mut sum = 0.0f64;
+        for (a, b) in matrix_row(map.matrix(), i).iter().zip(w) {
+            sum += f64::from(*a) * f64::from(*b);
+        }
+        z.push(sum as f32 + map.offset()[i]);
+    }
+    z
+}
+
+/// The vector that the planes cut, for a query.
+pub fn hashed_query(planes: &Planes, coordinates: Option<&Affine>, query: &[f32]) -> Vec<f32> {
+    match (planes.space(), coordinates) {
+        (Space::Aligned, Some(map)) => affine(map, query)[..planes.dim()].to_vec(),
+        (Space::Aligned, None) => panic!("aligned planes need coordinates"),
+        (Space::Augmented, _) => {
+            let mut x = query.to_vec();
+            x.push(1.0);
+            x
+        }
+    }
+}
+
+/// The vector that the planes cut, for a row with weights `w`, bias `b` and coordinates `z`.
+pub fn hashed_row(planes: &Planes, w: &[f32], b: f32, z: &[f32]) -> Vec<f32> {
+    match planes.space() {
+        Space::Augmented => {
+            let mut x = w.to_vec();
+            x.push(b);
+            x
+        }
+        Space::Aligned => {
+            let r = planes.dim();
+            let mut squares = 0.0f64;
+            for &value in &z[..r] {
+                squares += f64::from(value) * f64::from(value);
+            }
+            if squares == 0.0 {
+                return z[..r].to_vec();
+            }
+            let scale = ((r as f64).sqrt() / squares.sqrt()) as f32;
+            z[..r].iter().map(|&value| value * scale).collect()
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- hash
+
+/// Margins of table `table`: plane . x - threshold.
+pub fn margins(planes: &Planes, table: usize, x: &[f32]) -> Vec<f32> {
+    let of = |bit: usize| {
+        let plane = table * planes.n_bits() + bit;
+        dot(matrix_row(planes.matrix(), plane), x) - planes.thresholds()[plane]
+    };
+    (0..planes.n_bits()).map(of).collect()
+}
+
+/// Bit k is set where margin k is above zero.
+pub fn code(margins: &[f32]) -> u32 {
+    let mut code = 0;
+    for (bit, &margin) in margins.iter().enumerate() {
+        if margin > 0.0 {
+            code += 1 << bit;
+        }
+    }
+    code
+}
+
+// ------------------------------------------------------------------------------------------------------ probe
+
+/// The first `n` of all 2^K codes, by the cost of what they flip: squared margins added from the smallest up.
+/// Equal costs go by the set of ranks, read as a number.
+pub fn probes(margins: &[f32], n: usize) -> Vec<u32> {
+    let k = margins.len();
+    let mut ranked: Vec<usize> = (0..k).collect();
+    ranked.sort_by(|&a, &b| (margins[a] * margins[a]).total_cmp(&(margins[b] * margins[b])).then(a.cmp(&b)));
+    let mut sets: Vec<(f32, u32)> = Vec::new();
+    for set in 0..1u32 << k {
+        let mut cost = 0.0f32;
+        for (rank, &bit) in ranked.iter().enumerate() {
+            if set >> rank & 1 == 1 {
+                cost += margins[bit] * margins[bit];
+            }
+        }
+        sets.push((cost, set));
+    }
+    sets.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let flip = |set: u32| {
+        let mut flipped = code(margins);
+        for (rank, &bit) in ranked.iter().enumerate() {
+            if set >> rank & 1 == 1 {
+                flipped ^= 1 << bit;
+            }
+        }
+        flipped
+    };
+    sets.iter().take(n).map(|&(_, set)| flip(set)).collect()
+}
+
+// ----------------------------------------------------------------------------------------------------- tables
+
+/// What stands in each bucket (table, code) that is not empty.
+pub type Buckets = BTreeMap<(usize, u32), BTreeSet<u32>>;
+
+/// Put the labels of each item into the item's bucket of each table. `codes[item][table]`.
+pub fn tables(codes: &[Vec<u32>], labels: &[Vec<u32>]) -> Buckets {
+    let mut buckets = Buckets::new();
+    for (codes, labels) in codes.iter().zip(labels) {
+        for (table, &code) in codes.iter().enumerate() {
+            for &label in labels {
+                buckets.entry((table, code)).or_default().insert(label);
+            }
+        }
+    }
+    buckets
+}
+
+/// The `n` labels that stand in most buckets, ties to the lowest id.
+pub fn most_spread(buckets: &Buckets, n: usize) -> BTreeSet<u32> {
+    let mut counts = BTreeMap::<u32, usize>::new();
+    for ids in buckets.values() {
+        for &id in ids {
+            *counts.entry(id).or_default() += 1;
+        }
+    }
+    let mut labels: Vec<(usize, u32)> = counts.into_iter().map(|(id, count)| (count, id)).collect();
+    labels.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    labels.iter().take(n).map(|&(_, id)| id).collect()
+}
+
+/// The buckets without these labels.
+pub fn without(buckets: &Buckets, labels: &BTreeSet<u32>) -> Buckets {
+    let mut kept = Buckets::new();
+    for (&bucket, ids) in buckets {
+        let ids: BTreeSet<u32> = ids.difference(labels).copied().collect();
+        if !ids.is_empty() {
+            kept.insert(bucket, ids);
+        }
+    }
+    kept
+}
+
+// ----------------------------------------------------------------------------------------------------- sketch
+
+/// Widths in bits, in the order in which they stand in a sketch, and for each the step of the best uniform
+/// quantiser of a unit Gaussian and its squared error.
+pub const QUANTISERS: [(usize, f64, f64); 4] =
+    [(8, 0.030_80, 0.000_12), (4, 0.335_2, 0.011_54), (2, 0.995_7, 0.118_8), (1, 1.596, 0.363_4)];
+
+/// Expected squared error of a logit: each coordinate's variance times the error of its quantiser, and all of it
+/// for coordinates that have none.
+pub fn expected_error(variances: &[f32], counts: [usize; 4]) -> f64 {
+    let errors = counts.iter().zip(QUANTISERS).flat_map(|(&n, (_, _, error))| vec![error; n * 32]);
+    variances.iter().zip(errors.chain(std::iter::repeat(1.0))).map(|(&v, error)| f64::from(v) * error).sum()
+}
+
+/// All numbers of groups of 8, 4, 2 and 1 bits that fit a sketch of so many bytes.
+pub fn all_counts(bytes: usize) -> Vec<[usize; 4]> {
+    let bits = (bytes - 4) * 8;
+    let mut all = Vec::new();
+    for n8 in 0..=bits / 256 {
+        for n4 in 0..=bits / 128 {
+            for n2 in 0..=bits / 64 {
+                for n1 in 0..=bits / 32 {
+                    if (8 * n8 + 4 * n4 + 2 * n2 + n1) * 32 <= bits && n8 + n4 + n2 + n1 > 0 {
+                        all.push([n8, n4, n2, n1]);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The width of each coordinate.
+pub fn widths(counts: [usize; 4]) -> Vec<usize> {
+    counts.iter().zip(QUANTISERS).flat_map(|(&n, (width, _, _))| vec![width; n * 32]).collect()
+}
+
+/// Half a quantiser step of each coordinate; zero where there is none.
+pub fn half_steps(variances: &[f32], counts: [usize; 4]) -> Vec<f32> {
+    let steps = counts.iter().zip(QUANTISERS).flat_map(|(&n, (_, step, _))| vec![step; n * 32]);
+    let variances = variances.iter().copied().chain(std::iter::repeat(0.0));
+    steps
+        .zip(variances)
+        .map(|(step, variance)| (0.5 * step * f64::from(variance.max(0.0)).sqrt()) as f32)
+        .collect()
+}
+
+/// The level that a code stands for.
+pub fn level(code: u8, width: usize, half_step: f32) -> f64 {
+    (2.0 * f64::from(code) + 1.0 - f64::from(1u32 << width)) * f64::from(half_step)
+}
+
+/// The code of a value: how many of the thresholds between levels it reaches.
+pub fn encode(value: f32, half_step: f32, width: usize) -> u8 {
+    if half_step <= 0.0 {
+        return 0;
+    }
+    let levels = 1i32 << width;
+    let mut code = 0;
+    for threshold in 1 - levels / 2..levels / 2 {
+        if value / (2.0 * half_step) >= threshold as f32 {
+            code += 1;
+        }
+    }
+    code
+}
+
+/// Read the codes of a packed sketch: position p of a group of width w lies in byte p mod 4w, p / 4w fields up.
+pub fn unpack(counts: [usize; 4], sketch: &[u8]) -> Vec<u8> {
+    let mut codes = Vec::new();
+    let mut from = 0;
+    for group in widths(counts).chunks(32) {
+        let width = group[0];
+        for p in 0..32 {
+            let (byte, field) = (p % (4 * width), p / (4 * width));
+            let mut code = 0;
+            for bit in 0..width {
+                code |= (sketch[from + byte] >> (field * width + bit) & 1) << bit;
+            }
+            codes.push(code);
+        }
+        from += 4 * width;
+    }
+    codes
+}
+
+/// The base logit in the last four bytes of a sketch.
+pub fn base(sketch: &[u8]) -> f32 {
+    let end = &sketch[sketch.len() - 4..];
+    f32::from_le_bytes([end[0], end[1], end[2], end[3]])
+}
+
+/// A query for scoring sketches: an integer weight a coordinate, a scale a group, and an offset.
+#[derive(Clone, Debug)]
+pub struct QuantisedQuery {
+    /// Within -127..=127.
+    pub weights: Vec<i32>,
+    /// Twice the size of a weight's unit.
+    pub scales: Vec<f32>,
+    /// What is added to every row's score.
+    pub offset: f32,
+}
+
+/// Quantise the coordinates of a query, in units of half steps.
+pub fn quantise(counts: [usize; 4], half_steps: &[f32], z: &[f32]) -> QuantisedQuery {
+    let mut query = QuantisedQuery { weights: Vec::new(), scales: Vec::new(), offset: 0.0 };
+    for (group, widths) in widths(counts).chunks(32).enumerate() {
+        let mut values = [0.0f32; 32];
+        for (i, value) in values.iter_mut().enumerate() {
+            let coordinate = group * 32 + i;
+            if coordinate < z.len() {
+                *value = z[coordinate] * half_steps[coordinate];
+            }
+        }
+        let mut largest = 0.0f32;
+        for value in values {
+            if value.abs() > largest {
+                largest = value.abs();
+            }
+        }
+        if largest <= 1e-30 {
+            query.weights.extend([0; 32]);
+            query.scales.push(0.0);
+            continue;
+        }
+        let mut sum = 0;
+        for value in values {
+            let weight = (value * (127.0 / largest)).round_ties_even() as i32;
+            query.weights.push(weight);
+            sum += weight;
+        }
+        query.scales.push(2.0 * (largest / 127.0));
+        query.offset += (largest / 127.0) * ((1 - (1 << widths[0])) * sum) as f32;
+    }
+    query
+}
+
+/// The score of a sketch in the documented order: eight lanes, groups in order, a pairwise tree, base, offset.
+pub fn sketch_score(query: &QuantisedQuery, codes: &[u8], base: f32) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    for group in 0..query.scales.len() {
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            let mut sum = 0i32;
+            for i in 0..4 {
+                let coordinate = group * 32 + 4 * lane + i;
+                sum += i32::from(codes[coordinate]) * query.weights[coordinate];
+            }
+            *total = (sum as f32).mul_add(query.scales[group], *total);
+        }
+    }
+    for apart in [4, 2, 1] {
+        for lane in 0..apart {
+            lanes[lane] += lanes[lane + apart];
+        }
+    }
+    lanes[0] + base + query.offset
+}
+
+// ------------------------------------------------------------------------------------------------------ top-k
+
+/// The best `n` of (score, id): highest score first, equal scores by the lowest id. Negative zero is zero.
+pub fn top(scored: &[(f32, u32)], n: usize) -> Vec<(f32, u32)> {
+    let mut sorted: Vec<(f32, u32)> = scored.iter().map(|&(score, id)| (score + 0.0, id)).collect();
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    sorted.truncate(n);
+    sorted
+}
+
+// --------------------------------------------------------------------------------------------------- together
+
+/// One answer: labels and scores of length k, and what they cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Labels, best first; -1 where there are fewer than k.
+    pub labels: Vec<i64>,
+    /// Logits; -inf where there are fewer than k.
+    pub scores: Vec<f32>,
+    /// What the answer cost.
+    pub work: Work,
+}
+
+/// The sketches of all rows, unpacked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sketched {
+    /// Groups of 8, 4, 2 and 1 bits.
+    pub counts: [usize; 4],
+    /// Half a quantiser step of each coordinate.
+    pub half_steps: Vec<f32>,
+    /// The code of each row in each coordinate.
+    pub codes: Vec<Vec<u8>>,
+    /// The base logit of each row.
+    pub base: Vec<f32>,
+}
+
+/// An index in ordered sets, which answers slowly.
+#[derive(Clone)]
+pub struct Reference {
+    weights: Vec<Vec<f32>>,
+    bias: Vec<f32>,
+    planes: Planes,
+    coordinates: Option<Affine>,
+    buckets: Buckets,
+    head: BTreeSet<u32>,
+    sketched: Option<Sketched>,
+    n_probes: usize,
+    n_rescore: usize,
+}
+
+/// All weights in single precision, row by row.
+pub fn widen(rows: &Rows) -> Vec<Vec<f32>> {
+    let all: Vec<f32> = match rows.weights() {
+        Weights::F32(block) => block.to_vec(),
+        Weights::F16(block) => block.iter().map(|&value| f32::from(value)).collect(),
+        Weights::Bf16(block) => block.iter().map(|&value| f32::from(value)).collect(),
+    };
+    all.chunks(rows.d()).map(<[f32]>::to_vec).collect()
+}
+
+impl Reference {
+    /// Build from what a [`crate::Builder`] is given: a recipe, the rows, the training queries and the labels
+    /// that each of them needs.
+    pub fn build(recipe: &Recipe, rows: &Rows, queries: &[Vec<f32>], labels: &[Vec<u32>]) -> Self {
+        let weights = widen(rows);
+        let bias = rows.bias().to_vec();
+        let planes = &recipe.planes;
+        let of_query = recipe.coordinates.as_ref().map(|coordinates| &coordinates.query);
+        let z: Vec<Vec<f32>> = match &recipe.coordinates {
+            Some(coordinates) => weights.iter().map(|w| affine_of_row(&coordinates.row, w)).collect(),
+            None => vec![Vec::new(); rows.m()],
+        };
+        let hash =
+            |x: &[f32]| (0..planes.n_tables()).map(|t| code(&margins(planes, t, x))).collect::<Vec<u32>>();
+        let buckets = match recipe.fill {
+            Fill::Queries => {
+                let codes: Vec<_> =
+                    queries.iter().map(|query| hash(&hashed_query(planes, of_query, query))).collect();
+                tables(&codes, labels)
+            }
+            Fill::Rows => {
+                let row = |i: usize| hash(&hashed_row(planes, &weights[i], bias[i], &z[i]));
+                let codes: Vec<_> = (0..rows.m()).map(row).collect();
+                let labels: Vec<_> = (0..rows.m() as u32).map(|id| vec![id]).collect();
+                tables(&codes, &labels)
+            }
+        };
+        let mut head = most_spread(&buckets, recipe.n_head);
+        head.extend(&recipe.always_include);
+        let sketched = match &recipe.coordinates {
+            Some(coordinates) if recipe.sketch_bytes > 0 => {
+                let variances = &coordinates.variances;
+                let mut best = [0; 4];
+                // The most groups first: of equal errors the layout that leaves nothing unused.
+                for counts in all_counts(recipe.sketch_bytes) {
+                    let groups: usize = counts.iter().sum();
+                    let fits = groups <= variances.len().div_ceil(32);
+                    let (error, least) = (expected_error(variances, counts), expected_error(variances, best));
+                    if fits
+                        && (groups_of(best) == 0
+                            || error < least
+                            || (error == least && groups > groups_of(best)))
+                    {
+                        best = counts;
+                    }
+                }
+                let (widths, half_steps) = (widths(best), half_steps(variances, best));
+                let row = |z: &Vec<f32>| {
+                    let value = |i: usize| z.get(i).copied().unwrap_or(0.0);
+                    (0..widths.len()).map(|i| encode(value(i), half_steps[i], widths[i])).collect()
+                };
+                let codes = z.iter().map(row).collect();
+                Some(Sketched { counts: best, half_steps, codes, base: coordinates.base.to_vec() })
+            }
+            _ => None,
+        };
+        Reference {
+            weights,
+            bias,
+            planes: planes.clone(),
+            coordinates: of_query.cloned(),
+            buckets: without(&buckets, &head),
+            head,
+            sketched,
+            n_probes: recipe.n_probes,
+            n_rescore: recipe.n_rescore,
+        }
+    }
+
+    /// Take the parts of an index that exists: its search is checked, not its building.
+    pub fn of(rows: &Rows, fitted: &Fitted) -> Self {
+        let mut buckets = Buckets::new();
+        let (offsets, entries) = (fitted.tables.offsets(), fitted.tables.entries());
+        for bucket in 0..offsets.len() - 1 {
+            let ids: BTreeSet<u32> =
+                entries[offsets[bucket] as usize..offsets[bucket + 1] as usize].iter().copied().collect();
+            let (table, code) =
+                (bucket >> fitted.planes.n_bits(), bucket & ((1 << fitted.planes.n_bits()) - 1));
+            if !ids.is_empty() {
+                buckets.insert((table, code as u32), ids);
+            }
+        }
+        let sketched = fitted.sketches.as_ref().map(|(sketcher, sketches)| {
+            let counts = sketcher.layout().counts();
+            let rows = sketches.codes().chunks(sketcher.layout().bytes());
+            Sketched {
+                counts,
+                half_steps: sketcher.half_steps().to_vec(),
+                codes: rows.clone().map(|sketch| unpack(counts, sketch)).collect(),
+                base: rows.map(base).collect(),
+            }
+        });
+        Reference {
+            weights: widen(rows),
+            bias: rows.bias().to_vec(),
+            planes: fitted.planes.clone(),
+            coordinates: fitted.coordinates.clone(),
+            buckets,
+            head: fitted.head.iter().copied().collect(),
+            sketched,
+            n_probes: fitted.n_probes,
+            n_rescore: fitted.n_rescore,
+        }
+    }
+
+    /// What stands in the buckets, without the head.
+    pub fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    /// The labels that are candidates of every query.
+    pub fn head(&self) -> &BTreeSet<u32> {
+        &self.head
+    }
+
+    /// The sketches, if there are any.
+    pub fn sketched(&self) -> Option<&Sketched> {
+        self.sketched.as_ref()
+    }
+
+    /// The logit of one row.
+    pub fn logit(&self, query: &[f32], id: u32) -> f32 {
+        dot(&self.weights[id as usize], query) + self.bias[id as usize]
+    }
+
+    /// The candidates of a query, rising, and the number of entries read.
+    pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, usize) {
+        let x = hashed_query(&self.planes, self.coordinates.as_ref(), query);
+        let mut candidates = self.head.clone();
+        let mut entries = self.head.len();
+        for table in 0..self.planes.n_tables() {
+            for code in probes(&margins(&self.planes, table, &x), self.n_probes) {
+                if let Some(bucket) = self.buckets.get(&(table, code)) {
+                    candidates.extend(bucket);
+                    entries += bucket.len();
+                }
+            }
+        }
+        (candidates, entries)
+    }
+
+    /// The sketch scores of these rows; nothing if there are no sketches.
+    pub fn sketch_scores(&self, query: &[f32], ids: &BTreeSet<u32>) -> Option<Vec<(f32, u32)>> {
+        let (sketched, map) = (self.sketched.as_ref()?, self.coordinates.as_ref()?);
+        let quantised = quantise(sketched.counts, &sketched.half_steps, &affine(map, query));
+        let score =
+            |id: u32| sketch_score(&quantised, &sketched.codes[id as usize], sketched.base[id as usize]);
+        Some(ids.iter().map(|&id| (score(id), id)).collect())
+    }
+
+    /// All logits, sorted.
+    pub fn exact(&self, query: &[f32], k: usize) -> Answer {
+        let m = self.bias.len();
+        let work = Work { entries: 0, candidates: m, rescored: m };
+        answer(&(0..m as u32).map(|id| (self.logit(query, id), id)).collect::<Vec<_>>(), k, work)
+    }
+
+    /// Answer one query.
+    pub fn search(&self, query: &[f32], k: usize, on_short: OnShort) -> Result<Answer> {
+        let (candidates, entries) = self.candidates(query);
+        let found = candidates.len();
+        if found < k && on_short == OnShort::Raise {
+            return Err(Error::Short { query: 0, found, k });
+        }
+        if found < k && on_short == OnShort::Exact {
+            let exact = self.exact(query, k);
+            return Ok(Answer { work: Work { entries, candidates: found, ..exact.work }, ..exact });
+        }
+        let finalists: Vec<u32> = match self.sketch_scores(query, &candidates) {
+            Some(scores) => top(&scores, self.n_rescore.max(k)).iter().map(|&(_, id)| id).collect(),
+            None => candidates.into_iter().collect(),
+        };
+        let work = Work { entries, candidates: found, rescored: finalists.len() };
+        let scored: Vec<_> = finalists.iter().map(|&id| (self.logit(query, id), id)).collect();
+        Ok(answer(&scored, k, work))
+    }
+}
+
+fn groups_of(counts: [usize; 4]) -> usize {
+    counts.iter().sum()
+}
+
+/// The best k, padded with -1 and -inf.
+fn answer(scored: &[(f32, u32)], k: usize, work: Work) -> Answer {
+    let best = top(scored, k);
+    let mut answer = Answer { labels: vec![-1; k], scores: vec![f32::NEG_INFINITY; k], work };
+    for (place, (score, id)) in best.into_iter().enumerate() {
+        answer.labels[place] = i64::from(id);
+        answer.scores[place] = score;
+    }
+    answer
+}
+
+/// A matrix from rows of one length.
+pub fn matrix(rows: &[Vec<f32>]) -> Matrix {
+    let cols = rows.first().map_or(0, Vec::len);
+    Matrix::new(rows.len(), cols, &rows.concat())
+}
+
+/// An affine map from rows and offsets.
+pub fn map(rows: &[Vec<f32>], offset: &[f32]) -> Result<Affine> {
+    Affine::new(matrix(rows), Block::copy_of(offset))
+}
+
+/// A sketcher of any layout, with the half steps that the variances ask for.
+pub fn sketcher(bytes: usize, counts: [usize; 4], variances: &[f32]) -> Result<Sketcher> {
+    Sketcher::from_parts(Layout::new(bytes, counts)?, half_steps(variances, counts))
+}

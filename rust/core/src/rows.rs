@@ -1,0 +1,193 @@
+//! Rows: the output layer's weights, one row a label, kept in the dtype given, and its bias.
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::kernels::Kernel;
+use crate::memory::{Block, Buffer};
+
+/// An element type that rows can be stored in.
+pub trait Element: Pod + Send + Sync {
+    /// The exact value in single precision.
+    fn widen(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32_const()
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+/// Weights by storage type.
+#[derive(Clone)]
+pub enum Weights {
+    /// Single precision.
+    F32(Block<f32>),
+    /// IEEE half precision.
+    F16(Block<f16>),
+    /// bfloat16.
+    Bf16(Block<bf16>),
+}
+
+/// Run `$body` with `$block` bound to the typed block, whatever the dtype.
+macro_rules! with_weights {
+    ($weights:expr, $block:ident => $body:expr) => {
+        match $weights {
+            $crate::rows::Weights::F32($block) => $body,
+            $crate::rows::Weights::F16($block) => $body,
+            $crate::rows::Weights::Bf16($block) => $body,
+        }
+    };
+}
+
+impl Weights {
+    fn len(&self) -> usize {
+        with_weights!(self, block => block.len())
+    }
+
+    /// The dtype's name, as numpy and torch spell it.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Weights::F32(_) => "float32",
+            Weights::F16(_) => "float16",
+            Weights::Bf16(_) => "bfloat16",
+        }
+    }
+
+    /// Bytes of memory.
+    pub fn nbytes(&self) -> usize {
+        with_weights!(self, block => block.nbytes())
+    }
+}
+
+/// The wide output layer: m rows of d weights, and m biases.
+#[derive(Clone)]
+pub struct Rows {
+    m: usize,
+    d: usize,
+    weights: Weights,
+    bias: Block<f32>,
+}
+
+impl Rows {
+    /// Check shapes and take ownership.
+    pub fn new(d: usize, weights: Weights, bias: Block<f32>) -> Result<Self> {
+        let m = bias.len();
+        if m == 0 || d == 0 {
+            return Err(Error::value(
+                "weights",
+                "a matrix with at least one row and one column",
+                format!("{m} x {d}"),
+            ));
+        }
+        if m > u32::MAX as usize / 2 {
+            return Err(Error::value("weights", "at most 2**31 - 1 rows", m));
+        }
+        if Some(weights.len()) != m.checked_mul(d) {
+            return Err(Error::value(
+                "bias",
+                format!("as long as weights has rows ({})", weights.len() / d),
+                m,
+            ));
+        }
+        Ok(Rows { m, d, weights, bias })
+    }
+
+    /// Number of labels.
+    pub fn m(&self) -> usize {
+        self.m
+    }
+
+    /// Dimension of a query.
+    pub fn d(&self) -> usize {
+        self.d
+    }
+
+    /// The stored weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The biases, (m,).
+    pub fn bias(&self) -> &Block<f32> {
+        &self.bias
+    }
+
+    /// Refuse NaN and infinities, naming the first.
+    pub fn check_finite(&self) -> Result<()> {
+        let bad = with_weights!(&self.weights, block => first_not_finite(block));
+        if let Some(at) = bad {
+            return Err(Error::value(
+                "weights",
+                "finite",
+                format!("NaN or infinity at [{}, {}]", at / self.d, at % self.d),
+            ));
+        }
+        if let Some(at) = first_not_finite(&self.bias) {
+            return Err(Error::value("bias", "finite", format!("NaN or infinity at [{at}]")));
+        }
+        Ok(())
+    }
+
+    /// Exact logits of `ids` for a zero-padded query. The rescore stage.
+    pub fn logits(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut Vec<f32>) {
+        out.clear();
+        out.resize(ids.len(), 0.0);
+        with_weights!(&self.weights, block => kernel.dot_ids(block, self.d, query, ids, out));
+        let bias = &self.bias[..];
+        for (score, &id) in out.iter_mut().zip(ids) {
+            *score += bias[id as usize];
+        }
+    }
+
+    /// Exact logits of the rows `first..first + out.len()`, equal bit for bit to [`Rows::logits`].
+    pub fn logits_range(&self, kernel: Kernel, query: &[f32], first: usize, out: &mut [f32]) {
+        let range = first * self.d..(first + out.len()) * self.d;
+        with_weights!(&self.weights, block => kernel.dot_rows(&block[range], self.d, query, out));
+        for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
+            *score += bias;
+        }
+    }
+
+    /// Rows `first..first + n` in single precision, appended nowhere: `out` is overwritten.
+    pub fn widen_into(&self, first: usize, n: usize, out: &mut Vec<f32>) {
+        let range = first * self.d..(first + n) * self.d;
+        out.clear();
+        with_weights!(&self.weights, block => out.extend(block[range].iter().map(|value| value.widen())));
+    }
+}
+
+fn first_not_finite<T: Element>(values: &[T]) -> Option<usize> {
+    const CHUNK: usize = 4096;
+    values.chunks(CHUNK).enumerate().find_map(|(chunk, part)| {
+        let clean = part.iter().fold(true, |clean, value| clean & value.widen().is_finite());
+        if clean {
+            None
+        } else {
+            part.iter().position(|value| !value.widen().is_finite()).map(|at| chunk * CHUNK + at)
+        }
+    })
+}
+
+/// A buffer of rows in the dtype given, for callers that hold bits.
+pub fn block_from<T: Pod>(values: &[T]) -> Block<T> {
+    let mut buffer = Buffer::zeroed(values.len());
+    buffer.copy_from_slice(values);
+    buffer.freeze()
+}

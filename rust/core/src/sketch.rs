@@ -1,0 +1,324 @@
+//! Sketches: a short code of every row, from which a logit is estimated by reading one or two cache lines.
+//!
+//! A row's aligned coordinates are quantised uniformly, coordinate by coordinate, with 8, 4, 2 or 1 bits each.
+//! Groups of 32 neighbouring coordinates share a width; widths are allotted by reverse water-filling, that is,
+//! so that the expected squared error of a logit is least for the bytes given. The last four bytes hold the
+//! row's base logit (w . mu + b) in f32.
+
+use crate::error::{Error, Result};
+use crate::memory::{Block, Buffer};
+
+/// Coordinates that share a width.
+pub const GROUP: usize = 32;
+
+/// Widths in bits, in the order in which groups of them stand in a sketch.
+pub const WIDTHS: [usize; 4] = [8, 4, 2, 1];
+
+/// For each of [`WIDTHS`]: step of the best uniform quantiser of a unit Gaussian, and its squared error
+/// (J. Max, 1960).
+const QUANTISER: [(f64, f64); 4] =
+    [(0.030_80, 0.000_12), (0.335_2, 0.011_54), (0.995_7, 0.118_8), (1.596, 0.363_4)];
+
+/// How many groups of each width make a sketch of so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    bytes: usize,
+    counts: [usize; 4],
+}
+
+impl Layout {
+    /// Check that the groups and the base logit fit.
+    pub fn new(bytes: usize, counts: [usize; 4]) -> Result<Self> {
+        if bytes != 64 && bytes != 128 {
+            return Err(Error::value("sketch_bytes", "0, 64 or 128", bytes));
+        }
+        let units =
+            counts.iter().zip(WIDTHS).try_fold(0usize, |sum, (n, w)| sum.checked_add(n.checked_mul(w)?));
+        if units.is_none_or(|units| units > bytes / 4 - 1) || counts.iter().all(|&n| n == 0) {
+            return Err(Error::value(
+                "sketch widths",
+                format!("between one group and {bytes} bytes"),
+                format!("{counts:?}"),
+            ));
+        }
+        Ok(Layout { bytes, counts })
+    }
+
+    /// The layout with the least expected squared error for coordinates of these variances (falling).
+    pub fn allocate(variances: &[f32], bytes: usize) -> Result<Self> {
+        if variances.is_empty() {
+            return Err(Error::value("variances", "at least one coordinate", 0));
+        }
+        if bytes != 64 && bytes != 128 {
+            return Err(Error::value("sketch_bytes", "0, 64 or 128", bytes));
+        }
+        let units = bytes / 4 - 1;
+        // energy[g]: variance in the first g groups.
+        let mut energy = vec![0.0f64];
+        for group in variances.chunks(GROUP) {
+            energy.push(energy[energy.len() - 1] + group.iter().map(|&v| f64::from(v)).sum::<f64>());
+        }
+        let groups = energy.len() - 1;
+        let mut best = (f64::INFINITY, [0; 4]);
+        for n8 in 0..=(units / 8).min(groups) {
+            for n4 in 0..=((units - 8 * n8) / 4).min(groups - n8) {
+                let left = units - 8 * n8 - 4 * n4;
+                for n2 in 0..=(left / 2).min(groups - n8 - n4) {
+                    let n1 = (left - 2 * n2).min(groups - n8 - n4 - n2);
+                    let counts = [n8, n4, n2, n1];
+                    let mut from = 0;
+                    let mut error = 0.0;
+                    for (n, (_, squared)) in counts.iter().zip(QUANTISER) {
+                        error += (energy[from + n] - energy[from]) * squared;
+                        from += n;
+                    }
+                    error += energy[groups] - energy[from];
+                    if error < best.0 {
+                        best = (error, counts);
+                    }
+                }
+            }
+        }
+        Layout::new(bytes, best.1)
+    }
+
+    /// Bytes of a sketch.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Groups of 8, 4, 2 and 1 bits.
+    pub fn counts(&self) -> [usize; 4] {
+        self.counts
+    }
+
+    /// Number of groups.
+    pub fn groups(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
+    /// The width of each group, in order.
+    pub fn widths(&self) -> impl Iterator<Item = usize> {
+        let counts = self.counts;
+        (0..4).flat_map(move |i| std::iter::repeat_n(WIDTHS[i], counts[i]))
+    }
+
+    /// Position p of a group of width w lies in byte p mod 4w, p / 4w fields up.
+    pub(crate) fn unpack(&self, width: usize, packed: &[u8], codes: &mut [u8; GROUP]) {
+        let bytes = width * GROUP / 8;
+        for (position, code) in codes.iter_mut().enumerate() {
+            let shift = position / bytes * width;
+            *code = (u32::from(packed[position % bytes]) >> shift) as u8 & (u8::MAX >> (8 - width));
+        }
+    }
+
+    fn pack(&self, width: usize, codes: &[u8; GROUP], packed: &mut [u8]) {
+        let bytes = width * GROUP / 8;
+        packed[..bytes].fill(0);
+        for (position, code) in codes.iter().enumerate() {
+            packed[position % bytes] |= code << (position / bytes * width);
+        }
+    }
+
+    /// The base logit at the end of a sketch.
+    #[inline(always)]
+    pub(crate) fn base(&self, sketch: &[u8]) -> f32 {
+        let [.., a, b, c, d] = *sketch else { return 0.0 };
+        f32::from_le_bytes([a, b, c, d])
+    }
+}
+
+/// The layout and the size of a code's half step in each coordinate.
+#[derive(Clone)]
+pub struct Sketcher {
+    layout: Layout,
+    half_steps: Vec<f32>,
+}
+
+impl Sketcher {
+    /// Fit steps to the variances of the coordinates.
+    pub fn new(variances: &[f32], bytes: usize) -> Result<Self> {
+        let layout = Layout::allocate(variances, bytes)?;
+        let mut half_steps = vec![0.0; layout.groups() * GROUP];
+        let steps =
+            layout.widths().map(|width| QUANTISER[WIDTHS.iter().position(|&w| w == width).unwrap_or(0)].0);
+        for ((half_steps, variances), step) in
+            half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(steps)
+        {
+            for (half_step, &variance) in half_steps.iter_mut().zip(variances) {
+                *half_step = (0.5 * step * f64::from(variance.max(0.0)).sqrt()) as f32;
+            }
+        }
+        Ok(Sketcher { layout, half_steps })
+    }
+
+    /// As a file holds them.
+    pub fn from_parts(layout: Layout, half_steps: Vec<f32>) -> Result<Self> {
+        if half_steps.len() != layout.groups() * GROUP {
+            return Err(Error::format(format!("{} half steps", layout.groups() * GROUP), half_steps.len()));
+        }
+        Ok(Sketcher { layout, half_steps })
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Half steps, zero for coordinates that do not exist.
+    pub fn half_steps(&self) -> &[f32] {
+        &self.half_steps
+    }
+
+    /// Write the sketch of a row with coordinates `z` (missing ones are zero) and base logit `base`.
+    pub fn encode(&self, z: &[f32], base: f32, sketch: &mut [u8]) {
+        let mut codes = [0u8; GROUP];
+        let mut at = 0;
+        for (group, width) in self.layout.widths().enumerate() {
+            for (i, code) in codes.iter_mut().enumerate() {
+                let coordinate = group * GROUP + i;
+                let value = z.get(coordinate).copied().unwrap_or(0.0);
+                *code = encode_one(value, self.half_steps[coordinate], width);
+            }
+            let bytes = width * GROUP / 8;
+            self.layout.pack(width, &codes, &mut sketch[at..at + bytes]);
+            at += bytes;
+        }
+        let end = self.layout.bytes - 4;
+        sketch[at..end].fill(0);
+        sketch[end..].copy_from_slice(&base.to_le_bytes());
+    }
+}
+
+/// The code c whose level (2c + 1 - 2^width) half steps is nearest to `value`.
+fn encode_one(value: f32, half_step: f32, width: usize) -> u8 {
+    let levels = (1u32 << width) as f32;
+    if half_step <= 0.0 {
+        return 0;
+    }
+    let code = (value / (2.0 * half_step)).floor() + levels / 2.0;
+    code.clamp(0.0, levels - 1.0) as u8
+}
+
+/// The sketches of all rows.
+#[derive(Clone)]
+pub struct Sketches {
+    layout: Layout,
+    codes: Block<u8>,
+}
+
+impl Sketches {
+    /// Check the size.
+    pub fn new(layout: Layout, codes: Block<u8>, m: usize) -> Result<Self> {
+        if Some(codes.len()) != m.checked_mul(layout.bytes) {
+            return Err(Error::format(
+                format!("{m} sketches of {} bytes", layout.bytes),
+                format!("{} bytes", codes.len()),
+            ));
+        }
+        Ok(Sketches { layout, codes })
+    }
+
+    /// Room for `m` sketches, to be encoded into.
+    pub fn buffer(layout: &Layout, m: usize) -> Buffer<u8> {
+        Buffer::zeroed(m * layout.bytes)
+    }
+
+    /// The layout.
+    #[inline(always)]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// All codes, `layout().bytes()` a row.
+    #[inline(always)]
+    pub fn codes(&self) -> &Block<u8> {
+        &self.codes
+    }
+}
+
+/// The sketches as the kernels see them: typed slices resolved once, not once a row.
+#[derive(Clone, Copy)]
+pub struct SketchView<'a> {
+    /// The layout.
+    pub layout: &'a Layout,
+    /// All codes.
+    pub codes: &'a [u8],
+}
+
+impl<'a> SketchView<'a> {
+    /// The sketch of row `id`. Panics if there is none.
+    #[inline(always)]
+    pub fn get(&self, id: u32) -> &'a [u8] {
+        &self.codes[id as usize * self.layout.bytes..][..self.layout.bytes]
+    }
+}
+
+/// A query as integers: one i8 weight a coordinate, one scale a group.
+#[derive(Clone, Debug, Default)]
+pub struct SketchQuery {
+    weights: Vec<i8>,
+    scales: Vec<f32>,
+    offset: f32,
+}
+
+impl SketchQuery {
+    /// Quantise the query's aligned coordinates `z`; missing ones count as zero.
+    pub fn prepare(&mut self, sketcher: &Sketcher, z: &[f32]) {
+        let layout = &sketcher.layout;
+        self.weights.resize(layout.groups() * GROUP, 0);
+        self.scales.resize(layout.groups(), 0.0);
+        self.offset = 0.0;
+        let mut values = [0.0f32; GROUP];
+        for (group, width) in layout.widths().enumerate() {
+            let from = group * GROUP;
+            let z = &z[from.min(z.len())..(from + GROUP).min(z.len())];
+            values.fill(0.0);
+            for ((value, z), half_step) in values.iter_mut().zip(z).zip(&sketcher.half_steps[from..]) {
+                *value = z * half_step;
+            }
+            let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            // A group too small to scale contributes nothing.
+            let (scale, inverse) =
+                if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+            let mut sum = 0i32;
+            for (weight, value) in self.weights[from..][..GROUP].iter_mut().zip(&values) {
+                *weight = round(value * inverse) as i8;
+                sum += i32::from(*weight);
+            }
+            // Codes c stand for 2c + 1 - 2^width half steps: fold the 2 into the scale, the rest into the offset.
+            self.scales[group] = 2.0 * scale;
+            self.offset += scale * ((1 - (1i32 << width)) * sum) as f32;
+        }
+    }
+
+    /// One weight a coordinate, within -127..=127.
+    #[inline(always)]
+    pub fn weights(&self) -> &[i8] {
+        &self.weights
+    }
+
+    /// One scale a group.
+    #[inline(always)]
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// What is added to every row's score.
+    #[inline(always)]
+    pub fn offset(&self) -> f32 {
+        self.offset
+    }
+
+    /// Whether this was prepared for `layout`.
+    pub(crate) fn fits(&self, layout: &Layout) -> bool {
+        self.scales.len() == layout.groups() && self.weights.len() == layout.groups() * GROUP
+    }
+}
+
+/// Round half to even, for |x| < 2^22, in two additions on every CPU.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
+}

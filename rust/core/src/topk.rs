@@ -1,0 +1,110 @@
+//! Top-k: the best scores, ties to the lowest id.
+
+/// A score and an id as one integer that sorts like (score, lower id first). Scores are not NaN.
+#[inline(always)]
+fn key(score: f32, id: u32) -> u64 {
+    // Adding zero turns -0.0 into 0.0: the two are one score.
+    let bits = (score + 0.0).to_bits();
+    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
+    (u64::from(ordered) << 32) | u64::from(!id)
+}
+
+#[inline(always)]
+fn id(key: u64) -> u32 {
+    !(key as u32)
+}
+
+#[inline(always)]
+fn score(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    f32::from_bits(if ordered & 0x8000_0000 != 0 { ordered ^ 0x8000_0000 } else { !ordered })
+}
+
+/// Selects the best `k` of a stream. Keeps up to 2k and cuts back to k when full, so that nearly every element
+/// costs one comparison with the score of the k-th best so far.
+#[derive(Clone, Debug, Default)]
+pub struct TopK {
+    k: usize,
+    keys: Vec<u64>,
+    floor: u64,
+}
+
+impl TopK {
+    /// Forget everything; select the best `k` from now on.
+    pub fn reset(&mut self, k: usize) {
+        self.k = k;
+        self.floor = 0;
+        self.keys.clear();
+        self.keys.reserve(self.room());
+    }
+
+    fn room(&self) -> usize {
+        2 * self.k.max(16)
+    }
+
+    /// Offer candidates.
+    #[inline]
+    pub fn extend(&mut self, scores: &[f32], ids: &[u32]) {
+        for (&score, &id) in scores.iter().zip(ids) {
+            self.push(score, id);
+        }
+    }
+
+    /// Offer one candidate.
+    #[inline(always)]
+    pub fn push(&mut self, score: f32, id: u32) {
+        let key = key(score, id);
+        if key > self.floor {
+            self.keys.push(key);
+            if self.keys.len() == self.room() {
+                self.cut();
+            }
+        }
+    }
+
+    /// Offer the ids `first..` with these scores, skipping whole runs below the floor.
+    pub fn extend_range(&mut self, scores: &[f32], first: u32) {
+        const RUN: usize = 16;
+        for (run, scores) in scores.chunks(RUN).enumerate() {
+            // NaN counts as below everything; `max` ignores it.
+            let best = scores.iter().fold(f32::NEG_INFINITY, |best, &score| best.max(score));
+            if key(best, 0) > self.floor {
+                for (i, &score) in scores.iter().enumerate() {
+                    self.push(score, first + (run * RUN + i) as u32);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn cut(&mut self) {
+        if self.k == 0 {
+            self.keys.clear();
+        } else if self.keys.len() > self.k {
+            let (_, kth, _) = self.keys.select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
+            self.floor = *kth;
+            self.keys.truncate(self.k);
+        }
+    }
+
+    /// The ids selected so far, at most k, in no order.
+    pub fn ids(&mut self, out: &mut Vec<u32>) {
+        self.cut();
+        out.clear();
+        out.extend(self.keys.iter().map(|&key| id(key)));
+    }
+
+    /// Write the best first and return how many there are; the rest of the outputs becomes -1 and -inf.
+    pub fn write(&mut self, labels: &mut [i64], scores: &mut [f32]) -> usize {
+        self.cut();
+        self.keys.sort_unstable_by(|a, b| b.cmp(a));
+        for (&key, (label, out)) in self.keys.iter().zip(labels.iter_mut().zip(scores.iter_mut())) {
+            *label = i64::from(id(key));
+            *out = score(key);
+        }
+        let found = self.keys.len().min(labels.len());
+        labels[found..].fill(-1);
+        scores[found..].fill(f32::NEG_INFINITY);
+        found
+    }
+}

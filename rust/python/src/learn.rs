@@ -1,0 +1,161 @@
+//! What learning hands over: coordinates, planes, and the builder that turns them into tables.
+
+use std::sync::Mutex;
+
+use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates};
+use lss_core::hash::{Planes as CorePlanes, Space};
+use lss_core::memory::{Block, Matrix};
+use lss_core::sketch::Layout;
+use lss_core::tables::Lists;
+use lss_core::{Error, Fill, Recipe};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::door::{check_dim, cube, enter, matrix, raise, vector};
+use crate::index::Index;
+
+/// Logit-aligned coordinates of queries and rows.
+#[pyclass(frozen)]
+pub struct Coordinates(CoreCoordinates);
+
+#[pymethods]
+impl Coordinates {
+    #[new]
+    fn new(
+        query_map: PyReadonlyArray2<'_, f32>,
+        query_offset: PyReadonlyArray1<'_, f32>,
+        row_map: PyReadonlyArray2<'_, f32>,
+        row_offset: PyReadonlyArray1<'_, f32>,
+        variances: PyReadonlyArray1<'_, f32>,
+        base: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<Self> {
+        let affine = |map: &PyReadonlyArray2<'_, f32>, offset: &PyReadonlyArray1<'_, f32>| {
+            let ([rows, cols], values) = matrix(map)?;
+            Affine::new(Matrix::new(rows, cols, values), Block::copy_of(vector(offset)?)).map_err(raise)
+        };
+        Ok(Coordinates(CoreCoordinates {
+            query: affine(&query_map, &query_offset)?,
+            row: affine(&row_map, &row_offset)?,
+            variances: vector(&variances)?.to_vec(),
+            base: Block::copy_of(vector(&base)?),
+        }))
+    }
+}
+
+/// The hyperplanes of all tables.
+#[pyclass(frozen)]
+pub struct Planes(CorePlanes);
+
+#[pymethods]
+impl Planes {
+    #[new]
+    fn new(
+        planes: PyReadonlyArray3<'_, f32>,
+        thresholds: PyReadonlyArray2<'_, f32>,
+        space: &str,
+    ) -> PyResult<Self> {
+        let ([n_tables, n_bits, dim], values) = cube(&planes)?;
+        let (shape, thresholds) = matrix(&thresholds)?;
+        if shape != [n_tables, n_bits] {
+            return Err(PyValueError::new_err(format!(
+                "'thresholds' must be of shape ({n_tables}, {n_bits}). Got {shape:?} instead."
+            )));
+        }
+        let planes = Matrix::new(n_tables * n_bits, dim, values);
+        let space = Space::from_name(space).map_err(raise)?;
+        CorePlanes::new(space, n_tables, n_bits, planes, Block::copy_of(thresholds))
+            .map(Planes)
+            .map_err(raise)
+    }
+}
+
+/// Bits a coordinate for each group of 32 leading coordinates, by reverse water-filling.
+#[pyfunction]
+pub fn sketch_widths(variances: PyReadonlyArray1<'_, f32>, n_bytes: usize) -> PyResult<Vec<usize>> {
+    Ok(Layout::allocate(vector(&variances)?, n_bytes).map_err(raise)?.widths().collect())
+}
+
+/// Gathers training queries, then builds.
+#[pyclass(frozen)]
+pub struct Builder {
+    m: usize,
+    d: usize,
+    state: Mutex<Option<lss_core::Builder>>,
+}
+
+#[pymethods]
+impl Builder {
+    #[new]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, n_head, always_include, sketch_bytes, n_probes, n_rescore))]
+    #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
+    fn new(
+        index: &Index,
+        planes: &Planes,
+        coordinates: Option<&Coordinates>,
+        fill: &str,
+        n_head: usize,
+        always_include: PyReadonlyArray1<'_, i64>,
+        sketch_bytes: usize,
+        n_probes: usize,
+        n_rescore: usize,
+    ) -> PyResult<Self> {
+        let recipe = Recipe {
+            planes: planes.0.clone(),
+            coordinates: coordinates.map(|coordinates| coordinates.0.clone()),
+            fill: Fill::from_name(fill).map_err(raise)?,
+            n_head,
+            always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
+            sketch_bytes,
+            n_probes,
+            n_rescore,
+        };
+        let builder = lss_core::Builder::new(index.0.clone(), recipe).map_err(raise)?;
+        Ok(Builder { m: index.0.rows().m(), d: index.0.rows().d(), state: Mutex::new(Some(builder)) })
+    }
+
+    fn add(
+        &self,
+        py: Python<'_>,
+        queries: PyReadonlyArray2<'_, f32>,
+        indptr: PyReadonlyArray1<'_, i64>,
+        indices: PyReadonlyArray1<'_, i64>,
+    ) -> PyResult<()> {
+        let ([_, d], queries) = matrix(&queries)?;
+        check_dim("Q", self.d, d)?;
+        let queries = queries.to_vec();
+        let labels = labels("Y", vector(&indices)?, self.m)?;
+        let offsets: Option<Vec<usize>> =
+            vector(&indptr)?.iter().map(|&offset| usize::try_from(offset).ok()).collect();
+        let offsets = offsets.ok_or_else(|| PyValueError::new_err("'Y' must have offsets of at least 0."))?;
+        enter(py, || self.with(|builder| builder.add(&queries, Lists { offsets: &offsets, labels: &labels })))
+    }
+
+    fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        let builder = self.state.lock().ok().and_then(|mut builder| builder.take());
+        let builder = builder.ok_or_else(|| PyRuntimeError::new_err("This builder has finished already."))?;
+        enter(py, || builder.finish())
+    }
+}
+
+impl Builder {
+    fn with<T>(
+        &self,
+        job: impl FnOnce(&mut lss_core::Builder) -> lss_core::Result<T>,
+    ) -> lss_core::Result<T> {
+        let mut guard = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let finished =
+            || Error::Value { arg: "builder", expected: "unfinished".into(), got: "a finished one".into() };
+        job(guard.as_mut().ok_or_else(finished)?)
+    }
+}
+
+/// Labels as the core keeps them.
+pub fn labels(arg: &'static str, ids: &[i64], m: usize) -> PyResult<Vec<u32>> {
+    let narrow = |&id: &i64| {
+        u32::try_from(id).ok().filter(|&id| (id as usize) < m).ok_or_else(|| {
+            raise(Error::Value { arg, expected: format!("labels in 0..{m}"), got: id.to_string() })
+        })
+    };
+    ids.iter().map(narrow).collect()
+}

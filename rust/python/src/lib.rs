@@ -1,0 +1,61 @@
+//! lss_rs._core: the door between Python and lss-core. Arrays in, arrays out, errors mapped once; no logic.
+
+mod door;
+mod index;
+mod learn;
+
+use lss_core::kernels::{Kernel, cpu_features as features};
+use lss_core::threads;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use door::{FormatError, NotFittedError, ShortResultError, raise};
+
+/// Set the number of threads that batches use; 0 goes back to the environment's choice.
+#[pyfunction]
+fn set_num_threads(n: usize) -> PyResult<()> {
+    threads::set_num_threads(n).map_err(raise)
+}
+
+/// The number of threads that batches use.
+#[pyfunction]
+fn get_num_threads() -> usize {
+    threads::get_num_threads()
+}
+
+/// CPU features that kernels look for.
+#[pyfunction]
+fn cpu_features(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, has) in features() {
+        dict.set_item(name, has)?;
+    }
+    Ok(dict)
+}
+
+/// Name of the kernel in use.
+#[pyfunction]
+fn active_kernel() -> &'static str {
+    Kernel::active().name()
+}
+
+#[pymodule(gil_used = true)]
+fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A bad LSS_SIMD is said at import, not hidden.
+    Kernel::from_env().map_err(raise)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("FORMAT_VERSION", lss_core::file::FORMAT_VERSION)?;
+    module.add("NotFittedError", py.get_type::<NotFittedError>())?;
+    module.add("ShortResultError", py.get_type::<ShortResultError>())?;
+    module.add("FormatError", py.get_type::<FormatError>())?;
+    module.add_class::<index::Index>()?;
+    module.add_class::<learn::Builder>()?;
+    module.add_class::<learn::Coordinates>()?;
+    module.add_class::<learn::Planes>()?;
+    module.add_function(wrap_pyfunction!(set_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
+    module.add_function(wrap_pyfunction!(active_kernel, module)?)?;
+    module.add_function(wrap_pyfunction!(learn::sketch_widths, module)?)?;
+    Ok(())
+}
