@@ -1,0 +1,132 @@
+"""Typed face of the Rust core. Arrays are coerced and checked by ``lss_rs._arrays`` before they get here."""
+
+from typing import Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+FORMAT_VERSION: int
+
+class NotFittedError(ValueError): ...
+class ShortResultError(ValueError): ...
+class FormatError(ValueError): ...
+
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def cpu_features() -> dict[str, bool]: ...
+def active_kernel() -> str: ...
+
+@final
+class Coordinates:
+    """Logit-aligned coordinates: z(q) = query_map @ q + query_offset, Z_w = row_map @ w + row_offset."""
+
+    def __init__(
+        self,
+        query_map: NDArray[np.float32],  # (p, d)
+        query_offset: NDArray[np.float32],  # (p,)
+        row_map: NDArray[np.float32],  # (p, d)
+        row_offset: NDArray[np.float32],  # (p,)
+        variances: NDArray[np.float32],  # (p,) falling: logit variance a coordinate carries
+        base: NDArray[np.float32],  # (m,) w . mu + b
+    ) -> None: ...
+
+@final
+class Planes:
+    """Hyperplanes of all tables: bit = plane . x > threshold.
+
+    ``space="augmented"``: x = [q, 1] for queries, [w, b] for rows (r = d + 1).
+    ``space="aligned"``: x = the leading r aligned coordinates; rows are scaled to norm sqrt(r).
+    """
+
+    def __init__(
+        self,
+        planes: NDArray[np.float32],  # (L, K, r)
+        thresholds: NDArray[np.float32],  # (L, K)
+        space: Literal["augmented", "aligned"],
+    ) -> None: ...
+
+def sketch_widths(variances: NDArray[np.float32], n_bytes: int) -> list[int]:
+    """Bits a coordinate for each group of 32 leading coordinates, by reverse water-filling."""
+
+@final
+class Builder:
+    """Gathers (bucket, label) pairs slice by slice; ``finish`` builds everything and swaps it into the index."""
+
+    def __init__(
+        self,
+        index: Index,
+        planes: Planes,
+        coordinates: Coordinates | None,  # needed by space="aligned" and by sketch_bytes > 0
+        *,
+        fill: Literal["queries", "rows"],
+        n_head: int,
+        always_include: NDArray[np.int64],
+        sketch_bytes: int,  # 0, 64 or 128
+        n_probes: int,
+        n_rescore: int,
+    ) -> None: ...
+    def add(
+        self,
+        queries: NDArray[np.float32],  # (n, d)
+        indptr: NDArray[np.int64],  # (n + 1,)
+        indices: NDArray[np.int64],  # labels of query i: indices[indptr[i]:indptr[i + 1]]
+    ) -> None: ...
+    def finish(self) -> None: ...
+
+@final
+class Index:
+    @staticmethod
+    def from_weights(
+        weights: NDArray[np.float32] | NDArray[np.uint16],  # (m, d); f16 and bf16 as their bits
+        bias: NDArray[np.float32],  # (m,)
+        dtype: Literal["float32", "float16", "bfloat16"],
+    ) -> Index: ...
+    @property
+    def m(self) -> int: ...
+    @property
+    def d(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def fitted(self) -> bool: ...
+    @property
+    def params(self) -> dict[str, object]:
+        """Operating point and sizes of a fitted index: n_bits, n_tables, n_probes, n_rescore, n_head,
+        sketch_bytes, sketch_widths, fill, space, n_entries, nbytes (dict by part)."""
+    def set_operating_point(self, n_probes: int, n_rescore: int) -> None: ...
+    def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
+    def search_one(
+        self, query: object, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Fast path, on_short="pad": None unless query is a contiguous (d,) float32 array and k a positive int."""
+    def search(
+        self,
+        queries: NDArray[np.float32],  # (n, d)
+        k: int,
+        labels: NDArray[np.int64],  # (n, k), written
+        scores: NDArray[np.float32],  # (n, k), written
+        exact: bool,
+        on_short: Literal["pad", "exact", "raise"],
+        num_threads: int,  # 0: the package setting
+    ) -> NDArray[np.int64]:
+        """Write the answers; return work counters (n, 3): entries, candidates, rescored."""
+    def candidates(
+        self, queries: NDArray[np.float32], num_threads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """CSR (indptr, indices), ids rising within a query."""
+    def rows(self, first: int, n: int) -> NDArray[np.float32]:
+        """Weights of rows first..first + n, (n, d), in single precision."""
+    @property
+    def bias(self) -> NDArray[np.float32]: ...
+    def validate(self) -> None: ...
+    def save(self, path: str, extra: str) -> None: ...
+    @staticmethod
+    def load(path: str, mmap: bool, prefault: bool) -> tuple[Index, str]: ...
+    def to_bytes(self, extra: str) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> tuple[Index, str]: ...
+    @staticmethod
+    def metadata(path: str) -> dict[str, str]:
+        """Metadata of the header alone; tensors are not read."""

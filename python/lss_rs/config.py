@@ -1,0 +1,203 @@
+"""What an index is built from: :class:`LSSConfig`, its limits and its defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lss_rs._arrays import DTYPES, is_int
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_RANGES: Final = {
+    "n_bits": (1, 24),
+    "n_tables": (1, 256),
+    "n_probes": (1, 65_536),
+    "n_rescore": (1, 2**31 - 1),
+    "teacher_top": (0, 65_536),
+    "n_head": (0, 2**31 - 1),
+    "seed": (0, 2**63 - 1),
+}
+_CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
+    "method": ("aligned", "simhash"),
+    "sketch_bytes": (0, 64, 128),
+    "fill": ("queries", "rows"),
+    "dtype": (None, *DTYPES),
+}
+
+# The defaults, all of them: what LSSConfig.resolve puts in the place of None.
+_MIN_BITS, _MAX_BITS = 4, 16
+_LOG2_QUERIES_PER_BUCKET = 2.5
+_LOG2_ROWS_PER_BUCKET = 6
+_PROBES_QUERIES, _PROBES_ROWS = 32, 8
+_TABLES_QUERIES, _TABLES_ROWS = 4, 8
+_RESCORE = 128
+_TEACHER_TOP = 10
+_HEAD, _ROWS_PER_HEAD = 1000, 50
+PLANE_COORDINATES = 64
+"""The aligned planes lie in the leading coordinates; more carry no logit variance worth a bit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LSSConfig:
+    """How an index is learned and searched; None is derived from the sizes at ``fit``.
+
+    Parameters
+    ----------
+    method : {"aligned", "simhash"}
+        Where the planes come from. "aligned": random directions in logit-aligned coordinates, a closed form
+        of the training queries and the rows. "simhash": random planes over ``[q, 1]`` and ``[w, b]``.
+    n_bits : int, optional
+        Bits of a code, 1..24: a table has ``2**n_bits`` buckets.
+    n_tables : int, optional
+        Number of tables, 1..256.
+    n_probes : int, optional
+        Buckets visited in each table, cheapest perturbation of the query's code first; more than
+        ``2**n_bits`` means every bucket.
+    n_rescore : int, optional
+        Candidates that keep their place after the sketches and are scored exactly. Without sketches
+        (``sketch_bytes=0``) every candidate is.
+    sketch_bytes : {0, 64, 128}
+        Bytes of a row's sketch; 0 keeps none.
+    fill : {"queries", "rows"}
+        What a bucket holds. "queries": the labels that training queries of this bucket needed. "rows": the
+        rows that hash into it, as in the paper.
+    teacher_top : int, optional
+        With ``fill="queries"``, how many of the full layer's best labels a training query puts into its
+        buckets, besides its true labels. 0: true labels only.
+    n_head : int, optional
+        With ``fill="queries"``, how many of the most used labels are candidates of every query instead of
+        entries of most buckets.
+    dtype : {None, "float32", "float16", "bfloat16"}
+        What the rows are stored in; None keeps the dtype of ``W``.
+    always_include : sequence of int
+        Labels that are candidates of every query.
+    seed : int
+        Seed of the random directions.
+
+    Notes
+    -----
+    ``LSSConfig(method="simhash", fill="rows", sketch_bytes=0)`` is the random SimHash that the paper starts
+    from and compares with [1]_.
+
+    References
+    ----------
+    .. [1] Z. Liu et al., "Climbing the WOL: Training for Cheaper Inference", https://arxiv.org/abs/2007.01230
+
+    Examples
+    --------
+    >>> from lss_rs import LSSConfig
+    >>> config = LSSConfig(n_tables=8)
+    >>> config.n_bits is None
+    True
+    >>> config.resolve(m=50_000, d=576, n=92_700, k=10).n_bits
+    14
+    """
+
+    method: Literal["aligned", "simhash"] = "aligned"
+    n_bits: int | None = None
+    n_tables: int | None = None
+    n_probes: int | None = None
+    n_rescore: int | None = None
+    sketch_bytes: Literal[0, 64, 128] = 64
+    fill: Literal["queries", "rows"] = "queries"
+    teacher_top: int | None = None
+    n_head: int | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    always_include: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name != "seed":
+                continue
+            if not is_int(value) or not low <= value <= high:
+                optional = "" if name == "seed" else " or None"
+                raise _refuse(name, f"an int in {low}..{high}{optional}", value)
+            object.__setattr__(self, name, int(value))
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            # bool equals int, and an array compares elementwise: the type is part of the choice
+            if not any(type(value) is type(choice) and value == choice for choice in allowed):
+                raise _refuse(name, f"one of {', '.join(map(repr, allowed))}", value)
+        try:
+            ids = tuple(self.always_include)
+        except TypeError:
+            raise _refuse("always_include", "a sequence of label ids", self.always_include) from None
+        if not all(is_int(label) and label >= 0 for label in ids):
+            raise _refuse("always_include", "a sequence of label ids, ints of 0 or more", self.always_include)
+        object.__setattr__(self, "always_include", tuple(int(label) for label in ids))
+        if self.fill == "rows":
+            for name in ("teacher_top", "n_head"):
+                value = getattr(self, name)
+                if value:
+                    raise _refuse(name, "None or 0 with fill='rows', which learns no labels", value)
+
+    def resolve(self, m: int, d: int, n: int, k: int) -> LSSConfig:
+        """Fill what is None from the sizes.
+
+        Parameters
+        ----------
+        m, d : int
+            Rows and their dimension.
+        n : int
+            Number of training queries.
+        k : int
+            Answers that searches will ask for.
+
+        Returns
+        -------
+        LSSConfig
+            Nothing in it is None but ``dtype``, which is the index's own affair.
+        """
+        by_rows = self.fill == "rows"
+        if by_rows:
+            log2_buckets = math.log2(m) - _LOG2_ROWS_PER_BUCKET
+        else:
+            log2_buckets = math.log2(max(n, 2)) - _LOG2_QUERIES_PER_BUCKET
+        n_bits = min(max(round(log2_buckets), _MIN_BITS), _MAX_BITS)
+        if self.method == "aligned":  # a table's planes are orthonormal
+            n_bits = min(n_bits, d, PLANE_COORDINATES)
+        n_bits = _either(self.n_bits, n_bits)
+        return replace(
+            self,
+            n_bits=n_bits,
+            n_tables=_either(self.n_tables, _TABLES_ROWS if by_rows else _TABLES_QUERIES),
+            n_probes=min(_either(self.n_probes, _PROBES_ROWS if by_rows else _PROBES_QUERIES), 2**n_bits),
+            n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
+            teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
+            n_head=0 if by_rows else min(_either(self.n_head, min(_HEAD, m // _ROWS_PER_HEAD)), m),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that ``json.dumps`` takes and :meth:`from_json` turns back."""
+        return {**asdict(self), "always_include": list(self.always_include)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LSSConfig:
+        """Read what :meth:`to_json` wrote.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Raises
+        ------
+        ValueError
+            If a name or value is not known.
+        """
+        unknown = set(data) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"LSSConfig has no parameter {', '.join(map(repr, sorted(unknown)))}.")
+        return cls(**data)
+
+
+def _either(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _refuse(name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"The '{name}' parameter of LSSConfig must be {expected}. Got {value!r} instead.")

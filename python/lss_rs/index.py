@@ -1,0 +1,560 @@
+"""The index: an output layer that answers without reading all of itself.
+
+Longer than 500 lines, most of them documentation: it is one class, the whole of what users call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import numpy as np
+
+from lss_rs._arrays import (
+    QueryRows,
+    as_bias,
+    as_ids,
+    as_k,
+    as_labels,
+    as_out,
+    as_queries,
+    as_threads,
+    as_weights,
+    message,
+)
+from lss_rs._core import Builder, FormatError, ShortResultError
+from lss_rs._core import Index as Core
+from lss_rs.config import LSSConfig
+from lss_rs.learn import learn
+from lss_rs.learn.progress import Progress
+from lss_rs.learn.teacher import taught_slices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Self
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+_EVERY_K = sys.maxsize
+"""No k is too large to be answered well."""
+
+
+class _Pair(NamedTuple):
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+class SearchResult(_Pair):
+    """Answers, best first: a pair ``(labels, scores)``.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (n, k), or (k,) for a single query
+        Label ids; -1 where there are fewer than k answers.
+    scores : ndarray of float32, of the same shape
+        Raw logits, bias included, descending; -inf where there are fewer than k answers.
+    stats : dict or None
+        With ``stats=True``, what each query cost: "entries" (ids read from buckets, repeats included),
+        "candidates" (distinct ids) and "rescored" (rows read in full), each an int64 array (n,), or a number
+        for a single query.
+    """
+
+    stats: dict[str, Any] | None = None
+
+
+class Index:
+    """A wide output layer, ``logits = W @ q + b``, that finds its best labels by looking at few rows.
+
+    Make one with :meth:`from_weights` or :meth:`from_linear`, teach it with :meth:`fit` on queries like those
+    it will serve, ask with :meth:`search`. It owns a copy of its rows. Searches may run from many threads at
+    once, also during a fit: each sees the state before or after.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lss_rs import Index
+    >>> rng = np.random.default_rng(0)
+    >>> W = rng.standard_normal((1000, 16), dtype=np.float32)
+    >>> Q = rng.standard_normal((2000, 16), dtype=np.float32)
+    >>> index = Index.from_weights(W).fit(Q, k=5, progress=False)
+    >>> labels, scores = index.search(Q[:3], k=5)
+    >>> labels.shape, labels.dtype, scores.dtype
+    ((3, 5), dtype('int64'), dtype('float32'))
+    >>> bool(labels[0, 0] == (W @ Q[0]).argmax())
+    True
+    """
+
+    __slots__ = ("__weakref__", "_config", "_core", "_fitted_k", "_resolved", "_search_one", "_trusted_k")
+
+    _core: Core
+    _config: LSSConfig
+    _resolved: LSSConfig | None
+    _fitted_k: int
+    _trusted_k: int
+    _search_one: Callable[[object, int], tuple[NDArray[np.int64], NDArray[np.float32]] | None]
+
+    def __init__(self, *_args: object, **_options: object) -> None:
+        raise TypeError("An Index is made by from_weights, from_linear, load or from_bytes.")
+
+    @classmethod
+    def _wrap(cls, core: Core, config: LSSConfig, resolved: LSSConfig | None, fitted_k: int) -> Self:
+        self = object.__new__(cls)
+        self._core = core
+        self._search_one = core.search_one
+        self._config = config
+        self._settle(resolved, fitted_k)
+        return self
+
+    def _settle(self, resolved: LSSConfig | None, fitted_k: int) -> None:
+        """Take note of a fit that the core has installed."""
+        self._resolved = resolved
+        self._fitted_k = fitted_k
+        trusted = [_EVERY_K]
+        if resolved is not None:
+            if resolved.fill == "queries":
+                trusted.append(fitted_k)
+            if resolved.sketch_bytes and resolved.n_rescore is not None:
+                trusted.append(resolved.n_rescore)
+        self._trusted_k = min(trusted)
+
+    # Making one
+
+    @classmethod
+    def from_weights(cls, W: ArrayLike, b: ArrayLike | None = None, config: LSSConfig | None = None) -> Self:
+        """Copy an output layer into a new index, yet unfitted.
+
+        Parameters
+        ----------
+        W : array-like or CPU tensor of float, shape (m, d)
+            One row a label. float32, float16 and bfloat16 are stored as they are, wider floats as float32,
+            unless ``config.dtype`` says otherwise.
+        b : array-like or CPU tensor of float, shape (m,), optional
+            Biases.
+        config : LSSConfig, optional
+
+        Raises
+        ------
+        TypeError
+            If W or b is not of floats or not on the CPU.
+        ValueError
+            If shapes do not fit, a value is NaN or infinite, or ``config.always_include`` names a label that
+            is not.
+        """
+        config = LSSConfig() if config is None else config
+        if not isinstance(config, LSSConfig):
+            raise TypeError(message("config", "an LSSConfig or None", f"a {type(config).__name__}"))
+        weights, dtype = as_weights(W, config.dtype)
+        as_ids(config.always_include, len(weights))
+        core = Core.from_weights(weights, as_bias(b, len(weights)), dtype)  # type: ignore[arg-type]
+        return cls._wrap(core, config, None, 0)
+
+    @classmethod
+    def from_linear(cls, linear: Any, config: LSSConfig | None = None) -> Self:
+        """Copy a ``torch.nn.Linear``, or anything that has its ``weight`` and ``bias``.
+
+        Parameters
+        ----------
+        linear : module with ``weight`` (m, d) and ``bias`` (m,) or None
+        config : LSSConfig, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`from_weights`, and TypeError if an attribute is missing.
+        """
+        missing = [name for name in ("weight", "bias") if not hasattr(linear, name)]
+        if missing:
+            got = f"a {type(linear).__name__} without {' and '.join(missing)}"
+            raise TypeError(message("linear", "a layer with weight and bias, as torch.nn.Linear", got))
+        return cls.from_weights(linear.weight, linear.bias, config)
+
+    def fit(
+        self,
+        Q: ArrayLike,
+        Y: Any = None,
+        *,
+        k: int = 10,
+        progress: bool = True,
+        callback: Callable[[str, int, int], object] | None = None,
+    ) -> Self:
+        """Learn from training queries, anew.
+
+        The new state replaces the old at the very end: a fit that fails or is interrupted leaves the index as
+        it was.
+
+        Parameters
+        ----------
+        Q : array-like or CPU tensor of float, shape (n, d)
+            Queries like those that will be searched for: the more, the better, and no fewer than ``2 * d``.
+            Read a slice at a time, so that a memory map need not fit into memory.
+        Y : labels of the n queries, optional
+            Their true labels: ids (n,) or (n, t), lists of ids, or a scipy sparse matrix (n, m). Without it
+            the full layer's best ``teacher_top`` labels alone are what a query should find; with it, both.
+        k : int
+            Answers that searches will ask for.
+        progress : bool
+            Show progress bars, if tqdm is installed.
+        callback : callable, optional
+            Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
+            "queries", "rows", "teacher" and "build".
+
+        Returns
+        -------
+        Index
+            The index itself.
+
+        Raises
+        ------
+        TypeError
+            If Q is not of floats, Y not of ints, or either not on the CPU.
+        ValueError
+            If shapes or lengths do not fit, a value is NaN or infinite, a label is not in 0..m-1, there is
+            nothing to learn from, or ``n_bits`` asks for more planes than there are directions.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer than ``2 * d`` queries to take a covariance of, or Y is given but has no use.
+        """
+        k = as_k(k)
+        queries = QueryRows(Q, self.d)
+        labels = None if Y is None else as_labels(Y, queries.n, self.m)
+        config = self._config
+        by_rows = config.fill == "rows"
+        if by_rows and labels is not None:
+            warnings.warn("'Y' has no use with fill='rows'.", UserWarning, stacklevel=2)
+        if not by_rows and labels is None and config.teacher_top == 0:
+            raise ValueError(
+                message("Y", "given with teacher_top=0, which learns from true labels only", None)
+            )
+        if not by_rows and queries.n == 0:
+            raise ValueError(message("Q", "at least one query with fill='queries'", 0))
+        with Progress(progress, callback) as report:
+            planes, coordinates, resolved = learn(self._core, queries, config, k, report)
+            builder = Builder(
+                self._core,
+                planes,
+                coordinates,
+                fill=resolved.fill,
+                n_head=cast("int", resolved.n_head),
+                always_include=as_ids(resolved.always_include, self.m),
+                sketch_bytes=resolved.sketch_bytes,
+                n_probes=cast("int", resolved.n_probes),
+                n_rescore=cast("int", resolved.n_rescore),
+            )
+            if not by_rows:
+                done = 0
+                for block, taught in taught_slices(
+                    self._core.teacher, queries, labels, cast("int", resolved.teacher_top)
+                ):
+                    builder.add(block, taught.indptr, taught.indices)
+                    done += len(block)
+                    report("teacher", done, queries.n)
+            report("build", 0, 1)
+            builder.finish()
+            self._settle(resolved, k)
+            report("build", 1, 1)
+        return self
+
+    # Asking
+
+    def search(
+        self,
+        x: ArrayLike,
+        k: int = 10,
+        *,
+        num_threads: int | None = None,
+        exact: bool = False,
+        on_short: Literal["pad", "exact", "raise"] = "pad",
+        out: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None,
+        stats: bool = False,
+    ) -> SearchResult:
+        """Find the k best labels of each query; unlike faiss, labels come before scores.
+
+        The answers do not depend on the number of threads, nor on what else is in the batch. One contiguous
+        float32 query with no options takes the shortest way.
+
+        Parameters
+        ----------
+        x : array-like or CPU tensor of float, shape (n, d) or (d,)
+            Queries. float32 C-contiguous is taken as it is, other floats are cast.
+        k : int
+            Answers wanted. More than there are rows is padded.
+        num_threads : int, optional
+            Threads for a batch; by default what :func:`lss_rs.set_num_threads` set.
+        exact : bool
+            Score every row. Works on an unfitted index, too.
+        on_short : {"pad", "exact", "raise"}
+            What to do for a query with fewer than k candidates: pad with label -1 and score -inf, score every
+            row, or raise.
+        out : (labels, scores), optional
+            Where to write: C-contiguous arrays of int64 and float32, of the shapes returned.
+        stats : bool
+            Report what each query cost.
+
+        Returns
+        -------
+        SearchResult
+            ``(labels, scores)``, each (n, k), or (k,) for a single query: int64 ids and float32 raw logits
+            with bias, descending, ties by lowest id.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted and ``exact`` is false.
+        ShortResultError
+            With ``on_short="raise"``.
+        TypeError
+            If x is not of floats or not on the CPU, or k is not an int.
+        ValueError
+            If shapes do not fit, a value is NaN or infinite, or k < 1.
+
+        Warns
+        -----
+        UserWarning
+            Once, if k is larger than the index was fitted for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lss_rs import Index
+        >>> index = Index.from_weights(np.eye(4, dtype=np.float32), b=np.float32([0, 0, 0, 1]))
+        >>> index.search(np.float32([0, 2, 0, 0]), k=2, exact=True).labels.tolist()
+        [1, 3]
+        """
+        if num_threads is None and not exact and on_short == "pad" and out is None and not stats:
+            found = self._search_one(x, k)
+            if found is not None:
+                if k > self._trusted_k:
+                    self._warn_of_large_k(k)
+                return tuple.__new__(SearchResult, found)
+        k = as_k(k)
+        threads = as_threads(num_threads)
+        if on_short not in ("pad", "exact", "raise"):
+            raise ValueError(message("on_short", "'pad', 'exact' or 'raise'", repr(on_short)))
+        queries, single = as_queries(x, self.d)
+        n = len(queries)
+        if out is None:
+            labels, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+        else:
+            labels, scores = as_out(out, n, k, single)
+        if exact and on_short == "raise" and k > self.m:
+            raise ShortResultError(f"There are {self.m} rows, fewer than k={k}.")
+        work = self._core.search(queries, k, labels, scores, bool(exact), on_short, threads)
+        if not exact and k > self._trusted_k:
+            self._warn_of_large_k(k)
+        if out is not None:
+            result = SearchResult(*out)
+        else:
+            result = SearchResult(labels[0], scores[0]) if single else SearchResult(labels, scores)
+        if stats:
+            columns = work[0] if single else np.ascontiguousarray(work.T)
+            result.stats = dict(zip(("entries", "candidates", "rescored"), columns, strict=True))
+        return result
+
+    def candidates(
+        self, x: ArrayLike, *, num_threads: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """List the labels that a search would look at, for those who score them elsewhere.
+
+        Parameters
+        ----------
+        x : array-like or CPU tensor of float, shape (n, d) or (d,)
+        num_threads : int, optional
+
+        Returns
+        -------
+        indptr : ndarray of int64, shape (n + 1,)
+        indices : ndarray of int64
+            Candidates of query i are ``indices[indptr[i]:indptr[i + 1]]``, rising, each once.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        TypeError, ValueError
+            As :meth:`search`.
+        """
+        threads = as_threads(num_threads)
+        return self._core.candidates(as_queries(x, self.d)[0], threads)
+
+    def _warn_of_large_k(self, k: int) -> None:
+        trusted, self._trusted_k = self._trusted_k, _EVERY_K
+        warnings.warn(
+            f"k={k} is more than the {trusted} answers that this index was fitted for (fit's k, n_rescore): "
+            f"later ranks will miss labels. Fit with k={k}.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    # Keeping one
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index, rows included, to a safetensors file.
+
+        A file that is there is replaced at the very end.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        self._core.save(os.fspath(path), self._extra())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], mmap: bool = False, prefault: bool = False) -> Self:
+        """Read an index from a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+        mmap : bool
+            Map the file instead of reading it: processes share its memory, and pages come when first used.
+            The file must not change meanwhile.
+        prefault : bool
+            With ``mmap``, touch every page now instead of during the first searches.
+
+        Raises
+        ------
+        FormatError
+            If it is no index, is damaged, or was written by a later version.
+        OSError
+            If the file cannot be read.
+        """
+        if prefault and not mmap:
+            raise ValueError(message("prefault", "False without mmap=True", True))
+        return cls._restore(*Core.load(os.fspath(path), bool(mmap), bool(prefault)))
+
+    def to_bytes(self) -> bytes:
+        """Return what :meth:`save` would write."""
+        return self._core.to_bytes(self._extra())
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
+        """Read an index from what :meth:`to_bytes` returned.
+
+        Parameters
+        ----------
+        data : bytes-like
+
+        Raises
+        ------
+        FormatError
+            As :meth:`load`.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(message("data", "bytes", f"a {type(data).__name__}"))
+        return cls._restore(*Core.from_bytes(bytes(data)))
+
+    @staticmethod
+    def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read what a file says of itself, without its tensors.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Returns
+        -------
+        dict
+            "format_version", "m", "d", "dtype", "config" as given, "params" as resolved (None: not fitted).
+
+        Raises
+        ------
+        FormatError, OSError
+            As :meth:`load`.
+        """
+        said = Core.metadata(os.fspath(path))
+        config, resolved, k = _read_extra(said["extra"])
+        return {
+            "format_version": int(said["format_version"]),
+            "m": int(said["m"]),
+            "d": int(said["d"]),
+            "dtype": _SAFETENSORS[said["dtype"]],
+            "config": config.to_json(),
+            "params": None if resolved is None else {**resolved.to_json(), "k": k},
+        }
+
+    def _extra(self) -> str:
+        resolved = None if self._resolved is None else self._resolved.to_json()
+        return json.dumps({"config": self._config.to_json(), "resolved": resolved, "k": self._fitted_k})
+
+    @classmethod
+    def _restore(cls, core: Core, extra: str) -> Self:
+        config, resolved, k = _read_extra(extra)
+        if core.fitted != (resolved is not None):
+            raise FormatError("Not a readable lss-rs index: tables and configuration do not belong together.")
+        return cls._wrap(core, config, resolved, k)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Self], tuple[bytes]]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    # Knowing one
+
+    @property
+    def m(self) -> int:
+        """Number of rows: labels."""
+        return self._core.m
+
+    @property
+    def d(self) -> int:
+        """Dimension of a row, and of a query."""
+        return self._core.d
+
+    @property
+    def dtype(self) -> str:
+        """What the rows are stored in: "float32", "float16" or "bfloat16"."""
+        return self._core.dtype
+
+    @property
+    def config(self) -> LSSConfig:
+        """The configuration as given."""
+        return self._config
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there are tables to search."""
+        return self._core.fitted
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The resolved configuration, operating point and sizes; empty before ``fit``."""
+        if self._resolved is None:
+            return {}
+        return {**self._resolved.to_json(), "k": self._fitted_k, **self._core.params}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory of the rows and everything learned."""
+        if self.fitted:
+            return sum(self.params["nbytes"].values())
+        return self.m * (self.d * _BYTES[self.dtype] + 4)
+
+    def __repr__(self) -> str:
+        head = f"Index(m={self.m}, d={self.d}, dtype={self.dtype!r}"
+        if not self.fitted:
+            return f"{head}, not fitted)"
+        names = ("n_bits", "n_tables", "n_probes", "n_rescore", "sketch_bytes", "fill")
+        params = self.params
+        point = ", ".join(f"{name}={params[name]!r}" for name in names)
+        return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"
+
+
+def _read_extra(extra: str) -> tuple[LSSConfig, LSSConfig | None, int]:
+    """Read what ``Index._extra`` wrote: configuration as given, as resolved, and fit's k."""
+    try:
+        known = json.loads(extra)
+        resolved = None if known["resolved"] is None else LSSConfig.from_json(known["resolved"])
+        return LSSConfig.from_json(known["config"]), resolved, as_k(known["k"]) if resolved else 0
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"Not a readable lss-rs index: its configuration is damaged ({error}).") from error

@@ -1,0 +1,119 @@
+"""Learning: from training queries and rows to planes and coordinates. Needs numpy alone."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from lss_rs import _core
+from lss_rs._arrays import BLOCK, message
+from lss_rs.config import PLANE_COORDINATES
+from lss_rs.learn.aligned import Moments, align, aligned_planes
+from lss_rs.learn.simhash import simhash_planes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lss_rs._arrays import QueryRows
+    from lss_rs.config import LSSConfig
+    from lss_rs.learn.aligned import Alignment
+
+    Report = Callable[[str, int, int], None]
+
+_SAMPLE = 20_000
+"""Training queries, at most, whose median sets a plane's threshold."""
+
+
+class Learned(NamedTuple):
+    """What learning found, and the configuration it settled on."""
+
+    planes: _core.Planes
+    coordinates: _core.Coordinates | None
+    config: LSSConfig
+
+
+def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, report: Report) -> Learned:
+    """Learn planes, and coordinates where planes or sketches need them.
+
+    Parameters
+    ----------
+    index : _core.Index
+        Holds the rows.
+    queries : QueryRows
+        Training queries.
+    config : LSSConfig
+        As given.
+    k : int
+        Answers that searches will ask for.
+    report : callable
+        ``report(stage, done, total)``.
+    """
+    resolved = config.resolve(index.m, index.d, queries.n, k)
+    n_tables, n_bits = cast("int", resolved.n_tables), cast("int", resolved.n_bits)
+    coordinates = None
+    if config.method == "aligned" or config.sketch_bytes:
+        alignment, base = _align(index, queries, report)
+        coordinates = _coordinates(alignment, base, config.sketch_bytes)
+    if config.method == "simhash":
+        planes, thresholds = simhash_planes(index.d, n_tables, n_bits, config.seed)
+        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved)
+    r = min(PLANE_COORDINATES, alignment.rank)
+    if config.n_bits is None and n_bits > r:  # a default bends to the data; a wish is refused instead
+        n_bits = r
+        resolved = replace(resolved, n_bits=r, n_probes=min(cast("int", resolved.n_probes), 2**r))
+    planes, thresholds = aligned_planes(
+        alignment.variances[:r], _sample(alignment.leading(r), queries), n_tables, n_bits, config.seed
+    )
+    return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
+
+
+def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alignment, NDArray[np.float32]]:
+    """Return the closed form for all coordinates, and the logits of the mean query."""
+    n, m, d = queries.n, index.m, index.d
+    if n == 0:
+        raise ValueError(message(queries.arg, f"at least one query, better 2 * d = {2 * d}", 0))
+    if n < 2 * d:
+        warnings.warn(
+            f"{n} training queries are few for d={d}: their covariance is taken as it is, and at least "
+            f"2 * d = {2 * d} are needed for it to mean much.",
+            UserWarning,
+            stacklevel=4,
+        )
+    query_moments = Moments(d)
+    for block in queries.blocks():
+        query_moments.add(block)
+        report("queries", query_moments.n, n)
+    row_moments, mean = Moments(d), query_moments.mean
+    base = index.bias
+    for lo in range(0, m, BLOCK):
+        block = index.rows(lo, min(BLOCK, m - lo))
+        row_moments.add(block)
+        base[lo : lo + len(block)] += (block @ mean).astype(np.float32)
+        report("rows", row_moments.n, m)
+    return align(query_moments, row_moments), base
+
+
+def _coordinates(alignment: Alignment, base: NDArray[np.float32], sketch_bytes: int) -> _core.Coordinates:
+    kept = alignment.leading(_coordinate_count(alignment.variances, sketch_bytes))
+    return _core.Coordinates(
+        kept.query_map, kept.query_offset, kept.row_map, kept.row_offset, kept.variances, base
+    )
+
+
+def _coordinate_count(variances: NDArray[np.float32], sketch_bytes: int) -> int:
+    """Count the leading coordinates that planes or sketches read."""
+    covered = 32 * len(_core.sketch_widths(variances, sketch_bytes)) if sketch_bytes else 0
+    return min(max(covered, PLANE_COORDINATES), len(variances))
+
+
+def _sample(alignment: Alignment, queries: QueryRows) -> NDArray[np.float32]:
+    """Evenly spaced training queries in aligned coordinates."""
+    step = -(-queries.n // _SAMPLE)
+    return np.concatenate(
+        [block @ alignment.query_map.T + alignment.query_offset for block in queries.blocks(step)]
+    )

@@ -1,0 +1,78 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.inference
+
+OPTIONAL = ["torch", "scipy", "tqdm", "typer", "rich", "safetensors", "ml_dtypes", "transformers", "ray"]
+
+
+def run(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nothing_but_numpy_is_imported():
+    code = "import json, sys, numpy; a = set(sys.modules); import lss_rs"
+    added = json.loads(run(f"{code}; print(json.dumps(sorted(set(sys.modules) - a)))"))
+    added = {name.partition(".")[0] for name in added}
+    assert "lss_rs" in added
+    assert not added - {"lss_rs"} - set(sys.stdlib_module_names)
+
+
+def test_an_index_works_where_nothing_but_numpy_is_installed():
+    run(f"""
+import sys
+for name in {OPTIONAL}:
+    sys.modules[name] = None  # as if it were not installed
+import pickle
+import numpy as np
+import lss_rs
+
+rng = np.random.default_rng(0)
+W = rng.standard_normal((300, 8), dtype=np.float32)
+Q = rng.standard_normal((500, 8), dtype=np.float32)
+index = lss_rs.Index.from_weights(W).fit(Q, [[int(i)] for i in np.arange(500) % 300])
+index = pickle.loads(pickle.dumps(index))
+labels = index.search(Q, 5).labels
+assert lss_rs.metrics.precision_at_k(labels, index.search(Q, 5, exact=True).labels, 5) > 0.9
+lss_rs.show_versions()
+try:
+    index.search(Q.astype(int))
+except TypeError:
+    pass
+""")
+
+
+def test_import_is_fast():
+    code = "import numpy, time; a = time.perf_counter(); import lss_rs; print(time.perf_counter() - a)"
+    assert min(float(run(code)) for _ in range(3)) < 0.15
+
+
+def test_nothing_is_said_unasked():
+    assert run("import logging, lss_rs; logging.getLogger('lss_rs').error('not shown')") == ""
+
+
+def test_the_surface():
+    names = json.loads(run("import json, lss_rs; print(json.dumps([*vars(lss_rs)]))"))
+    exported = json.loads(run("import json, lss_rs; print(json.dumps(lss_rs.__all__))"))
+    modules = {"config", "index", "learn"}
+    assert {name for name in names if not name.startswith("_")} - modules == {
+        "FormatError",
+        "Index",
+        "LSSConfig",
+        "NotFittedError",
+        "SearchResult",
+        "ShortResultError",
+        "cpu_features",
+        "get_num_threads",
+        "metrics",
+        "set_num_threads",
+        "show_versions",
+    }
+    assert set(exported) == {name for name in names if not name.startswith("_")} - modules | {"__version__"}
