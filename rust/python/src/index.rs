@@ -20,6 +20,7 @@ use crate::door::{check_dim, enter, matrix, raise, raise_at, vector};
 #[pyclass(frozen)]
 pub struct Index(pub Arc<lss_core::Index>);
 
+type One<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
 type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 type Top<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
 
@@ -139,7 +140,7 @@ impl Index {
         py: Python<'py>,
         query: &Bound<'py, PyAny>,
         k: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>)>> {
+    ) -> PyResult<Option<One<'py>>> {
         let Ok(query) = query.cast_exact::<PyArray1<f32>>() else { return Ok(None) };
         let Ok(k) = k.cast_exact::<PyInt>() else { return Ok(None) };
         let Ok(k) = k.extract::<usize>() else { return Ok(None) };
