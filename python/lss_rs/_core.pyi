@@ -1,10 +1,26 @@
 """Typed face of the Rust core. Arrays are coerced and checked by ``lss_rs._arrays`` before they get here."""
 
-from typing import Literal, final
+from typing import Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "FORMAT_VERSION",
+    "Builder",
+    "Coordinates",
+    "FormatError",
+    "Index",
+    "NotFittedError",
+    "Planes",
+    "ShortResultError",
+    "__version__",
+    "active_kernel",
+    "cpu_features",
+    "get_num_threads",
+    "set_num_threads",
+    "sketch_widths",
+]
 __version__: str
 FORMAT_VERSION: int
 
@@ -19,17 +35,17 @@ def active_kernel() -> str: ...
 
 @final
 class Coordinates:
-    """Logit-aligned coordinates: z(q) = query_map @ q + query_offset, Z_w = row_map @ w + row_offset."""
+    """Logit-aligned: z(q) = query_map @ q + query_offset, Z_w = row_map @ w + row_offset."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         query_map: NDArray[np.float32],  # (p, d)
         query_offset: NDArray[np.float32],  # (p,)
         row_map: NDArray[np.float32],  # (p, d)
         row_offset: NDArray[np.float32],  # (p,)
         variances: NDArray[np.float32],  # (p,) falling: logit variance a coordinate carries
         base: NDArray[np.float32],  # (m,) w . mu + b
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Planes:
@@ -39,22 +55,22 @@ class Planes:
     ``space="aligned"``: x = the leading r aligned coordinates; rows are scaled to norm sqrt(r).
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         planes: NDArray[np.float32],  # (L, K, r)
         thresholds: NDArray[np.float32],  # (L, K)
         space: Literal["augmented", "aligned"],
-    ) -> None: ...
+    ) -> Self: ...
 
 def sketch_widths(variances: NDArray[np.float32], n_bytes: int) -> list[int]:
     """Bits a coordinate for each group of 32 leading coordinates, by reverse water-filling."""
 
 @final
 class Builder:
-    """Gathers (bucket, label) pairs slice by slice; ``finish`` builds everything and swaps it into the index."""
+    """Gathers (bucket, label) pairs slice by slice; ``finish`` builds and swaps the result into the index."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         index: Index,
         planes: Planes,
         coordinates: Coordinates | None,  # needed by space="aligned" and by sketch_bytes > 0
@@ -63,9 +79,10 @@ class Builder:
         n_head: int,
         always_include: NDArray[np.int64],
         sketch_bytes: int,  # 0, 64 or 128
-        n_probes: int,
+        n_probes: int,  # a table, on average: buckets come in order of cost over all tables
+        max_entries: int,  # no further bucket once so many entries have been met
         n_rescore: int,
-    ) -> None: ...
+    ) -> Self: ...
     def add(
         self,
         queries: NDArray[np.float32],  # (n, d)
@@ -92,15 +109,16 @@ class Index:
     def fitted(self) -> bool: ...
     @property
     def params(self) -> dict[str, object]:
-        """Operating point and sizes of a fitted index: n_bits, n_tables, n_probes, n_rescore, n_head,
-        sketch_bytes, sketch_widths, fill, space, n_entries, nbytes (dict by part)."""
-    def set_operating_point(self, n_probes: int, n_rescore: int) -> None: ...
+        """Operating point and sizes of a fitted index.
+
+        space, fill, n_bits, n_tables, n_probes, max_entries, n_rescore, n_head, n_entries, sketch_bytes,
+        sketch_widths and nbytes (a dict by part).
+        """
+    def set_operating_point(self, n_probes: int, max_entries: int, n_rescore: int) -> None: ...
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
-    def search_one(
-        self, query: object, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Fast path, on_short="pad": None unless query is a contiguous (d,) float32 array and k a positive int."""
+    def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Fast path, on_short="pad"; None unless query is a contiguous (d,) float32 array and k an int."""
     def search(
         self,
         queries: NDArray[np.float32],  # (n, d)

@@ -1,0 +1,1 @@
+"""Benchmarks of lss-rs: data built from packages, peers, recorded results."""

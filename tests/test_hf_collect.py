@@ -1,0 +1,196 @@
+"""collect against the obvious loop: one document at a time, one window at a time."""
+
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+from lss_rs.hf import collect  # noqa: E402
+
+VOCABULARY = 97
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = tokenizers.models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0")
+    backend = tokenizers.Tokenizer(words)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def documents(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(f"w{i}" for i in rng.integers(0, VOCABULARY, n)) for n in lengths]
+
+
+def naive(model, tokenizer, texts, max_length):
+    hidden, next_ids = [np.empty((0, WIDTH))], [np.empty(0, np.int64)]
+    model.eval()
+    for text in texts:
+        ids = np.array(tokenizer(text)["input_ids"], np.int64)
+        for start in range(0, len(ids) - 1, max_length):
+            window = torch.from_numpy(ids[start : min(start + max_length, len(ids) - 1)])[None]
+            with torch.no_grad():
+                states = model.model(input_ids=window, use_cache=False).last_hidden_state
+            hidden.append(states[0].numpy())
+        next_ids.append(ids[1:])
+    return np.concatenate(hidden), np.concatenate(next_ids)
+
+
+LENGTHS = [5, 1, 40, 0, 2, 17, 8, 9, 33, 16]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 4096])
+@pytest.mark.parametrize("max_length", [3, 8, 64])
+def test_equals_one_document_at_a_time(model, tokenizer, max_length, batch_tokens):
+    texts = documents(LENGTHS)
+    hidden, next_ids = collect(
+        model, tokenizer, iter(texts), max_length=max_length, batch_tokens=batch_tokens, progress=False
+    )
+    expected, expected_ids = naive(model, tokenizer, texts, max_length)
+    assert hidden.dtype == np.float32
+    assert next_ids.dtype == np.int64
+    assert len(hidden) == sum(max(n - 1, 0) for n in LENGTHS)
+    np.testing.assert_array_equal(next_ids, expected_ids)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_hidden_states_are_what_the_output_layer_sees(model, tokenizer):
+    (text,) = documents([20])
+    hidden, _ = collect(model, tokenizer, [text], progress=False)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, :-1].numpy()
+    np.testing.assert_allclose(hidden @ model.lm_head.weight.detach().numpy().T, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 4, 5, 30, 10_000])
+def test_max_tokens_is_a_prefix(model, tokenizer, max_tokens):
+    texts = documents(LENGTHS)
+    whole = collect(model, tokenizer, texts, max_length=8, progress=False)
+    part = collect(model, tokenizer, texts, max_length=8, max_tokens=max_tokens, progress=False)
+    n = min(max_tokens, len(whole[0]))
+    np.testing.assert_allclose(part[0], whole[0][:n], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(part[1], whole[1][:n])
+
+
+def test_reads_no_further_than_it_must(model, tokenizer):
+    def endless():
+        while True:
+            yield from documents([10])
+
+    hidden, _ = collect(model, tokenizer, endless(), max_tokens=25, progress=False)
+    assert len(hidden) == 25
+
+
+def test_a_document_does_not_depend_on_its_neighbours(model, tokenizer):
+    first, second = documents([12, 30])
+    alone, _ = collect(model, tokenizer, [second], progress=False)
+    after, _ = collect(model, tokenizer, [first, second], progress=False)
+    np.testing.assert_allclose(after[11:], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_runs_in_evaluation_mode_and_puts_the_flag_back(model, tokenizer, training):
+    model.train(training)
+    collect(model, tokenizer, documents([5]), progress=False)
+    assert model.training is training
+    with pytest.raises(TypeError):
+        collect(model, tokenizer, [b"w1 w2"], progress=False)
+    assert model.training is training
+
+
+def test_half_precision_models_give_float32(model, tokenizer):
+    texts = documents([20])
+    exact, _ = collect(model, tokenizer, texts, progress=False)
+    try:
+        hidden, _ = collect(model.to(torch.bfloat16), tokenizer, texts, progress=False)
+    finally:
+        model.to(torch.float32)
+    assert hidden.dtype == np.float32
+    np.testing.assert_allclose(hidden, exact, atol=0.2)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["w1", ""]])
+def test_no_text_is_an_error(model, tokenizer, texts):
+    with pytest.raises(ValueError, match="document of at least two tokens"):
+        collect(model, tokenizer, texts, progress=False)
+
+
+def test_one_string_is_no_list_of_documents(model, tokenizer):
+    with pytest.raises(TypeError, match="Got one str"):
+        collect(model, tokenizer, "w1 w2", progress=False)
+
+
+@pytest.mark.parametrize("name", ["max_length", "batch_tokens", "max_tokens"])
+def test_numbers_below_one_are_named(model, tokenizer, name):
+    with pytest.raises(ValueError, match=rf"'{name}' parameter of collect must be at least 1\. Got 0"):
+        collect(model, tokenizer, documents([5]), progress=False, **{name: 0})
+
+
+def test_windows_fit_the_model(model, tokenizer):
+    with pytest.raises(ValueError, match=r"at most the model's 512 positions\. Got 513"):
+        collect(model, tokenizer, documents([5]), max_length=513, progress=False)
+
+
+def test_an_encoder_decoder_is_refused(tokenizer):
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        d_kv=4,
+        d_ff=8,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+    )
+    with pytest.raises(ValueError, match="must be decoder-only"):
+        collect(transformers.T5ForConditionalGeneration(config), tokenizer, documents([5]), progress=False)
+
+
+def test_a_head_over_something_else_is_refused(tokenizer):
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.lm_head = torch.nn.Linear(WIDTH // 2, VOCABULARY)
+    with pytest.raises(ValueError, match=r"base model's output of width 16\. Got one that reads 8"):
+        collect(model, tokenizer, documents([5]), progress=False)
+
+
+def test_progress_goes_to_stderr_or_nowhere(model, tokenizer, capsys):
+    collect(model, tokenizer, documents([5]), progress=False)
+    assert capsys.readouterr() == ("", "")
+    collect(model, tokenizer, documents([5]))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "4tok" in err
+
+
+def test_missing_torch_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "lss_rs.hf")
+    with pytest.raises(ImportError, match=r"pip install 'lss_rs\[hf\]'"):
+        import lss_rs.hf  # noqa: F401
