@@ -152,6 +152,9 @@ fn write_tensors(tensors: &[Tensor<'_>], header: &Header, extra: &str, to: &mut 
     }
     let mut json = serde_json::to_vec(&table).map_err(std::io::Error::other)?;
     json.resize((json.len() + 8).next_multiple_of(LINE) - 8, b' ');
+    if json.len() as u64 > MAX_HEADER {
+        return Err(Error::value("extra", format!("shorter than {MAX_HEADER} bytes"), extra.len()));
+    }
     to.write_all(&(json.len() as u64).to_le_bytes())?;
     to.write_all(&json)?;
     for tensor in tensors {

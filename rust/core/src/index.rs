@@ -135,8 +135,9 @@ impl Index {
     /// Change what a search costs.
     pub fn set_operating_point(&self, n_probes: usize, n_rescore: usize) -> Result<()> {
         check_operating_point(n_probes, n_rescore)?;
-        let fitted = self.fitted().ok_or(Error::NotFitted)?;
-        self.install(Fitted { n_probes, n_rescore, ..(*fitted).clone() });
+        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        let fitted = current.as_deref().ok_or(Error::NotFitted)?;
+        *current = Some(Arc::new(Fitted { n_probes, n_rescore, ..fitted.clone() }));
         Ok(())
     }
 

@@ -169,11 +169,15 @@ impl Matrix {
 
     /// Take rows that are padded already (as a file holds them).
     pub fn from_padded(rows: usize, cols: usize, values: Block<f32>) -> Result<Self> {
-        if Some(values.len()) != rows.checked_mul(padded(cols)) {
+        let stride = cols.checked_next_multiple_of(crate::kernels::LANES);
+        if Some(values.len()) != stride.and_then(|stride| rows.checked_mul(stride)) {
             return Err(Error::format(
                 format!("{rows} padded rows of {cols}"),
                 format!("{} values", values.len()),
             ));
+        }
+        if values.chunks(padded(cols).max(1)).any(|row| row[cols..].iter().any(|value| value.to_bits() != 0)) {
+            return Err(Error::format("padding of zeros", "other values"));
         }
         Ok(Matrix { rows, cols, values })
     }

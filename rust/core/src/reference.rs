@@ -201,7 +201,7 @@ pub fn without(buckets: &Buckets, labels: &BTreeSet<u32>) -> Buckets {
 /// Widths in bits, in the order in which they stand in a sketch, and for each the step of the best uniform
 /// quantiser of a unit Gaussian and its squared error.
 pub const QUANTISERS: [(usize, f64, f64); 4] =
-    [(8, 0.030_80, 0.000_12), (4, 0.335_2, 0.011_54), (2, 0.995_7, 0.118_8), (1, 1.596, 0.363_4)];
+    [(8, 0.030_80, 0.000_087_7), (4, 0.335_2, 0.011_54), (2, 0.995_7, 0.118_8), (1, 1.596, 0.363_4)];
 
 /// Expected squared error of a logit: each coordinate's variance times the error of its quantiser, and all of it
 /// for coordinates that have none.

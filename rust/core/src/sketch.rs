@@ -17,7 +17,7 @@ pub const WIDTHS: [usize; 4] = [8, 4, 2, 1];
 /// For each of [`WIDTHS`]: step of the best uniform quantiser of a unit Gaussian, and its squared error
 /// (J. Max, 1960).
 const QUANTISER: [(f64, f64); 4] =
-    [(0.030_80, 0.000_12), (0.335_2, 0.011_54), (0.995_7, 0.118_8), (1.596, 0.363_4)];
+    [(0.030_80, 0.000_087_7), (0.335_2, 0.011_54), (0.995_7, 0.118_8), (1.596, 0.363_4)];
 
 /// How many groups of each width make a sketch of so many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

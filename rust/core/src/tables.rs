@@ -86,7 +86,8 @@ impl Tables {
                 format!("{n_tables} of {n_bits}"),
             ));
         }
-        if offsets.len().checked_sub(1) != n_tables.checked_mul(1 << n_bits) {
+        let expected = n_tables.checked_mul(1 << n_bits).and_then(|buckets| buckets.checked_add(1));
+        if Some(offsets.len()) != expected {
             return Err(Error::format("one offset a bucket", format!("{} offsets", offsets.len())));
         }
         Ok(Tables { n_tables, n_bits, offsets, entries })

@@ -4,7 +4,7 @@
 #[inline(always)]
 fn key(score: f32, id: u32) -> u64 {
     // Adding zero turns -0.0 into 0.0: the two are one score.
-    let bits = (score + 0.0).to_bits();
+    let bits = if score.is_nan() { f32::NAN.to_bits() | 0x8000_0000 } else { (score + 0.0).to_bits() };
     let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
     (u64::from(ordered) << 32) | u64::from(!id)
 }
