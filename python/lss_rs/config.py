@@ -15,6 +15,7 @@ _RANGES: Final = {
     "n_bits": (1, 24),
     "n_tables": (1, 256),
     "n_probes": (1, 65_536),
+    "max_entries": (1, 2**31),
     "n_rescore": (1, 2**31 - 1),
     "teacher_top": (0, 65_536),
     "n_head": (0, 2**31 - 1),
@@ -32,6 +33,7 @@ _MIN_BITS, _MAX_BITS = 4, 16
 _LOG2_QUERIES_PER_BUCKET = 2.5
 _LOG2_ROWS_PER_BUCKET = 6
 _PROBES_QUERIES, _PROBES_ROWS = 32, 8
+_ENTRIES_QUERIES, _ENTRIES_ROWS = 8192, 2**31
 _TABLES_QUERIES, _TABLES_ROWS = 4, 8
 _RESCORE = 128
 _TEACHER_TOP = 10
@@ -100,6 +102,7 @@ class LSSConfig:
     n_bits: int | None = None
     n_tables: int | None = None
     n_probes: int | None = None
+    max_entries: int | None = None
     n_rescore: int | None = None
     sketch_bytes: Literal[0, 64, 128] = 64
     fill: Literal["queries", "rows"] = "queries"
@@ -167,6 +170,7 @@ class LSSConfig:
             n_bits=n_bits,
             n_tables=_either(self.n_tables, _TABLES_ROWS if by_rows else _TABLES_QUERIES),
             n_probes=min(_either(self.n_probes, _PROBES_ROWS if by_rows else _PROBES_QUERIES), 2**n_bits),
+            max_entries=_either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
             n_head=0 if by_rows else min(_either(self.n_head, min(_HEAD, m // _ROWS_PER_HEAD)), m),

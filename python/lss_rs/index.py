@@ -246,6 +246,7 @@ class Index:
                 always_include=as_ids(resolved.always_include, self.m),
                 sketch_bytes=resolved.sketch_bytes,
                 n_probes=cast("int", resolved.n_probes),
+                max_entries=cast("int", resolved.max_entries),
                 n_rescore=cast("int", resolved.n_rescore),
             )
             if not by_rows:
@@ -544,7 +545,7 @@ class Index:
         head = f"Index(m={self.m}, d={self.d}, dtype={self.dtype!r}"
         if not self.fitted:
             return f"{head}, not fitted)"
-        names = ("n_bits", "n_tables", "n_probes", "n_rescore", "sketch_bytes", "fill")
+        names = ("n_bits", "n_tables", "n_probes", "max_entries", "n_rescore", "sketch_bytes", "fill")
         params = self.params
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"

@@ -122,6 +122,7 @@ impl Bench {
             always_include: vec![],
             sketch_bytes: 64,
             n_probes: P,
+            max_entries: usize::MAX,
             n_rescore: R,
         };
         let mut builder = Builder::new(Arc::clone(&index), recipe).unwrap();
@@ -162,12 +163,8 @@ impl Bench {
 
     fn buckets(&self, margins: &[f32]) -> Vec<usize> {
         let mut probes = Probes::default();
-        let of = |(table, margins): (usize, &[f32])| {
-            let mut codes = vec![];
-            probes.cheapest(margins, P, &mut codes);
-            codes.into_iter().map(move |code| (table << K) | code as usize)
-        };
-        margins.chunks_exact(K).enumerate().flat_map(of).collect()
+        probes.start(margins, K);
+        probes.take(P * L).map(|(table, code)| (table << K) | code as usize).collect()
     }
 }
 
@@ -196,13 +193,12 @@ fn stages(criterion: &mut Criterion) {
 
     let (zs, all_margins) = bench.projected();
     criterion.bench_function("probe", |b| {
-        let (mut probes, mut codes) = (Probes::default(), vec![]);
+        let (mut probes, mut buckets) = (Probes::default(), vec![]);
         b.iter(|| {
-            codes.clear();
-            for margins in turn(&all_margins, &mut at).chunks_exact(K) {
-                probes.cheapest(margins, P, &mut codes);
-            }
-            black_box(&codes);
+            buckets.clear();
+            probes.start(turn(&all_margins, &mut at), K);
+            buckets.extend(probes.by_ref().take(P * L));
+            black_box(&buckets);
         });
     });
 

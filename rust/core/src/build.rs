@@ -34,8 +34,10 @@ pub struct Recipe {
     pub always_include: Vec<u32>,
     /// Bytes of a sketch: 0 (none), 64 or 128.
     pub sketch_bytes: usize,
-    /// Probes a table.
+    /// Buckets probed at most, on average over the tables.
     pub n_probes: usize,
+    /// No further bucket is probed once so many entries have been met.
+    pub max_entries: usize,
     /// Candidates scored in full precision.
     pub n_rescore: usize,
 }
@@ -53,7 +55,7 @@ impl Builder {
     /// Check the recipe against the layer.
     pub fn new(index: Arc<Index>, recipe: Recipe) -> Result<Self> {
         let (m, d) = (index.rows().m(), index.rows().d());
-        check_operating_point(recipe.n_probes, recipe.n_rescore)?;
+        check_operating_point(recipe.n_probes, recipe.max_entries, recipe.n_rescore)?;
         let p = match &recipe.coordinates {
             Some(coordinates) => {
                 coordinates.check(m, d)?;
@@ -154,6 +156,7 @@ impl Builder {
                 planes: recipe.planes,
                 fill: recipe.fill,
                 n_probes: recipe.n_probes,
+                max_entries: recipe.max_entries,
                 n_rescore: recipe.n_rescore,
             })
         })??;

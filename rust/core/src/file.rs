@@ -55,6 +55,7 @@ struct FittedHeader {
     n_bits: usize,
     dim: usize,
     n_probes: usize,
+    max_entries: usize,
     n_rescore: usize,
     /// Groups of 8, 4, 2 and 1 bits.
     sketch_groups: Option<[usize; 4]>,
@@ -87,7 +88,8 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
     tensors.push(Tensor::new("bias", Dtype::F32, vec![m], rows.bias()));
     let mut header = Header { fitted: None };
     if let Some(fitted) = fitted.as_deref() {
-        let Fitted { planes, coordinates, tables, head, sketches, fill, n_probes, n_rescore } = fitted;
+        let Fitted { planes, coordinates, tables, head, sketches, fill, n_probes, max_entries, n_rescore } =
+            fitted;
         let (n, stride) = (planes.matrix().rows(), planes.matrix().stride());
         tensors.push(Tensor::new("planes", Dtype::F32, vec![n, stride], planes.matrix().values()));
         tensors.push(Tensor::new("thresholds", Dtype::F32, vec![n], planes.thresholds()));
@@ -116,6 +118,7 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             n_bits: planes.n_bits(),
             dim: planes.dim(),
             n_probes: *n_probes,
+            max_entries: *max_entries,
             n_rescore: *n_rescore,
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
         });
@@ -242,6 +245,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         sketches,
         fill: Fill::from_name(&header.fill)?,
         n_probes: header.n_probes,
+        max_entries: header.max_entries,
         n_rescore: header.n_rescore,
     })
 }

@@ -7,6 +7,9 @@ use crate::memory::{Block, Matrix, padded};
 /// The largest number of bits a table.
 pub const MAX_BITS: usize = 24;
 
+/// The largest number of tables.
+pub const MAX_TABLES: usize = 256;
+
 /// Which vector the planes cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
@@ -57,8 +60,8 @@ impl Planes {
         if n_bits == 0 || n_bits > MAX_BITS {
             return Err(Error::value("n_bits", format!("in 1..={MAX_BITS}"), n_bits));
         }
-        if n_tables == 0 || n_tables > 1024 {
-            return Err(Error::value("n_tables", "in 1..=1024", n_tables));
+        if n_tables == 0 || n_tables > MAX_TABLES {
+            return Err(Error::value("n_tables", format!("in 1..={MAX_TABLES}"), n_tables));
         }
         let n = n_tables * n_bits;
         if matrix.rows() != n || matrix.cols() == 0 {

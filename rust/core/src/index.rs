@@ -59,8 +59,10 @@ pub struct Fitted {
     pub sketches: Option<(Sketcher, Sketches)>,
     /// What stands in the buckets.
     pub fill: Fill,
-    /// Probes a table.
+    /// Buckets probed at most, on average over the tables.
     pub n_probes: usize,
+    /// No further bucket is probed once so many entries have been met.
+    pub max_entries: usize,
     /// Candidates scored in full precision.
     pub n_rescore: usize,
 }
@@ -96,8 +98,8 @@ impl Fitted {
         if self.sketches.is_some() && p == 0 {
             return bad("coordinates beside sketches".into(), "none".into());
         }
-        if self.n_probes == 0 || self.n_rescore == 0 {
-            return bad("an operating point".into(), "zero probes or rescored rows".into());
+        if self.n_probes == 0 || self.max_entries == 0 || self.n_rescore == 0 {
+            return bad("an operating point".into(), "zero probes, entries or rescored rows".into());
         }
         Ok(())
     }
@@ -133,11 +135,11 @@ impl Index {
     }
 
     /// Change what a search costs.
-    pub fn set_operating_point(&self, n_probes: usize, n_rescore: usize) -> Result<()> {
-        check_operating_point(n_probes, n_rescore)?;
+    pub fn set_operating_point(&self, n_probes: usize, max_entries: usize, n_rescore: usize) -> Result<()> {
+        check_operating_point(n_probes, max_entries, n_rescore)?;
         let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
         let fitted = current.as_deref().ok_or(Error::NotFitted)?;
-        *current = Some(Arc::new(Fitted { n_probes, n_rescore, ..fitted.clone() }));
+        *current = Some(Arc::new(Fitted { n_probes, max_entries, n_rescore, ..fitted.clone() }));
         Ok(())
     }
 
@@ -330,9 +332,12 @@ impl Drop for Lease<'_> {
 }
 
 /// Refuse operating points that cannot answer.
-pub fn check_operating_point(n_probes: usize, n_rescore: usize) -> Result<()> {
+pub fn check_operating_point(n_probes: usize, max_entries: usize, n_rescore: usize) -> Result<()> {
     if n_probes == 0 {
         return Err(Error::value("n_probes", "at least 1", n_probes));
+    }
+    if max_entries == 0 {
+        return Err(Error::value("max_entries", "at least 1", max_entries));
     }
     if n_rescore == 0 {
         return Err(Error::value("n_rescore", "at least 1", n_rescore));

@@ -176,7 +176,8 @@ impl Matrix {
                 format!("{} values", values.len()),
             ));
         }
-        if values.chunks(padded(cols).max(1)).any(|row| row[cols..].iter().any(|value| value.to_bits() != 0)) {
+        if values.chunks(padded(cols).max(1)).any(|row| row[cols..].iter().any(|value| value.to_bits() != 0))
+        {
             return Err(Error::format("padding of zeros", "other values"));
         }
         Ok(Matrix { rows, cols, values })

@@ -1,36 +1,53 @@
-//! Query-directed probing (Lv et al., "Multi-Probe LSH", VLDB 2007): flip the doubtful bits first.
+//! Query-directed probing (Lv et al., "Multi-Probe LSH", VLDB 2007), over all tables at once: where a query lies
+//! close to planes its neighbours may be on the other side, so the doubtful bits are flipped first.
 //!
-//! A probe flips a set of bits of the query's code. Its cost is the sum of their squared margins, added from the
-//! smallest up. Probes come in order of cost, ties to the lowest mask over the bits ranked by margin.
+//! A probe flips a set of bits of the query's code in one table. Its cost is the sum of their squared margins,
+//! added from the smallest up. Probes come in order of cost; ties go to the lowest table, then to the lowest mask
+//! over the table's bits ranked by margin. A table in which the query lies well inside its bucket is thus probed
+//! less than one in which it lies at an edge.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
-use crate::hash::MAX_BITS;
+use crate::hash::{MAX_BITS, MAX_TABLES};
 
 /// Scratch of the enumeration.
 #[derive(Debug, Default)]
 pub struct Probes {
+    n_bits: usize,
+    /// Squared margin and code bit, by table, smallest margin first.
+    ranked: Vec<(f32, u32)>,
+    codes: Vec<u32>,
     heap: BinaryHeap<Reverse<Node>>,
 }
 
-/// A set of ranked bits. Ordered by cost, then by mask: costs are not negative, so their bits sort like them.
+/// A set of ranked bits of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Node {
+    /// Bits of the cost, the table, the mask: not negative, so that the integer sorts like the three.
     key: u64,
     /// Bits of the cost without the highest-ranked bit.
     rest: u32,
 }
 
+const _: () = assert!(MAX_BITS <= 24 && MAX_TABLES <= 256, "mask and table share 32 bits of the key");
+
 impl Node {
     #[inline(always)]
-    fn new(rest: f32, highest: f32, mask: u32) -> Self {
-        Node { key: (u64::from((rest + highest).to_bits()) << 32) | u64::from(mask), rest: rest.to_bits() }
+    fn new(rest: f32, highest: f32, table: usize, mask: u32) -> Self {
+        let cost = u64::from((rest + highest).to_bits());
+        Node { key: (cost << 32) | (table as u64) << 24 | u64::from(mask), rest: rest.to_bits() }
     }
 
     #[inline(always)]
     fn mask(self) -> u32 {
-        self.key as u32
+        self.key as u32 & 0x00ff_ffff
+    }
+
+    #[inline(always)]
+    fn table(self) -> usize {
+        (self.key >> 24) as usize & 0xff
     }
 
     #[inline(always)]
@@ -40,55 +57,63 @@ impl Node {
 }
 
 impl Probes {
-    /// Append the codes of the `n` cheapest probes of one table to `codes`, cheapest first; the first is the
-    /// query's own. Fewer if the table has fewer buckets.
-    pub fn cheapest(&mut self, margins: &[f32], n: usize, codes: &mut Vec<u32>) {
-        let k = margins.len();
-        assert!(0 < k && k <= MAX_BITS, "between 1 and {MAX_BITS} bits");
-        let own = crate::hash::code(margins);
-        if n == 0 {
-            return;
-        }
-        codes.push(own);
-        // Rank the bits by squared margin; equal ones by position.
-        let mut ranked = [(0.0f32, 0u32); MAX_BITS];
-        for (bit, (ranked, margin)) in ranked.iter_mut().zip(margins).enumerate() {
-            *ranked = (margin * margin, 1 << bit);
-        }
-        let ranked = &mut ranked[..k];
-        ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-
-        let n = n.min(1 << k) - 1;
+    /// Begin with these margins, `n_bits` a table.
+    pub fn start(&mut self, margins: &[f32], n_bits: usize) {
+        assert!(0 < n_bits && n_bits <= MAX_BITS, "between 1 and {MAX_BITS} bits");
+        assert!(margins.len() <= n_bits * MAX_TABLES, "at most {MAX_TABLES} tables");
+        self.n_bits = n_bits;
+        self.ranked.clear();
+        self.codes.clear();
         self.heap.clear();
-        self.heap.push(Reverse(Node::new(0.0, ranked[0].0, 1)));
-        for _ in 0..n {
-            let Some(Reverse(node)) = self.heap.pop() else { return };
-            let mask = node.mask();
-            codes.push(own ^ flips(mask, ranked));
-            let highest = mask.ilog2() as usize;
-            if highest + 1 < k {
-                // Each set is reached once: from {.., i} go to {.., i, i+1} and to {.., i+1}. Both cost no
-                // less and have a higher mask, so the order of the heap is the order of all sets.
-                let next = ranked[highest + 1].0;
-                let bit = 1 << highest;
-                self.heap.push(Reverse(Node::new(node.cost(), next, mask | (bit << 1))));
-                self.heap.push(Reverse(Node::new(
-                    f32::from_bits(node.rest),
-                    next,
-                    mask ^ (bit | (bit << 1)),
-                )));
-            }
+        for (table, margins) in margins.chunks_exact(n_bits).enumerate() {
+            self.codes.push(crate::hash::code(margins));
+            let from = self.ranked.len();
+            self.ranked
+                .extend(margins.iter().enumerate().map(|(bit, margin)| (margin * margin, 1u32 << bit)));
+            self.ranked[from..].sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            self.heap.push(Reverse(Node::new(0.0, 0.0, table, 0)));
         }
+    }
+
+    /// The bits that a mask over a table's ranks flips.
+    #[inline(always)]
+    fn flips(&self, table: usize, mut mask: u32) -> u32 {
+        let ranked = &self.ranked[table * self.n_bits..];
+        let mut flips = 0;
+        while mask != 0 {
+            flips |= ranked[mask.trailing_zeros() as usize].1;
+            mask &= mask - 1;
+        }
+        flips
     }
 }
 
-/// The code bits that a mask over ranks flips.
-#[inline(always)]
-fn flips(mut mask: u32, ranked: &[(f32, u32)]) -> u32 {
-    let mut flips = 0;
-    while mask != 0 {
-        flips |= ranked[mask.trailing_zeros() as usize].1;
-        mask &= mask - 1;
+/// Table and code of the cheapest bucket that has not come yet; each bucket comes once, the query's own first.
+impl Iterator for Probes {
+    type Item = (usize, u32);
+
+    #[inline]
+    fn next(&mut self) -> Option<(usize, u32)> {
+        let top = self.heap.peek_mut()?;
+        let node = top.0;
+        let (table, mask) = (node.table(), node.mask());
+        let highest = mask.checked_ilog2();
+        let next = highest.map_or(0, |highest| highest as usize + 1);
+        if next < self.n_bits {
+            // Each set is reached once: from {.., i} go to {.., i, i+1} and to {.., i+1}. Both cost no less and
+            // have a higher mask, so the order of the heap is the order of all sets.
+            let margin = self.ranked[table * self.n_bits + next].0;
+            let with = Node::new(node.cost(), margin, table, mask | 1 << next);
+            let mut top = top;
+            *top = Reverse(with);
+            drop(top);
+            if let Some(highest) = highest {
+                let instead = mask ^ (1 << highest) ^ (1 << next);
+                self.heap.push(Reverse(Node::new(f32::from_bits(node.rest), margin, table, instead)));
+            }
+        } else {
+            PeekMut::pop(top);
+        }
+        Some((table, self.codes[table] ^ self.flips(table, mask)))
     }
-    flips
 }

@@ -124,33 +124,30 @@ pub fn code(margins: &[f32]) -> u32 {
 
 // ------------------------------------------------------------------------------------------------------ probe
 
-/// The first `n` of all 2^K codes, by the cost of what they flip: squared margins added from the smallest up.
-/// Equal costs go by the set of ranks, read as a number.
-pub fn probes(margins: &[f32], n: usize) -> Vec<u32> {
-    let k = margins.len();
-    let mut ranked: Vec<usize> = (0..k).collect();
-    ranked.sort_by(|&a, &b| (margins[a] * margins[a]).total_cmp(&(margins[b] * margins[b])).then(a.cmp(&b)));
-    let mut sets: Vec<(f32, u32)> = Vec::new();
-    for set in 0..1u32 << k {
-        let mut cost = 0.0f32;
-        for (rank, &bit) in ranked.iter().enumerate() {
-            if set >> rank & 1 == 1 {
-                cost += margins[bit] * margins[bit];
+/// All 2^K codes of every table as (table, code), by the cost of what they flip: squared margins added from the
+/// smallest up. Equal costs go by the table, then by the set of ranks, read as a number. `margins[table][bit]`.
+pub fn probes(margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
+    let mut all: Vec<(f32, usize, u32, u32)> = Vec::new();
+    for (table, margins) in margins.iter().enumerate() {
+        let k = margins.len();
+        let mut ranked: Vec<usize> = (0..k).collect();
+        ranked.sort_by(|&a, &b| {
+            (margins[a] * margins[a]).total_cmp(&(margins[b] * margins[b])).then(a.cmp(&b))
+        });
+        for set in 0..1u32 << k {
+            let mut cost = 0.0f32;
+            let mut flipped = code(margins);
+            for (rank, &bit) in ranked.iter().enumerate() {
+                if set >> rank & 1 == 1 {
+                    cost += margins[bit] * margins[bit];
+                    flipped ^= 1 << bit;
+                }
             }
+            all.push((cost, table, set, flipped));
         }
-        sets.push((cost, set));
     }
-    sets.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let flip = |set: u32| {
-        let mut flipped = code(margins);
-        for (rank, &bit) in ranked.iter().enumerate() {
-            if set >> rank & 1 == 1 {
-                flipped ^= 1 << bit;
-            }
-        }
-        flipped
-    };
-    sets.iter().take(n).map(|&(_, set)| flip(set)).collect()
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    all.into_iter().map(|(_, table, _, code)| (table, code)).collect()
 }
 
 // ----------------------------------------------------------------------------------------------------- tables
@@ -401,6 +398,7 @@ pub struct Reference {
     head: BTreeSet<u32>,
     sketched: Option<Sketched>,
     n_probes: usize,
+    max_entries: usize,
     n_rescore: usize,
 }
 
@@ -479,6 +477,7 @@ impl Reference {
             head,
             sketched,
             n_probes: recipe.n_probes,
+            max_entries: recipe.max_entries,
             n_rescore: recipe.n_rescore,
         }
     }
@@ -515,6 +514,7 @@ impl Reference {
             head: fitted.head.iter().copied().collect(),
             sketched,
             n_probes: fitted.n_probes,
+            max_entries: fitted.max_entries,
             n_rescore: fitted.n_rescore,
         }
     }
@@ -542,17 +542,20 @@ impl Reference {
     /// The candidates of a query, rising, and the number of entries read.
     pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, usize) {
         let x = hashed_query(&self.planes, self.coordinates.as_ref(), query);
+        let n_tables = self.planes.n_tables();
+        let margins: Vec<Vec<f32>> = (0..n_tables).map(|table| margins(&self.planes, table, &x)).collect();
         let mut candidates = self.head.clone();
-        let mut entries = self.head.len();
-        for table in 0..self.planes.n_tables() {
-            for code in probes(&margins(&self.planes, table, &x), self.n_probes) {
-                if let Some(bucket) = self.buckets.get(&(table, code)) {
-                    candidates.extend(bucket);
-                    entries += bucket.len();
-                }
+        let mut met = 0;
+        for place in probes(&margins).iter().take(self.n_probes * n_tables) {
+            if met >= self.max_entries {
+                break;
+            }
+            if let Some(bucket) = self.buckets.get(place) {
+                candidates.extend(bucket);
+                met += bucket.len();
             }
         }
-        (candidates, entries)
+        (candidates, self.head.len() + met)
     }
 
     /// The sketch scores of these rows; nothing if there are no sketches.

@@ -7,8 +7,15 @@ use crate::error::{Error, Result};
 use crate::kernels::Kernel;
 use crate::memory::{Block, Buffer};
 
-/// An element type that rows can be stored in.
-pub trait Element: Pod + Send + Sync {
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// An element type that rows can be stored in. Sealed: kernels read memory as one of the three.
+pub trait Element: Pod + Send + Sync + sealed::Sealed {
     /// The exact value in single precision.
     fn widen(self) -> f32;
 }

@@ -54,7 +54,6 @@ pub struct Scratch {
     x: Vec<f32>,
     margins: Vec<f32>,
     probes: Probes,
-    codes: Vec<u32>,
     buckets: Vec<usize>,
     candidates: Candidates,
     sketch: SketchQuery,
@@ -113,7 +112,7 @@ impl Searcher<'_> {
 
     /// Project, probe and gather; returns the number of entries read.
     pub fn candidates(&self, scratch: &mut Scratch) -> usize {
-        let Fitted { planes, coordinates, tables, head, n_probes, .. } = self.fitted;
+        let Fitted { planes, coordinates, tables, head, n_probes, max_entries, .. } = self.fitted;
         if let Some(coordinates) = coordinates {
             coordinates.apply(self.kernel, &scratch.query, &mut scratch.z);
         }
@@ -124,12 +123,14 @@ impl Searcher<'_> {
         planes.margins(self.kernel, &scratch.x, &mut scratch.margins);
 
         scratch.buckets.clear();
-        for (table, margins) in scratch.margins.chunks_exact(planes.n_bits()).enumerate() {
-            scratch.codes.clear();
-            scratch.probes.cheapest(margins, *n_probes, &mut scratch.codes);
-            scratch
-                .buckets
-                .extend(scratch.codes.iter().map(|&code| (table << planes.n_bits()) | code as usize));
+        scratch.probes.start(&scratch.margins, planes.n_bits());
+        let most = n_probes.saturating_mul(planes.n_tables());
+        let mut entries = 0;
+        while scratch.buckets.len() < most && entries < *max_entries {
+            let Some((table, code)) = scratch.probes.next() else { break };
+            let bucket = (table << planes.n_bits()) | code as usize;
+            entries += tables.size(bucket);
+            scratch.buckets.push(bucket);
         }
         scratch.candidates.gather(self.rows.m(), head, tables, &scratch.buckets)
     }

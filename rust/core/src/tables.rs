@@ -168,6 +168,12 @@ impl Tables {
         &self.entries
     }
 
+    /// How many entries bucket `t * 2^K + c` has; 0 where a damaged file has offsets that fall.
+    #[inline(always)]
+    pub fn size(&self, bucket: usize) -> usize {
+        self.offsets[bucket + 1].saturating_sub(self.offsets[bucket]) as usize
+    }
+
     /// The entries of bucket `t * 2^K + c`.
     pub fn bucket(&self, bucket: usize) -> &[u32] {
         &self.entries[self.offsets[bucket] as usize..self.offsets[bucket + 1] as usize]

@@ -55,6 +55,7 @@ fn a_warm_search_allocates_nothing() {
             n_always: 2,
             sketch_bytes,
             n_probes: 8,
+            max_entries: usize::MAX,
             n_rescore: 20,
             n_train: 0,
             n_queries: 40,

@@ -54,7 +54,7 @@ proptest! {
             singly.add(query, Lists { offsets: &[0, labels.len()], labels }).unwrap();
         }
         // Until it is done nothing has changed.
-        built.index.set_operating_point(77, 77).unwrap();
+        built.index.set_operating_point(77, 77, 77).unwrap();
         let before = bytes(&built.index);
         prop_assert!(before != expected || case.n_probes == 77);
         singly.finish().unwrap();
@@ -145,6 +145,7 @@ fn case() -> Case {
         n_always: 0,
         sketch_bytes: 64,
         n_probes: 1,
+        max_entries: usize::MAX,
         n_rescore: 5,
         n_train: 10,
         n_queries: 1,
@@ -178,6 +179,7 @@ fn recipes_are_checked() {
     assert_eq!(refused(&|_| {}), "nothing");
     assert_eq!(refused(&|recipe| recipe.planes = augmented.clone()), "nothing");
     assert_eq!(refused(&|recipe| recipe.n_probes = 0), "n_probes");
+    assert_eq!(refused(&|recipe| recipe.max_entries = 0), "max_entries");
     assert_eq!(refused(&|recipe| recipe.n_rescore = 0), "n_rescore");
     assert_eq!(refused(&|recipe| recipe.coordinates = None), "planes");
     assert_eq!(refused(&|recipe| recipe.planes = wide.clone()), "planes");

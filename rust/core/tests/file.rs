@@ -84,6 +84,7 @@ fn small() -> Case {
         n_always: 1,
         sketch_bytes: 64,
         n_probes: 2,
+        max_entries: usize::MAX,
         n_rescore: 3,
         n_train: 20,
         n_queries: 4,
@@ -124,7 +125,7 @@ proptest! {
             assert_answers(&answers(&index, &built.queries), &answers(&built.index, &built.queries), "search");
             let (read, written) = (index.fitted().unwrap(), built.index.fitted().unwrap());
             read.validate(case.m, case.d).unwrap();
-            prop_assert_eq!((read.fill, read.n_probes, read.n_rescore), (written.fill, written.n_probes, written.n_rescore));
+            prop_assert_eq!((read.fill, read.n_probes, read.max_entries, read.n_rescore), (written.fill, written.n_probes, written.max_entries, written.n_rescore));
             prop_assert_eq!((&read.tables.offsets()[..], &read.head[..]), (&written.tables.offsets()[..], &written.head[..]));
         }
     }
@@ -300,6 +301,7 @@ fn hostile_headers_are_refused() {
             ],
         ),
         ("n_probes", vec![json!(0), json!(-1)]),
+        ("max_entries", vec![json!(0), json!(-1)]),
         ("n_rescore", vec![json!(0)]),
         ("space", vec![json!("augmented"), json!("hamming"), json!(""), json!(1)]),
         ("fill", vec![json!("both"), json!("Rows"), Value::Null]),
@@ -325,7 +327,7 @@ fn hostile_headers_are_refused() {
         }
     }
     // Any operating point that could answer is one.
-    for field in ["n_probes", "n_rescore"] {
+    for field in ["n_probes", "max_entries", "n_rescore"] {
         let changed = with_index(&bytes, |index| index["fitted"][field] = max.clone());
         let (index, _) = parse(&changed).unwrap();
         assert_eq!(answers(&index, &[vec![0.5, -0.5, 0.1]])[0].labels.len(), 3);
@@ -347,7 +349,7 @@ fn overflowing_shapes_are_refused() {
     for dim in [1u64 << 32, u64::MAX, u64::MAX - 30, (1 << 63) + 1] {
         for n_bits in [0u64, 1, 3, 24] {
             let index = json!({"fitted": {
-                "space": "aligned", "fill": "rows", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "n_rescore": 1, "sketch_groups": null,
+                "space": "aligned", "fill": "rows", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_rescore": 1, "sketch_groups": null,
             }});
             let metadata = json!({"format": "lss-rs", "format_version": "1", "index": index.to_string()});
             let bytes = from_tensors(
@@ -811,8 +813,8 @@ fn the_golden_file_answers_as_it_did() {
 /// Labels, bits of the scores, and entries, candidates and rows rescored, as recorded when the file was written.
 type Recorded = ([i64; 3], [u32; 3], [usize; 3]);
 const GOLDEN_ANSWERS: [Recorded; 4] = [
-    ([16, 6, 0], [1058537472, 3215720448, 3233939456], [11, 9, 6]),
-    ([3, 20, 14], [1082523648, 1059061760, 1042284544], [48, 22, 6]),
+    ([13, 0, 15], [1058537472, 3233939456, 3233939456], [13, 11, 6]),
+    ([3, 20, 14], [1082523648, 1059061760, 1042284544], [47, 22, 6]),
     ([0, 15, 21], [1069547520, 1069547520, 1069547520], [14, 9, 6]),
     ([2, 23, 8], [1088684032, 1084489728, 1083965440], [21, 12, 6]),
 ];

@@ -63,6 +63,7 @@ fn every_bucket_of_every_table_is_its_own() {
             always_include: vec![],
             sketch_bytes: 0,
             n_probes: 1,
+            max_entries: usize::MAX,
             n_rescore: 1,
         };
         let queries: Vec<f32> = (0..m).flat_map(|code| corner(code, n_bits)).collect();
@@ -148,7 +149,7 @@ fn planes_check_their_shape() {
         (2, 0, 0, 0, "n_bits"),
         (1, MAX_BITS + 1, MAX_BITS + 1, MAX_BITS + 1, "n_bits"),
         (0, 3, 0, 0, "n_tables"),
-        (1025, 1, 1025, 1025, "n_tables"),
+        (257, 1, 257, 257, "n_tables"),
     ] {
         match new(tables, bits, rows, thresholds) {
             Err(Error::Value { arg, .. }) => assert_eq!(arg, expected),
@@ -187,6 +188,7 @@ fn tables_have_planes_of_their_own() {
         n_always: 0,
         sketch_bytes: 0,
         n_probes: 1,
+        max_entries: usize::MAX,
         n_rescore: 1,
         n_train: 0,
         n_queries: 1,

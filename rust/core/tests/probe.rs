@@ -1,4 +1,4 @@
-//! Probes come in the order of their costs, whatever the margins.
+//! Probes come in the order of their costs over all tables, whatever the margins.
 
 mod common;
 
@@ -19,76 +19,81 @@ fn margin() -> impl Strategy<Value = f32> {
     ]
 }
 
-fn cheapest(probes: &mut Probes, margins: &[f32], n: usize) -> Vec<u32> {
-    let mut codes = Vec::new();
-    probes.cheapest(margins, n, &mut codes);
-    codes
+/// Margins of 1 to 5 tables of 1 to 8 bits.
+fn tables(margin: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = Vec<Vec<f32>>> {
+    (1usize..=5, 1usize..=8).prop_flat_map(move |(n_tables, n_bits)| {
+        prop::collection::vec(prop::collection::vec(margin.clone(), n_bits), n_tables)
+    })
+}
+
+fn all(probes: &mut Probes, margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
+    probes.start(&margins.concat(), margins[0].len());
+    probes.by_ref().collect()
 }
 
 proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn order_is_that_of_all_sets_sorted(margins in prop::collection::vec(margin(), 1..=10), n in 0usize..=1100) {
-        let mut probes = Probes::default();
-        let codes = cheapest(&mut probes, &margins, n);
-        prop_assert_eq!(&codes, &reference::probes(&margins, n));
+    fn order_is_that_of_all_sets_sorted(margins in tables(margin().boxed())) {
+        let got = all(&mut Probes::default(), &margins);
+        prop_assert_eq!(&got, &reference::probes(&margins));
 
-        let buckets = 1 << margins.len();
-        prop_assert_eq!(codes.len(), n.min(buckets));
-        let distinct: BTreeSet<u32> = codes.iter().copied().collect();
-        prop_assert_eq!(distinct.len(), codes.len(), "no repeats");
-        prop_assert!(codes.iter().all(|&code| (code as usize) < buckets));
-        if n > 0 {
-            prop_assert_eq!(codes[0], code(&margins), "the query's own bucket comes first");
+        // Every bucket of every table, each once; each table's own bucket before its others.
+        let distinct: BTreeSet<(usize, u32)> = got.iter().copied().collect();
+        prop_assert_eq!(distinct.len(), margins.len() << margins[0].len());
+        for (table, margins) in margins.iter().enumerate() {
+            let first = got.iter().find(|probe| probe.0 == table).unwrap();
+            prop_assert_eq!(first.1, code(margins));
         }
     }
 
-    /// By its definition: no bucket left out costs less than one that was probed, and costs never fall.
+    /// By its definition: costs never fall.
     #[test]
-    fn nothing_cheaper_is_left_out(margins in prop::collection::vec(-2.0f32..2.0, 1..=12), n in 1usize..=64) {
-        let own = code(&margins);
-        let cost = |code: u32| -> f64 {
-            (0..margins.len()).filter(|&k| (code ^ own) >> k & 1 == 1).map(|k| f64::from(margins[k] * margins[k])).sum()
+    fn costs_never_fall(margins in tables((-2.0f32..2.0).boxed())) {
+        let cost = |&(table, other): &(usize, u32)| -> f64 {
+            let margins = &margins[table];
+            let flipped = other ^ code(margins);
+            (0..margins.len()).filter(|&k| flipped >> k & 1 == 1).map(|k| f64::from(margins[k] * margins[k])).sum()
         };
-        let codes = cheapest(&mut Probes::default(), &margins, n);
-        let costs: Vec<f64> = codes.iter().map(|&code| cost(code)).collect();
+        let costs: Vec<f64> = all(&mut Probes::default(), &margins).iter().map(cost).collect();
         prop_assert!(costs.windows(2).all(|pair| pair[0] <= pair[1] * (1.0 + 1e-6) + 1e-12), "{:?}", costs);
-        let probed: BTreeSet<u32> = codes.iter().copied().collect();
-        let dearest = costs[costs.len() - 1];
-        for other in (0..1u32 << margins.len()).filter(|code| !probed.contains(code)) {
-            prop_assert!(cost(other) >= dearest * (1.0 - 1e-6) - 1e-12);
-        }
     }
 
-    /// The scratch remembers nothing, and codes are appended.
+    /// The scratch remembers nothing, also of an enumeration that was left half-way.
     #[test]
     fn scratch_is_reusable(seed: u64) {
         let mut rng = Rng(seed);
         let mut probes = Probes::default();
-        let mut codes = vec![77];
-        let mut expected = vec![77];
         for _ in 0..8 {
-            let k = 1 + rng.below(8);
-            let margins = rng.vector(k, |rng| rng.dyadic(0.5, 3));
+            let k = 1 + rng.below(7);
+            let margins: Vec<Vec<f32>> = (0..1 + rng.below(4)).map(|_| rng.vector(k, |rng| rng.dyadic(0.5, 3))).collect();
             let n = rng.below(40);
-            probes.cheapest(&margins, n, &mut codes);
-            expected.extend(reference::probes(&margins, n));
+            probes.start(&margins.concat(), k);
+            let got: Vec<_> = probes.by_ref().take(n).collect();
+            let expected: Vec<_> = reference::probes(&margins).into_iter().take(n).collect();
+            prop_assert_eq!(got, expected);
         }
-        prop_assert_eq!(codes, expected);
     }
 }
 
 #[test]
-fn the_largest_codes_can_be_probed() {
-    let margins: Vec<f32> = (0..24).map(|i| 1.0 + i as f32).collect();
-    let codes = cheapest(&mut Probes::default(), &margins, 4);
+fn the_largest_codes_of_the_last_table_can_be_probed() {
+    let margins: Vec<f32> = (0..256).flat_map(|_| (0..24).map(|i| 1.0 + i as f32)).collect();
+    let mut probes = Probes::default();
+    probes.start(&margins, 24);
+    let got: Vec<_> = probes.take(3 * 256).collect();
     let own = (1 << 24) - 1;
-    // Costs 0, 1, 4, and 5 (both of the first two) before 9.
-    assert_eq!(codes, [own, own ^ 1, own ^ 2, own ^ 3]);
+    assert_eq!(got[255], (255, own));
+    // Costs 0 in all tables, then 1, then 4.
+    assert_eq!(got[256], (0, own ^ 1));
+    assert_eq!(got[767], (255, own ^ 2));
 }
 
 #[test]
-fn all_probes_of_zero_margins_come_in_order_of_masks() {
-    assert_eq!(cheapest(&mut Probes::default(), &[0.0; 4], 99), (0..16).collect::<Vec<_>>());
+fn all_probes_of_zero_margins_come_in_order_of_tables_and_masks() {
+    let got = all(&mut Probes::default(), &[vec![0.0; 4], vec![0.0; 4]]);
+    let expected: Vec<(usize, u32)> =
+        (0..2).flat_map(|table| (0..16).map(move |mask| (table, mask))).collect();
+    assert_eq!(got, expected);
 }

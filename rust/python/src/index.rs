@@ -102,6 +102,7 @@ impl Index {
         dict.set_item("n_bits", fitted.planes.n_bits())?;
         dict.set_item("n_tables", fitted.planes.n_tables())?;
         dict.set_item("n_probes", fitted.n_probes)?;
+        dict.set_item("max_entries", fitted.max_entries)?;
         dict.set_item("n_rescore", fitted.n_rescore)?;
         dict.set_item("n_head", fitted.head.len())?;
         dict.set_item("n_entries", fitted.tables.entries().len())?;
@@ -111,8 +112,8 @@ impl Index {
         Ok(dict)
     }
 
-    fn set_operating_point(&self, n_probes: usize, n_rescore: usize) -> PyResult<()> {
-        self.0.set_operating_point(n_probes, n_rescore).map_err(raise)
+    fn set_operating_point(&self, n_probes: usize, max_entries: usize, n_rescore: usize) -> PyResult<()> {
+        self.0.set_operating_point(n_probes, max_entries, n_rescore).map_err(raise)
     }
 
     fn teacher<'py>(

@@ -87,7 +87,7 @@ pub struct Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (index, planes, coordinates, *, fill, n_head, always_include, sketch_bytes, n_probes, n_rescore))]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, n_head, always_include, sketch_bytes, n_probes, max_entries, n_rescore))]
     #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
     fn new(
         index: &Index,
@@ -98,6 +98,7 @@ impl Builder {
         always_include: PyReadonlyArray1<'_, i64>,
         sketch_bytes: usize,
         n_probes: usize,
+        max_entries: usize,
         n_rescore: usize,
     ) -> PyResult<Self> {
         let recipe = Recipe {
@@ -108,6 +109,7 @@ impl Builder {
             always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
             sketch_bytes,
             n_probes,
+            max_entries,
             n_rescore,
         };
         let builder = lss_core::Builder::new(index.0.clone(), recipe).map_err(raise)?;

@@ -163,6 +163,7 @@ pub struct Case {
     pub n_always: usize,
     pub sketch_bytes: usize,
     pub n_probes: usize,
+    pub max_entries: usize,
     pub n_rescore: usize,
     pub n_train: usize,
     pub n_queries: usize,
@@ -184,6 +185,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
         prop_oneof![Just(0), 0usize..=8],
         prop::sample::select(&[0usize, 64, 128][..]),
         prop_oneof![3 => 1usize..=12, 1 => 1usize..=80],
+        prop_oneof![2 => Just(usize::MAX), 1 => 1usize..=150],
         prop_oneof![1usize..=16, 1usize..=220],
         0usize..=120,
         1usize..=12,
@@ -191,7 +193,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     (shape, hash, rest).prop_map(|(shape, hash, rest)| {
         let (seed, dtype, exact_sums, m, d, p) = shape;
         let (aligned, n_tables, n_bits, rows) = hash;
-        let (n_head, n_always, sketch_bytes, n_probes, n_rescore, n_train, n_queries) = rest;
+        let (n_head, n_always, sketch_bytes, n_probes, max_entries, n_rescore, n_train, n_queries) = rest;
         Case {
             seed,
             dtype,
@@ -207,6 +209,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             n_always,
             sketch_bytes,
             n_probes,
+            max_entries,
             n_rescore,
             n_train,
             n_queries,
@@ -301,6 +304,7 @@ impl Case {
             always_include,
             sketch_bytes: self.sketch_bytes,
             n_probes: self.n_probes,
+            max_entries: self.max_entries,
             n_rescore: self.n_rescore,
         };
         Built { case: self.clone(), index: Arc::new(Index::new(rows)), recipe, train, labels, queries }
