@@ -285,37 +285,38 @@ pub fn base(sketch: &[u8]) -> f32 {
     f32::from_le_bytes([end[0], end[1], end[2], end[3]])
 }
 
-/// A query for scoring sketches: an integer weight a coordinate, a scale a group, and an offset.
+/// A query for scoring sketches: an integer weight a coordinate, a scale for each of the four widths, an offset.
 #[derive(Clone, Debug)]
 pub struct QuantisedQuery {
     /// Within -127..=127.
     pub weights: Vec<i32>,
     /// Twice the size of a weight's unit.
-    pub scales: Vec<f32>,
+    pub scales: [f32; 4],
     /// What is added to every row's score.
     pub offset: f32,
 }
 
-/// Quantise the coordinates of a query, in units of half steps.
+/// Quantise the coordinates of a query, in units of half steps. All groups of a width share a scale.
 pub fn quantise(counts: [usize; 4], half_steps: &[f32], z: &[f32]) -> QuantisedQuery {
-    let mut query = QuantisedQuery { weights: Vec::new(), scales: Vec::new(), offset: 0.0 };
-    for (group, widths) in widths(counts).chunks(32).enumerate() {
-        let mut values = [0.0f32; 32];
+    let mut query = QuantisedQuery { weights: Vec::new(), scales: [0.0; 4], offset: 0.0 };
+    let mut from = 0;
+    for (class, (width, _, _)) in QUANTISERS.into_iter().enumerate() {
+        let mut values = vec![0.0f32; counts[class] * 32];
         for (i, value) in values.iter_mut().enumerate() {
-            let coordinate = group * 32 + i;
+            let coordinate = from + i;
             if coordinate < z.len() {
                 *value = z[coordinate] * half_steps[coordinate];
             }
         }
+        from += values.len();
         let mut largest = 0.0f32;
-        for value in values {
+        for &value in &values {
             if value.abs() > largest {
                 largest = value.abs();
             }
         }
         if largest <= 1e-30 {
-            query.weights.extend([0; 32]);
-            query.scales.push(0.0);
+            query.weights.extend(vec![0; values.len()]);
             continue;
         }
         let mut sum = 0;
@@ -324,24 +325,28 @@ pub fn quantise(counts: [usize; 4], half_steps: &[f32], z: &[f32]) -> QuantisedQ
             query.weights.push(weight);
             sum += weight;
         }
-        query.scales.push(2.0 * (largest / 127.0));
-        query.offset += (largest / 127.0) * ((1 - (1 << widths[0])) * sum) as f32;
+        query.scales[class] = 2.0 * (largest / 127.0);
+        query.offset += (largest / 127.0) * ((1 - (1 << width)) * sum) as f32;
     }
     query
 }
 
-/// The score of a sketch in the documented order: eight lanes, groups in order, a pairwise tree, base, offset.
-pub fn sketch_score(query: &QuantisedQuery, codes: &[u8], base: f32) -> f32 {
+/// The score of a sketch in the documented order: eight lanes, widths in order, a pairwise tree, base, offset.
+pub fn sketch_score(counts: [usize; 4], query: &QuantisedQuery, codes: &[u8], base: f32) -> f32 {
     let mut lanes = [0.0f32; 8];
-    for group in 0..query.scales.len() {
+    let mut from = 0;
+    for (&groups, scale) in counts.iter().zip(query.scales) {
         for (lane, total) in lanes.iter_mut().enumerate() {
             let mut sum = 0i32;
-            for i in 0..4 {
-                let coordinate = group * 32 + 4 * lane + i;
-                sum += i32::from(codes[coordinate]) * query.weights[coordinate];
+            for group in 0..groups {
+                for i in 0..4 {
+                    let coordinate = from + group * 32 + 4 * lane + i;
+                    sum += i32::from(codes[coordinate]) * query.weights[coordinate];
+                }
             }
-            *total = (sum as f32).mul_add(query.scales[group], *total);
+            *total = (sum as f32).mul_add(scale, *total);
         }
+        from += groups * 32;
     }
     for apart in [4, 2, 1] {
         for lane in 0..apart {
@@ -562,8 +567,14 @@ impl Reference {
     pub fn sketch_scores(&self, query: &[f32], ids: &BTreeSet<u32>) -> Option<Vec<(f32, u32)>> {
         let (sketched, map) = (self.sketched.as_ref()?, self.coordinates.as_ref()?);
         let quantised = quantise(sketched.counts, &sketched.half_steps, &affine(map, query));
-        let score =
-            |id: u32| sketch_score(&quantised, &sketched.codes[id as usize], sketched.base[id as usize]);
+        let score = |id: u32| {
+            sketch_score(
+                sketched.counts,
+                &quantised,
+                &sketched.codes[id as usize],
+                sketched.base[id as usize],
+            )
+        };
         Some(ids.iter().map(|&id| (score(id), id)).collect())
     }
 

@@ -103,15 +103,6 @@ impl Layout {
         (0..4).flat_map(move |i| std::iter::repeat_n(WIDTHS[i], counts[i]))
     }
 
-    /// Position p of a group of width w lies in byte p mod 4w, p / 4w fields up.
-    pub(crate) fn unpack(&self, width: usize, packed: &[u8], codes: &mut [u8; GROUP]) {
-        let bytes = width * GROUP / 8;
-        for (position, code) in codes.iter_mut().enumerate() {
-            let shift = position / bytes * width;
-            *code = (u32::from(packed[position % bytes]) >> shift) as u8 & (u8::MAX >> (8 - width));
-        }
-    }
-
     fn pack(&self, width: usize, codes: &[u8; GROUP], packed: &mut [u8]) {
         let bytes = width * GROUP / 8;
         packed[..bytes].fill(0);
@@ -126,6 +117,15 @@ impl Layout {
         let [.., a, b, c, d] = *sketch else { return 0.0 };
         f32::from_le_bytes([a, b, c, d])
     }
+}
+
+/// The codes of a group: position p of width w lies in byte p mod 4w, p / 4w fields up.
+#[inline(always)]
+pub(crate) fn unpack<const WIDTH: usize>(packed: &[u8]) -> [u8; GROUP] {
+    std::array::from_fn(|position| {
+        let bytes = WIDTH * GROUP / 8;
+        packed[position % bytes] >> (position / bytes * WIDTH) & (u8::MAX >> (8 - WIDTH))
+    })
 }
 
 /// The layout and the size of a code's half step in each coordinate.
@@ -254,41 +254,41 @@ impl<'a> SketchView<'a> {
     }
 }
 
-/// A query as integers: one i8 weight a coordinate, one scale a group.
+/// A query as integers: one i8 weight a coordinate, one scale for all groups of a width.
 #[derive(Clone, Debug, Default)]
 pub struct SketchQuery {
     weights: Vec<i8>,
-    scales: Vec<f32>,
+    scales: [f32; 4],
     offset: f32,
+    values: Vec<f32>,
 }
 
 impl SketchQuery {
     /// Quantise the query's aligned coordinates `z`; missing ones count as zero.
     pub fn prepare(&mut self, sketcher: &Sketcher, z: &[f32]) {
-        let layout = &sketcher.layout;
-        self.weights.resize(layout.groups() * GROUP, 0);
-        self.scales.resize(layout.groups(), 0.0);
+        let half_steps = &sketcher.half_steps;
+        self.values.clear();
+        self.values.extend(z.iter().zip(half_steps).map(|(z, half_step)| z * half_step));
+        self.values.resize(half_steps.len(), 0.0);
+        self.weights.resize(half_steps.len(), 0);
         self.offset = 0.0;
-        let mut values = [0.0f32; GROUP];
-        for (group, width) in layout.widths().enumerate() {
-            let from = group * GROUP;
-            let z = &z[from.min(z.len())..(from + GROUP).min(z.len())];
-            values.fill(0.0);
-            for ((value, z), half_step) in values.iter_mut().zip(z).zip(&sketcher.half_steps[from..]) {
-                *value = z * half_step;
-            }
+        let mut from = 0;
+        for ((&groups, width), kept) in sketcher.layout.counts.iter().zip(WIDTHS).zip(&mut self.scales) {
+            let to = from + groups * GROUP;
+            let values = &self.values[from..to];
             let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            // A group too small to scale contributes nothing.
+            // Values too small to scale contribute nothing.
             let (scale, inverse) =
                 if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
             let mut sum = 0i32;
-            for (weight, value) in self.weights[from..][..GROUP].iter_mut().zip(&values) {
+            for (weight, value) in self.weights[from..to].iter_mut().zip(values) {
                 *weight = round(value * inverse) as i8;
                 sum += i32::from(*weight);
             }
             // Codes c stand for 2c + 1 - 2^width half steps: fold the 2 into the scale, the rest into the offset.
-            self.scales[group] = 2.0 * scale;
+            *kept = 2.0 * scale;
             self.offset += scale * ((1 - (1i32 << width)) * sum) as f32;
+            from = to;
         }
     }
 
@@ -298,9 +298,9 @@ impl SketchQuery {
         &self.weights
     }
 
-    /// One scale a group.
+    /// One scale for each of [`WIDTHS`].
     #[inline(always)]
-    pub fn scales(&self) -> &[f32] {
+    pub fn scales(&self) -> &[f32; 4] {
         &self.scales
     }
 
@@ -312,7 +312,7 @@ impl SketchQuery {
 
     /// Whether this was prepared for `layout`.
     pub(crate) fn fits(&self, layout: &Layout) -> bool {
-        self.scales.len() == layout.groups() && self.weights.len() == layout.groups() * GROUP
+        self.weights.len() == layout.groups() * GROUP
     }
 }
 

@@ -135,12 +135,14 @@ fn tree(lanes: __m256) -> f32 {
 fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
     let layout = sketches.layout;
     let [n8, n4, n2, n1] = layout.counts();
-    let (weights, scales) = (query.weights(), query.scales());
+    let weights = query.weights();
+    let [scale8, scale4, scale2, scale1] = query.scales().map(|scale| _mm256_set1_ps(scale));
     // What the unsafe loads below rely on, checked once a call.
     let groups = n8 + n4 + n2 + n1;
-    assert!(weights.len() == groups * GROUP && scales.len() == groups);
+    assert_eq!(weights.len(), groups * GROUP);
     assert!(4 * (8 * n8 + 4 * n4 + 2 * n2 + n1) + 4 <= layout.bytes());
 
+    let zero = _mm256_setzero_si256();
     let ones = _mm256_set1_epi16(1);
     let low4 = _mm256_set1_epi8(0x0f);
     let low2 = _mm256_set1_epi8(0x03);
@@ -161,62 +163,72 @@ fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &
         let mut lanes = _mm256_setzero_ps();
         let mut code = sketch.as_ptr();
         let mut weight = weights.as_ptr();
-        let mut scale = scales.as_ptr();
-        // SAFETY: by the assertions above the codes of all groups lie in the first `bytes() - 4`
-        // bytes of `sketch`, and `weights` and `scales` hold 32 and 1 element a group; each turn of a loop
-        // reads one group from the three and moves each pointer on by just that.
+        // Sums of 16 bits are exact: a group adds at most 2 * 15 * 127 to each, and a sketch of 128 bytes holds
+        // at most 3 groups of 8 bits, 7 of 4, 15 of 2 and 31 of 1.
+        // SAFETY: by the assertions above the codes of all groups lie in the first `bytes() - 4` bytes of
+        // `sketch`, and `weights` holds 32 a group; each turn of a loop reads one group from both and moves each
+        // pointer on by just that.
         unsafe {
-            for _ in 0..n8 {
-                let both = _mm256_loadu_si256(code.cast());
-                let w = _mm256_loadu_si256(weight.cast());
+            if n8 > 0 {
                 // maddubs saturates at 16 bits: multiply nibbles, then put them together exactly.
-                let low = _mm256_maddubs_epi16(_mm256_and_si256(both, low4), w);
-                let high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(both), low4), w);
-                let sum = _mm256_add_epi32(
-                    _mm256_madd_epi16(low, ones),
-                    _mm256_slli_epi32::<4>(_mm256_madd_epi16(high, ones)),
-                );
-                lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(*scale), lanes);
-                (code, weight, scale) = (code.add(32), weight.add(GROUP), scale.add(1));
+                let (mut low, mut high) = (zero, zero);
+                for _ in 0..n8 {
+                    let both = _mm256_loadu_si256(code.cast());
+                    let w = _mm256_loadu_si256(weight.cast());
+                    low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(both, low4), w));
+                    let shifted = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low4);
+                    high = _mm256_add_epi16(high, _mm256_maddubs_epi16(shifted, w));
+                    (code, weight) = (code.add(32), weight.add(GROUP));
+                }
+                let high = _mm256_slli_epi32::<4>(_mm256_madd_epi16(high, ones));
+                let sum = _mm256_add_epi32(_mm256_madd_epi16(low, ones), high);
+                lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale8, lanes);
             }
+            let mut sum = zero;
             for _ in 0..n4 {
                 let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
                 let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
-                lanes = add_group(lanes, values, weight, scale, ones);
-                (code, weight, scale) = (code.add(16), weight.add(GROUP), scale.add(1));
+                sum = add_group(sum, values, weight);
+                (code, weight) = (code.add(16), weight.add(GROUP));
             }
+            lanes = fuse(lanes, sum, scale4);
+            sum = zero;
             for _ in 0..n2 {
                 let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
                 let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
-                lanes = add_group(lanes, values, weight, scale, ones);
-                (code, weight, scale) = (code.add(8), weight.add(GROUP), scale.add(1));
+                sum = add_group(sum, values, weight);
+                (code, weight) = (code.add(8), weight.add(GROUP));
             }
+            lanes = fuse(lanes, sum, scale2);
+            sum = zero;
             for _ in 0..n1 {
                 let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
                 let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
-                lanes = add_group(lanes, values, weight, scale, ones);
-                (code, weight, scale) = (code.add(4), weight.add(GROUP), scale.add(1));
+                sum = add_group(sum, values, weight);
+                (code, weight) = (code.add(4), weight.add(GROUP));
             }
+            lanes = fuse(lanes, sum, scale1);
         }
         *score = tree(lanes) + layout.base(sketch) + query.offset();
     }
 }
 
-/// Fuse one group of 32 codes (at most 4 bits each) into the lanes.
+/// Add the products of a group of 32 codes of at most 4 bits, two by two.
 ///
 /// # Safety
-/// `weight` points to 32 readable bytes, `scale` to one float.
+/// `weight` points to 32 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_group(sum: __m256i, codes: __m256i, weight: *const i8) -> __m256i {
+    // SAFETY: by the caller's word.
+    let weights = unsafe { _mm256_loadu_si256(weight.cast()) };
+    _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, weights))
+}
+
+/// Fuse the sums of all groups of a width into the lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_group(
-    lanes: __m256,
-    codes: __m256i,
-    weight: *const i8,
-    scale: *const f32,
-    ones: __m256i,
-) -> __m256 {
-    // SAFETY: by the caller's word.
-    let (w, scale) = unsafe { (_mm256_loadu_si256(weight.cast()), *scale) };
-    let sum = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, w), ones);
-    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale), lanes)
+fn fuse(lanes: __m256, sum: __m256i, scale: __m256) -> __m256 {
+    let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, lanes)
 }

@@ -5,9 +5,9 @@
 //!
 //! * **dot**: [`LANES`] partial sums, element i fused into sum i mod 32, a tail padded with zeros, then a
 //!   pairwise tree (16, 8, 4, 2, 1 apart).
-//! * **sketch**: eight lanes; in each group of 32 coordinates lane l takes coordinates 4l..4l+4 as one exact
-//!   integer, which is fused into the lane with the group's scale; groups in order; a pairwise tree (4, 2, 1
-//!   apart); then `+ base`, then `+ offset`.
+//! * **sketch**: eight lanes; for each of the four widths lane l sums, as one exact integer, coordinates
+//!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
+//!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -4,7 +4,7 @@
 
 use super::{AHEAD_ROWS, LANES, prefetch_range};
 use crate::rows::Element;
-use crate::sketch::{GROUP, SketchQuery, SketchView};
+use crate::sketch::{GROUP, SketchQuery, SketchView, WIDTHS, unpack};
 
 /// Portable code, with FMA where the CPU has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,20 +121,37 @@ fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &
     let layout = sketches.layout;
     for (&id, score) in ids.iter().zip(out) {
         let sketch = sketches.get(id);
+        let (mut codes, mut weights) = (sketch, query.weights());
         let mut lanes = [0.0f32; 8];
-        let mut codes = [0u8; GROUP];
-        let mut at = 0;
-        for (group, width) in layout.widths().enumerate() {
-            layout.unpack(width, &sketch[at..], &mut codes);
-            at += width * GROUP / 8;
-            let weights = &query.weights()[group * GROUP..][..GROUP];
-            for (lane, (codes, weights)) in
-                lanes.iter_mut().zip(codes.chunks_exact(4).zip(weights.chunks_exact(4)))
-            {
-                let sum: i32 = codes.iter().zip(weights).map(|(&c, &w)| i32::from(c) * i32::from(w)).sum();
-                *lane = (sum as f32).mul_add(query.scales()[group], *lane);
+        for ((&groups, width), &scale) in layout.counts().iter().zip(WIDTHS).zip(query.scales()) {
+            let mut sums = [0i32; 8];
+            for _ in 0..groups {
+                let group;
+                (group, codes) = codes.split_at(width * GROUP / 8);
+                let mine;
+                (mine, weights) = weights.split_at(GROUP);
+                match width {
+                    8 => add_group::<8>(&mut sums, group, mine),
+                    4 => add_group::<4>(&mut sums, group, mine),
+                    2 => add_group::<2>(&mut sums, group, mine),
+                    _ => add_group::<1>(&mut sums, group, mine),
+                }
+            }
+            for (lane, sum) in lanes.iter_mut().zip(sums) {
+                *lane = (sum as f32).mul_add(scale, *lane);
             }
         }
         *score = tree(&mut lanes) + layout.base(sketch) + query.offset();
+    }
+}
+
+/// The width is a constant, so that the compiler can unroll and vectorise.
+#[inline(always)]
+fn add_group<const WIDTH: usize>(sums: &mut [i32; 8], packed: &[u8], weights: &[i8]) {
+    let codes: [u8; GROUP] = unpack::<WIDTH>(packed);
+    for (sum, (codes, weights)) in sums.iter_mut().zip(codes.chunks_exact(4).zip(weights.chunks_exact(4))) {
+        for (&code, &weight) in codes.iter().zip(weights) {
+            *sum += i32::from(code) * i32::from(weight);
+        }
     }
 }
