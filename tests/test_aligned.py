@@ -3,7 +3,7 @@ import pytest
 
 from lss_rs import _core
 from lss_rs._arrays import QueryRows
-from lss_rs.learn import _coordinate_count, _sample
+from lss_rs.learn import _covered, _sample
 from lss_rs.learn.aligned import Alignment, Moments, align, aligned_planes
 from lss_rs.learn.simhash import simhash_planes
 
@@ -212,10 +212,10 @@ def test_simhash_planes_are_gaussian_through_the_origin():
 @pytest.mark.parametrize("sketch_bytes", [64, 128])
 def test_kept_coordinates_have_the_sketch_of_all(d, sketch_bytes):
     variances = np.geomspace(100, 1e-3, d).astype(np.float32)
-    p = _coordinate_count(variances, sketch_bytes)
-    assert min(64, d) <= p <= d
+    p = _covered(variances, sketch_bytes)
+    assert 0 < p <= d
     assert _core.sketch_widths(variances[:p], sketch_bytes) == _core.sketch_widths(variances, sketch_bytes)
-    assert _coordinate_count(variances, 0) == min(64, d)
+    assert _covered(variances, 0) == 0
 
 
 @pytest.mark.parametrize(("n", "step"), [(1, 1), (20_000, 1), (20_001, 2), (45_000, 3)])

@@ -74,7 +74,14 @@ def test_is_frozen_hashable_and_keyword_only():
         LSSConfig(),
         LSSConfig(method="simhash", fill="rows", sketch_bytes=0, dtype="bfloat16"),
         LSSConfig(
-            n_bits=5, n_tables=6, n_probes=7, n_rescore=8, teacher_top=0, n_head=3, always_include=[2, 9]
+            n_bits=5,
+            n_tables=6,
+            n_probes=7,
+            max_entries=10,
+            n_rescore=8,
+            teacher_top=0,
+            n_head=3,
+            always_include=[2, 9],
         ),
         LSSConfig().resolve(m=1000, d=8, n=200, k=3),
     ],
@@ -92,7 +99,13 @@ def test_from_json_refuses_names_it_does_not_know():
 def test_resolves_the_case_of_the_design():
     resolved = LSSConfig().resolve(m=49_152, d=576, n=92_700, k=10)
     assert resolved == LSSConfig(
-        n_bits=14, n_tables=4, n_probes=32, n_rescore=128, teacher_top=10, n_head=983
+        n_bits=18,
+        n_tables=4,
+        n_probes=256,
+        max_entries=8192,
+        n_rescore=64,
+        teacher_top=50,
+        n_head=100,
     )
 
 
@@ -113,7 +126,7 @@ def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
     resolved = LSSConfig(fill=fill, method=method).resolve(m, d, n, k)
     unset = [field.name for field in dataclasses.fields(resolved) if getattr(resolved, field.name) is None]
     assert unset == ["dtype"]
-    assert 1 <= resolved.n_bits <= 16
+    assert 1 <= resolved.n_bits <= 20
     assert method == "simhash" or resolved.n_bits <= d
     assert resolved.n_probes <= 2**resolved.n_bits
     assert resolved.n_rescore >= k
@@ -125,14 +138,23 @@ def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
 
 
 def test_resolve_keeps_what_is_given():
-    given = LSSConfig(n_bits=3, n_tables=2, n_probes=5, n_rescore=4, teacher_top=1, n_head=2, seed=8)
+    given = LSSConfig(
+        n_bits=3,
+        n_tables=2,
+        n_probes=5,
+        max_entries=9,
+        n_rescore=4,
+        teacher_top=1,
+        n_head=2,
+        seed=8,
+    )
     assert given.resolve(m=100, d=10, n=1000, k=10) == given
 
 
 def test_more_buckets_with_more_queries():
     bits = [LSSConfig().resolve(m=50_000, d=64, n=n, k=10).n_bits for n in (10, 1000, 100_000, 10**7)]
     assert bits == sorted(set(bits))
-    assert bits[-1] == 16
+    assert bits[-1] == 20
 
 
 def test_probes_beyond_every_bucket_are_every_bucket():

@@ -691,12 +691,12 @@ def test_properties(data):
     assert index.fitted
     assert index.config == config
     params = index.params
-    assert (params["n_tables"], params["k"], params["teacher_top"], params["seed"]) == (3, 7, 10, 0)
+    assert (params["n_tables"], params["k"], params["teacher_top"], params["seed"]) == (3, 7, 50, 0)
     assert params["nbytes"]["rows"] >= 300 * (24 * 2 + 4)
     assert index.nbytes == sum(params["nbytes"].values()) > params["nbytes"]["rows"]
     assert re.fullmatch(
-        r"Index\(m=300, d=24, dtype='float16', n_bits=7, n_tables=3, n_probes=32, n_rescore=128, "
-        r"sketch_bytes=64, fill='queries', 0\.\d MB\)",
+        r"Index\(m=300, d=24, dtype='float16', n_bits=11, n_tables=3, n_probes=256, max_entries=8192, "
+        r"n_rescore=64, sketch_bytes=128, fill='queries', 0\.\d MB\)",
         repr(index),
     )
     with pytest.raises(AttributeError):

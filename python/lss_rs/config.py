@@ -28,18 +28,20 @@ _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
     "dtype": (None, *DTYPES),
 }
 
-# The defaults, all of them: what LSSConfig.resolve puts in the place of None.
-_MIN_BITS, _MAX_BITS = 4, 16
-_LOG2_QUERIES_PER_BUCKET = 2.5
+# The defaults, all of them: what LSSConfig.resolve puts in the place of None. docs/decisions.md has the
+# measurements behind them.
+_MIN_BITS, _MAX_BITS = 4, 20
+_LOG2_BUCKETS_PER_QUERY = 1.5
 _LOG2_ROWS_PER_BUCKET = 6
-_PROBES_QUERIES, _PROBES_ROWS = 32, 8
-_ENTRIES_QUERIES, _ENTRIES_ROWS = 8192, 2**31
 _TABLES_QUERIES, _TABLES_ROWS = 4, 8
-_RESCORE = 128
-_TEACHER_TOP = 10
-_HEAD, _ROWS_PER_HEAD = 1000, 50
-PLANE_COORDINATES = 64
-"""The aligned planes lie in the leading coordinates; more carry no logit variance worth a bit."""
+_PROBES_QUERIES, _PROBES_ROWS = 256, 8
+_ENTRIES_QUERIES, _ENTRIES_ROWS = 8192, 2**31
+_RESCORE = 64
+_TEACHER_TOP = 50
+_HEAD, _ROWS_PER_HEAD = 100, 100
+SPARE_COORDINATES = 2
+"""The aligned planes lie in the leading n_bits coordinates and this many more: others carry less logit variance
+than a bit is worth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +58,10 @@ class LSSConfig:
     n_tables : int, optional
         Number of tables, 1..256.
     n_probes : int, optional
-        Buckets visited in each table, cheapest perturbation of the query's code first; more than
-        ``2**n_bits`` means every bucket.
+        Buckets visited at most, a table, on average: the cheapest perturbations of the query's codes come
+        first, whatever their table. ``2**n_bits`` means every bucket.
+    max_entries : int, optional
+        No further bucket is visited once so many entries have been met.
     n_rescore : int, optional
         Candidates that keep their place after the sketches and are scored exactly. Without sketches
         (``sketch_bytes=0``) every candidate is.
@@ -95,7 +99,7 @@ class LSSConfig:
     >>> config.n_bits is None
     True
     >>> config.resolve(m=50_000, d=576, n=92_700, k=10).n_bits
-    14
+    18
     """
 
     method: Literal["aligned", "simhash"] = "aligned"
@@ -104,7 +108,7 @@ class LSSConfig:
     n_probes: int | None = None
     max_entries: int | None = None
     n_rescore: int | None = None
-    sketch_bytes: Literal[0, 64, 128] = 64
+    sketch_bytes: Literal[0, 64, 128] = 128
     fill: Literal["queries", "rows"] = "queries"
     teacher_top: int | None = None
     n_head: int | None = None
@@ -160,10 +164,10 @@ class LSSConfig:
         if by_rows:
             log2_buckets = math.log2(m) - _LOG2_ROWS_PER_BUCKET
         else:
-            log2_buckets = math.log2(max(n, 2)) - _LOG2_QUERIES_PER_BUCKET
+            log2_buckets = math.log2(max(n, 2)) + _LOG2_BUCKETS_PER_QUERY
         n_bits = min(max(round(log2_buckets), _MIN_BITS), _MAX_BITS)
         if self.method == "aligned":  # a table's planes are orthonormal
-            n_bits = min(n_bits, d, PLANE_COORDINATES)
+            n_bits = min(n_bits, d)
         n_bits = _either(self.n_bits, n_bits)
         return replace(
             self,

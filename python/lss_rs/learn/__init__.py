@@ -10,7 +10,7 @@ import numpy as np
 
 from lss_rs import _core
 from lss_rs._arrays import BLOCK, message
-from lss_rs.config import PLANE_COORDINATES
+from lss_rs.config import SPARE_COORDINATES
 from lss_rs.learn.aligned import Moments, align, aligned_planes
 from lss_rs.learn.simhash import simhash_planes
 
@@ -55,20 +55,23 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
     """
     resolved = config.resolve(index.m, index.d, queries.n, k)
     n_tables, n_bits = cast("int", resolved.n_tables), cast("int", resolved.n_bits)
-    coordinates = None
-    if config.method == "aligned" or config.sketch_bytes:
-        alignment, base = _align(index, queries, report)
-        coordinates = _coordinates(alignment, base, config.sketch_bytes)
     if config.method == "simhash":
         planes, thresholds = simhash_planes(index.d, n_tables, n_bits, config.seed)
+        coordinates = None
+        if config.sketch_bytes:
+            alignment, base = _align(index, queries, report)
+            coordinates = _coordinates(alignment, base, config.sketch_bytes, 1)
         return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved)
-    r = min(PLANE_COORDINATES, alignment.rank)
-    if config.n_bits is None and n_bits > r:  # a default bends to the data; a wish is refused instead
-        n_bits = r
-        resolved = replace(resolved, n_bits=r, n_probes=min(cast("int", resolved.n_probes), 2**r))
+    alignment, base = _align(index, queries, report)
+    if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
+        n_bits = alignment.rank
+        n_probes = min(cast("int", resolved.n_probes), 2**n_bits)
+        resolved = replace(resolved, n_bits=n_bits, n_probes=n_probes)
+    r = min(n_bits + SPARE_COORDINATES, alignment.rank)
     planes, thresholds = aligned_planes(
         alignment.variances[:r], _sample(alignment.leading(r), queries), n_tables, n_bits, config.seed
     )
+    coordinates = _coordinates(alignment, base, config.sketch_bytes, r)
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
 
 
@@ -98,17 +101,20 @@ def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alig
     return align(query_moments, row_moments), base
 
 
-def _coordinates(alignment: Alignment, base: NDArray[np.float32], sketch_bytes: int) -> _core.Coordinates:
-    kept = alignment.leading(_coordinate_count(alignment.variances, sketch_bytes))
+def _coordinates(
+    alignment: Alignment, base: NDArray[np.float32], sketch_bytes: int, at_least: int
+) -> _core.Coordinates:
+    """Keep what planes (``at_least``) or sketches read: a search projects onto every coordinate kept."""
+    kept = alignment.leading(max(at_least, _covered(alignment.variances, sketch_bytes)))
     return _core.Coordinates(
         kept.query_map, kept.query_offset, kept.row_map, kept.row_offset, kept.variances, base
     )
 
 
-def _coordinate_count(variances: NDArray[np.float32], sketch_bytes: int) -> int:
-    """Count the leading coordinates that planes or sketches read."""
-    covered = 32 * len(_core.sketch_widths(variances, sketch_bytes)) if sketch_bytes else 0
-    return min(max(covered, PLANE_COORDINATES), len(variances))
+def _covered(variances: NDArray[np.float32], sketch_bytes: int) -> int:
+    """Count the leading coordinates that have a place in a sketch."""
+    widths = _core.sketch_widths(variances, sketch_bytes) if sketch_bytes else []
+    return min(32 * len(widths), len(variances))
 
 
 def _sample(alignment: Alignment, queries: QueryRows) -> NDArray[np.float32]:

