@@ -13,7 +13,7 @@ tokenizers = pytest.importorskip("tokenizers")
 from typer.testing import CliRunner  # noqa: E402
 
 import lss_rs  # noqa: E402
-from lss_rs import _demo_report, cli, demo  # noqa: E402
+from lss_rs import _demo_report, _evaluate, cli, demo  # noqa: E402
 
 VOCABULARY, WIDTH, N = 97, 16, 1100
 
@@ -170,7 +170,7 @@ def naive(model, prompt, n_tokens):
 
 
 def test_generation_equals_the_obvious_loop(model):
-    layer = _demo_report.TorchLayer(model.get_output_embeddings(), 1)
+    layer = _evaluate.TorchLayer(model.get_output_embeddings(), 1)
     index = lss_rs.Index.from_linear(model.get_output_embeddings())
     expected = naive(model, [3, 1, 4], 12)
     assert len(set(expected)) > 3
@@ -189,7 +189,7 @@ def test_generation_stops(model):
 
 def test_torch_layer_is_the_full_layer(model, data):
     threads = torch.get_num_threads()
-    layer = _demo_report.TorchLayer(model.get_output_embeddings(), 1)
+    layer = _evaluate.TorchLayer(model.get_output_embeddings(), 1)
     index = lss_rs.Index.from_weights(data.W, data.b)
     try:
         Q = np.array(data.Q_test[:20])

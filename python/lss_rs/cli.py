@@ -21,7 +21,8 @@ try:
     from rich.text import Text
     from typer.core import TyperGroup
 
-    from lss_rs._demo_report import Clock, demo_report, evaluate, progress, step
+    from lss_rs._demo_report import demo_report
+    from lss_rs._evaluate import Clock, evaluate, progress, step
 except ImportError as error:  # the command's entry point imports this module: a line, not a traceback
     raise SystemExit(
         f"lss-rs: {error.name} is not installed; the command line needs: pip install 'lss-rs[cli]'"
@@ -225,7 +226,7 @@ def evaluate_command(
     if as_json:
         _print_json(report)
     else:
-        Console().print(_comparison(report))
+        Console().print(comparison(report))
 
 
 @app.command()
@@ -269,7 +270,7 @@ def demo(
         "{model}: {m:,} labels, d={d}. Which token comes next, in docstrings of other modules than the index "
         "has learned from ({train_queries:,} tokens)?".format(**report)
     )
-    table = _comparison(report)
+    table = comparison(report)
     table.caption = f"intervals resample stretches of {report['stretch']} tokens, for neighbours are alike"
     console.print(table)
     console.print(_side_by_side(report["generation"]))
@@ -279,7 +280,7 @@ def demo(
 # Tables
 
 
-def _comparison(report: dict[str, Any]) -> Table:
+def comparison(report: dict[str, Any]) -> Table:
     """Lay out what ``evaluate`` returned."""
     full, ours, ratio = report["full"], report["index"], report["ratio"]
     table = Table(title=f"{report['queries']:,} queries, kernel {report['kernel']}")

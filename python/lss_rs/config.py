@@ -40,7 +40,7 @@ _RESCORE = 64
 _TEACHER_TOP = 50
 _HEAD, _ROWS_PER_HEAD = 100, 100
 SPARE_COORDINATES = 2
-"""The aligned planes lie in the leading n_bits coordinates and this many more: others carry less logit variance
+"""Aligned planes lie in the leading n_bits coordinates and this many more: others carry less logit variance
 than a bit is worth."""
 
 

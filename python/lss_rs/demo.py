@@ -38,8 +38,8 @@ __all__ = [
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it with any change of what text is read or how: cached data is then built anew.
 _RECIPE = 1
-# Characters read of a module, about two windows: a split of 10,000 tokens then holds a dozen modules or more.
-_PASSAGE = 4_000
+# Characters read of a module, some 250 tokens: many modules in short passages tell more than few in long.
+_PASSAGE = 1_200
 # Tests, bundled copies, and the thousands of near-copies of one another that are transformers.models.
 _NOT_READ = re.compile(
     r"(^|\.)(tests?|testing|test_\w+|conftest|_?vendor|site-packages|lib2to3|idlelib)(\.|$)|^transformers\.models\."
@@ -184,7 +184,7 @@ def demo_documents(split: str | None = None) -> Iterator[tuple[str, str]]:
 def build_demo_data(
     cache: str | os.PathLike[str] | None = None,
     *,
-    n_train: int = 40_960,
+    n_train: int = 81_920,
     n_val: int = 4_096,
     n_test: int = 10_240,
     progress: bool = True,

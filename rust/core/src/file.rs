@@ -201,7 +201,7 @@ pub fn parse(bytes: &Bytes) -> Result<(Index, String)> {
 
 fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -> Result<Fitted> {
     let n = header.n_tables.saturating_mul(header.n_bits);
-    let planes = reader.block("planes", Dtype::F32, &[n, padded(header.dim.min(1 << 32))])?;
+    let planes = reader.block("planes", Dtype::F32, &[n, padded(header.dim.min(1 << 30))])?;
     let planes = Planes::new(
         Space::from_name(&header.space)?,
         header.n_tables,

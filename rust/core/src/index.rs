@@ -189,6 +189,11 @@ impl Index {
         self.check_queries(queries)?;
         let d = self.rows.d();
         let Answers { labels, scores, work } = out;
+        let n = work.len();
+        if queries.len() != n * d || labels.len() != n * k || scores.len() != n * k {
+            let got = format!("{} values, {} labels, {} scores", queries.len(), labels.len(), scores.len());
+            return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), got));
+        }
         if how.exact {
             let rows = &self.rows;
             work.fill(Work { entries: 0, candidates: rows.m(), rescored: rows.m() });

@@ -1,0 +1,29 @@
+"""The README's Python runs as it stands, block after block, in a folder of its own."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 2
+    scope = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), scope)
+    assert (tmp_path / "head.safetensors").is_file()
+    assert scope["labels"].shape == (5,)
+    assert len(scope["indptr"]) == 4
+
+
+def test_readme_names_commands_that_exist():
+    from lss_rs import cli
+
+    text = README.read_text(encoding="utf-8")
+    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert set(re.findall(r"^lss-rs (\w+)", text, re.M)) <= commands
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make (\w+)", text):
+        assert re.search(rf"^{target}:", makefile, re.M), target
