@@ -26,7 +26,8 @@ BLOCK = 1024
 """Queries answered between two steps of a progress bar, and in the batch that is timed."""
 
 _TIMED, _TIMED_FULL = 2000, 200
-"""Queries timed one by one: on the index, and, among them, on the full layer."""
+"""Queries timed one by one: on the index, and, in turns with it, on the full layer."""
+_ROUNDS = 20
 
 
 class Layer(Protocol):
@@ -182,21 +183,23 @@ def _answers(
 def _time_one_by_one(
     index: Index, layer: Layer, rows: QueryRows, k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Microseconds of each query on the index and, for every tenth, on the full layer just before."""
+    """Microseconds of each query on the index and on the full layer.
+
+    The two take turns in rounds, so that both meet the machine's slow and fast times; a round is long enough
+    that most queries find the caches as their own kind left them.
+    """
     now = time.perf_counter_ns
     ours, full = [], []
     sample = _sample(rows, _TIMED)
-    for query in sample[:50]:  # caches, branch predictors
-        index.search(query, k)
-    layer.one(sample[0], k)
-    for i, query in enumerate(tqdm(sample, "one by one", unit="query", leave=False)):
-        if i % (_TIMED // _TIMED_FULL) == 0:
+    for part in tqdm(np.array_split(sample, _ROUNDS), "one by one", unit="round", leave=False):
+        for query in part[: _TIMED_FULL // _ROUNDS]:
             start = now()
             layer.one(query, k)
             full.append(now() - start)
-        start = now()
-        index.search(query, k)
-        ours.append(now() - start)
+        for query in part:
+            start = now()
+            index.search(query, k)
+            ours.append(now() - start)
     return np.array(ours) / 1e3, np.array(full) / 1e3
 
 

@@ -1,6 +1,5 @@
 //! Candidates: the union of the probed buckets and the head, each id once.
 
-use crate::kernels::prefetch;
 use crate::tables::Tables;
 
 /// Marks of the labels seen by the current query. An epoch byte a label, so that clearing is rare: one wipe in
@@ -29,34 +28,17 @@ impl Candidates {
                 1
             }
         };
-        let (offsets, entries) = (&tables.offsets()[..], &tables.entries()[..]);
-        let bucket = |at: usize| {
-            let &bucket = buckets.get(at)?;
-            Some((offsets[bucket] as usize, offsets[bucket + 1] as usize))
-        };
-        for &bucket in buckets {
-            prefetch(offsets, bucket);
-        }
-        let mut read = head.len();
+        let view = tables.view();
+        let read = head.len() + buckets.iter().map(|&bucket| view.bucket(bucket).len()).sum::<usize>();
         // Make room once, so that the loop below needs no growth check: a label takes one place, a repeat none.
-        for at in 0..buckets.len() {
-            if let Some((from, to)) = bucket(at) {
-                read += to.saturating_sub(from);
-            }
-        }
         let room = read.min(m) + 1;
         if self.ids.len() < room {
             self.ids.resize(room, 0);
         }
         let mut n = 0;
         self.add(head, &mut n);
-        for at in 0..buckets.len() {
-            if let Some((from, _)) = bucket(at + AHEAD) {
-                prefetch(entries, from);
-            }
-            if let Some((from, to)) = bucket(at) {
-                self.add(entries.get(from..to).unwrap_or(&[]), &mut n);
-            }
+        for &bucket in buckets {
+            self.add(view.bucket(bucket), &mut n);
         }
         self.len = n;
         read
@@ -80,9 +62,6 @@ impl Candidates {
         &self.ids[..self.len]
     }
 }
-
-/// Buckets ahead of the one being read whose first line is fetched.
-const AHEAD: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -122,16 +122,29 @@ impl Searcher<'_> {
         }
         planes.margins(self.kernel, &scratch.x, &mut scratch.margins);
 
+        // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
+        const LAG: usize = 16;
+        let view = tables.view();
+        let most = n_probes.saturating_mul(planes.n_tables());
         scratch.buckets.clear();
         scratch.probes.start(&scratch.margins, planes.n_bits());
-        let most = n_probes.saturating_mul(planes.n_tables());
-        let mut entries = 0;
-        while scratch.buckets.len() < most && entries < *max_entries {
-            let Some((table, code)) = scratch.probes.next() else { break };
-            let bucket = (table << planes.n_bits()) | code as usize;
-            entries += tables.size(bucket);
-            scratch.buckets.push(bucket);
+        let (mut entries, mut taken, mut left) = (0, 0, true);
+        while taken < most && entries < *max_entries {
+            while left && scratch.buckets.len() < most.min(taken + LAG) {
+                match scratch.probes.next() {
+                    Some((table, code)) => {
+                        let bucket = (table << planes.n_bits()) | code as usize;
+                        view.prefetch_offset(bucket);
+                        scratch.buckets.push(bucket);
+                    }
+                    None => left = false,
+                }
+            }
+            let Some(&bucket) = scratch.buckets.get(taken) else { break };
+            entries += view.prefetch_bucket(bucket);
+            taken += 1;
         }
+        scratch.buckets.truncate(taken);
         scratch.candidates.gather(self.rows.m(), head, tables, &scratch.buckets)
     }
 

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::hash::MAX_BITS;
-use crate::memory::{Block, Buffer};
+use crate::kernels::prefetch;
+use crate::memory::{Block, Buffer, LINE};
 
 /// All buckets of all tables. The bucket of code c in table t is number `t * 2^K + c`; its entries are label ids,
 /// rising, without repeats.
@@ -168,15 +169,46 @@ impl Tables {
         &self.entries
     }
 
-    /// How many entries bucket `t * 2^K + c` has; 0 where a damaged file has offsets that fall.
-    #[inline(always)]
-    pub fn size(&self, bucket: usize) -> usize {
-        self.offsets[bucket + 1].saturating_sub(self.offsets[bucket]) as usize
+    /// The arrays as a search reads them, resolved once.
+    pub fn view(&self) -> TablesView<'_> {
+        TablesView { offsets: &self.offsets, entries: &self.entries }
     }
 
     /// The entries of bucket `t * 2^K + c`.
     pub fn bucket(&self, bucket: usize) -> &[u32] {
         &self.entries[self.offsets[bucket] as usize..self.offsets[bucket + 1] as usize]
+    }
+}
+
+/// The arrays of [`Tables`] as slices. A damaged file can hold anything in them: what makes no sense reads as
+/// an empty bucket.
+#[derive(Clone, Copy)]
+pub struct TablesView<'a> {
+    offsets: &'a [u32],
+    entries: &'a [u32],
+}
+
+impl<'a> TablesView<'a> {
+    /// The entries of bucket `t * 2^K + c`.
+    #[inline(always)]
+    pub fn bucket(&self, bucket: usize) -> &'a [u32] {
+        self.entries.get(self.offsets[bucket] as usize..self.offsets[bucket + 1] as usize).unwrap_or(&[])
+    }
+
+    /// Ask for the place where a bucket begins.
+    #[inline(always)]
+    pub fn prefetch_offset(&self, bucket: usize) {
+        prefetch(self.offsets, bucket);
+    }
+
+    /// Ask for the entries of a bucket, and tell how many there are.
+    #[inline(always)]
+    pub fn prefetch_bucket(&self, bucket: usize) -> usize {
+        let entries = self.bucket(bucket);
+        // What follows the second line, the hardware fetches by itself.
+        prefetch(entries, 0);
+        prefetch(entries, entries.len().min(LINE / size_of::<u32>()).saturating_sub(1));
+        entries.len()
     }
 }
 
