@@ -104,7 +104,7 @@ def main() -> None:
         kept = [metrics.precision_at_k(found.labels, truth, k) / theirs[k] for k in (1, 5)]
         entries, candidates = (found.stats[name].mean() for name in ("entries", "candidates"))
         share = candidates / index.m
-        size = index.params["nbytes"]["tables"] / 2**20
+        size = index._core.params["nbytes"]["tables"] / 2**20
         rows.append(f"| {name} | {kept[0]:.4f} | {kept[1]:.4f} | {entries:,.0f} | {share:.2%} | {size:.0f} |")
     print("| setting | P@1 / full | P@5 / full | entries | candidates | tables, MiB |")
     print("|---|---|---|---|---|---|")

@@ -1189,3 +1189,70 @@ def test_show_versions(capsys):
     assert f"numpy: {np.__version__}\n" in shown
     assert f"kernel: {lss_rs._core.active_kernel()}\n" in shown
     assert all(name in shown for name, there in lss_rs.cpu_features().items() if there)
+
+
+@pytest.mark.parametrize("of_rows", [1e-30, 1e-24, 1.0, 1e25])
+@pytest.mark.parametrize("of_queries", [1e-10, 1.0, 1e10])
+def test_scale_changes_no_answer(of_rows, of_queries):
+    rng = np.random.default_rng(5)
+    W = rng.standard_normal((500, 16)).astype(np.float32)
+    Q = rng.standard_normal((1200, 16)).astype(np.float32)
+    config = LSSConfig(max_entries=200, n_rescore=20)
+    expected = Index.from_weights(W, config=config).fit(Q, k=5, progress=False).search(Q, k=1).labels
+    # Powers of two: the same digits at another size.
+    of_rows, of_queries = (np.float32(2.0 ** round(np.log2(s))) for s in (of_rows, of_queries))
+    index = Index.from_weights(W * of_rows, config=config).fit(Q * of_queries, k=5, progress=False)
+    assert (index.search(Q * of_queries, k=1).labels == expected).mean() > 0.99
+
+
+def test_a_query_that_hides_all_others_is_warned_of(data):
+    W, b, Q = data
+    Q = Q.copy()
+    Q[7] *= 1e6
+    with pytest.warns(UserWarning, match="'Q' hardly varies in 9.% of its 24 directions"):
+        Index.from_weights(W, b).fit(Q, progress=False)
+
+
+def test_out_may_overlap_the_queries(data):
+    W, b, Q = data
+    index = Index.from_weights(W, b).fit(Q, progress=False)
+    expected = index.search(Q[:4], k=5)
+    shared = Q[:4].copy()
+    labels = np.empty((4, 5), np.int64)
+    scores = shared.reshape(-1)[:20].reshape(4, 5)
+    index.search(shared, k=5, out=(labels, scores))
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_array_equal(scores, expected.scores)
+
+
+def test_counts_have_limits(data):
+    W, b, Q = data
+    index = Index.from_weights(W, b)
+    with pytest.raises(ValueError, match=r"'k' must be at most 2147483647. Got 1180591620717411303424"):
+        index.search(Q[:1], k=2**70, exact=True)
+    with pytest.raises(ValueError, match=r"'num_threads' must be at most 4096. Got 18446744073709551616"):
+        index.search(Q[:1], k=1, exact=True, num_threads=2**64)
+
+
+def test_nothing_to_learn_from(data):
+    W, b, _ = data
+    index = Index.from_weights(W, b, LSSConfig(teacher_top=0))
+    with pytest.raises(ValueError, match=r"'Y' .*at least one label with teacher_top=0"):
+        index.fit(np.ones((60, 24), np.float32), [[]] * 60, progress=False)
+
+
+def test_what_is_saved_during_fits_belongs_together(data):
+    W, b, Q = data
+    index = Index.from_weights(W, b).fit(Q[:200], k=3, progress=False)
+    stop = threading.Event()
+
+    def refit():
+        for k in range(1, 9):
+            index.fit(Q[: 100 * k], k=k, progress=False)
+        stop.set()
+
+    worker = threading.Thread(target=refit)
+    worker.start()
+    while not stop.is_set():
+        Index.from_bytes(index.to_bytes())
+    worker.join()

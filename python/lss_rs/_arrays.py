@@ -368,14 +368,24 @@ def as_count(value: Any, arg: str) -> int:
     return int(value)
 
 
+_MAX_K = 2**31 - 1
+_MAX_THREADS = 4096
+
+
 def as_k(k: Any, arg: str = "k") -> int:
     """Return the number of answers wanted; more than there are rows is padded later."""
-    return as_count(k, arg)
+    count = as_count(k, arg)
+    if count > _MAX_K:
+        raise ValueError(message(arg, f"at most {_MAX_K}", count))
+    return count
 
 
 def as_threads(num_threads: Any) -> int:
     """Return the number of threads for the core, where 0 is the package's setting."""
-    return 0 if num_threads is None else as_count(num_threads, "num_threads")
+    count = 0 if num_threads is None else as_count(num_threads, "num_threads")
+    if count > _MAX_THREADS:
+        raise ValueError(message("num_threads", f"at most {_MAX_THREADS}", count))
+    return count
 
 
 def as_ids(ids: Any, m: int, arg: str = "always_include") -> NDArray[np.int64]:

@@ -81,7 +81,7 @@ def main() -> None:
 def _options(
     _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version)] = False,
 ) -> None:
-    """Full-accuracy answers from wide output layers at a fraction of the cost."""
+    """Answer wide output layers at a fraction of their cost."""
 
 
 @app.command()
@@ -97,7 +97,7 @@ def fit(
     k: Annotated[int, typer.Option("-k", help="Answers that searches will ask for.")] = 10,
     bits: Annotated[int | None, typer.Option(help="Bits of a code: 2**BITS buckets a table.")] = None,
     tables: Annotated[int | None, typer.Option(help="Number of tables.")] = None,
-    probes: Annotated[int | None, typer.Option(help="Buckets visited in each table.")] = None,
+    probes: Annotated[int | None, typer.Option(help="Buckets visited at most, a table, on average.")] = None,
     max_entries: Annotated[int | None, typer.Option(help="Entries read before probing ends.")] = None,
     rescore: Annotated[int | None, typer.Option(help="Candidates scored exactly.")] = None,
     sketch_bytes: Annotated[int | None, typer.Option(help="Bytes of a row's sketch: 0, 64 or 128.")] = None,
@@ -280,6 +280,10 @@ def demo(
 # Tables
 
 
+def _ratio(full: float, index: float) -> str:
+    return f"{full / index:,.1f}x faster" if index <= full else f"{index / full:,.1f}x slower"
+
+
 def comparison(report: dict[str, Any]) -> Table:
     """Lay out what ``evaluate`` returned."""
     full, ours, ratio = report["full"], report["index"], report["ratio"]
@@ -299,10 +303,10 @@ def comparison(report: dict[str, Any]) -> Table:
     table.add_row("entries a query", "", f"{ours['entries']:,.0f}")
     for name in ("p50", "p99"):
         a, b = full["one_query_us"][name], ours["one_query_us"][name]
-        table.add_row(f"one query, {name}", _duration(a), _duration(b), f"{a / b:,.1f}x faster")
+        table.add_row(f"one query, {name}", _duration(a), _duration(b), _ratio(a, b))
     label = f"batch of {report['batch_size']:,}, {report['threads']} thread{'s' * (report['threads'] > 1)}"
     a, b = full["batch_ms"] * 1e3, ours["batch_ms"] * 1e3
-    table.add_row(label, _duration(a), _duration(b), f"{a / b:,.1f}x faster")
+    table.add_row(label, _duration(a), _duration(b), _ratio(a, b))
     return table
 
 

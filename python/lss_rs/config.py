@@ -28,7 +28,7 @@ _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
     "dtype": (None, *DTYPES),
 }
 
-# The defaults, all of them: what LSSConfig.resolve puts in the place of None. docs/decisions.md has the
+# The defaults, all of them: what LSSConfig.resolve puts in the place of None. docs/design.md has the
 # measurements behind them.
 _MIN_BITS, _MAX_BITS = 4, 20
 _LOG2_BUCKETS_PER_QUERY = 1.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -90,9 +91,19 @@ class Index:
     True
     """
 
-    __slots__ = ("__weakref__", "_config", "_core", "_fitted_k", "_resolved", "_search_one", "_trusted_k")
+    __slots__ = (
+        "__weakref__",
+        "_config",
+        "_core",
+        "_fitted_k",
+        "_lock",
+        "_resolved",
+        "_search_one",
+        "_trusted_k",
+    )
 
     _core: Core
+    _lock: threading.Lock
     _config: LSSConfig
     _resolved: LSSConfig | None
     _fitted_k: int
@@ -107,6 +118,7 @@ class Index:
         self = object.__new__(cls)
         self._core = core
         self._search_one = core.search_one
+        self._lock = threading.Lock()
         self._config = config
         self._settle(resolved, fitted_k)
         return self
@@ -233,6 +245,8 @@ class Index:
             raise ValueError(
                 message("Y", "given with teacher_top=0, which learns from true labels only", None)
             )
+        if labels is not None and config.teacher_top == 0 and len(labels.indices) == 0:
+            raise ValueError(message("Y", "at least one label with teacher_top=0", "none"))
         if not by_rows and queries.n == 0:
             raise ValueError(message("Q", "at least one query with fill='queries'", 0))
         with Progress(progress, callback) as report:
@@ -258,8 +272,9 @@ class Index:
                     done += len(block)
                     report("teacher", done, queries.n)
             report("build", 0, 1)
-            builder.finish()
-            self._settle(resolved, k)
+            with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
+                builder.finish()
+                self._settle(resolved, k)
             report("build", 1, 1)
         return self
 
@@ -303,7 +318,7 @@ class Index:
         -------
         SearchResult
             ``(labels, scores)``, each (n, k), or (k,) for a single query: int64 ids and float32 raw logits
-            with bias, descending, ties by lowest id.
+            with bias, descending, ties by lowest id. Logits beyond float32 are infinite, or NaN and last.
 
         Raises
         ------
@@ -341,16 +356,16 @@ class Index:
             raise ValueError(message("on_short", "'pad', 'exact' or 'raise'", repr(on_short)))
         queries, single = as_queries(x, self.d)
         n = len(queries)
-        if out is None:
-            labels, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-        else:
-            labels, scores = as_out(out, n, k, single)
+        # Answers go to arrays of our own first: out may overlap x, or be in use by another thread.
+        labels, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+        places = None if out is None else as_out(out, n, k, single)
         if exact and on_short == "raise" and k > self.m:
             raise ShortResultError(f"There are {self.m} rows, fewer than k={k}.")
         work = self._core.search(queries, k, labels, scores, bool(exact), on_short, threads)
         if not exact and k > self._trusted_k:
             self._warn_of_large_k(k)
-        if out is not None:
+        if out is not None and places is not None:
+            places[0][...], places[1][...] = labels, scores
             result = SearchResult(*out)
         else:
             result = SearchResult(labels[0], scores[0]) if single else SearchResult(labels, scores)
@@ -410,7 +425,8 @@ class Index:
         OSError
             If the file cannot be written.
         """
-        self._core.save(os.fspath(path), self._extra())
+        with self._lock:
+            self._core.save(os.fspath(path), self._extra())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], mmap: bool = False, prefault: bool = False) -> Self:
@@ -438,7 +454,8 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """Return what :meth:`save` would write."""
-        return self._core.to_bytes(self._extra())
+        with self._lock:
+            return self._core.to_bytes(self._extra())
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:

@@ -92,13 +92,21 @@ def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alig
         query_moments.add(block)
         report("queries", query_moments.n, n)
     row_moments, mean = Moments(d), query_moments.mean
-    base = index.bias
+    base = index.bias.astype(np.float64)
     for lo in range(0, m, BLOCK):
         block = index.rows(lo, min(BLOCK, m - lo))
         row_moments.add(block)
-        base[lo : lo + len(block)] += (block @ mean).astype(np.float32)
+        base[lo : lo + len(block)] += block @ mean
         report("rows", row_moments.n, m)
-    return align(query_moments, row_moments), base
+    alignment = align(query_moments, row_moments)
+    if n >= 2 * d and alignment.flat > 0.5:
+        warnings.warn(
+            f"'{queries.arg}' hardly varies in {alignment.flat:.0%} of its {d} directions. If a few queries "
+            "are larger than all others by orders of magnitude, they hide the rest: leave them out.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return alignment, (alignment.scale * base).astype(np.float32)
 
 
 def _coordinates(

@@ -12,7 +12,7 @@ what tells the rows apart. A is never held: A^T A / m = S^(1/2) Cov(W) S^(1/2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +76,11 @@ class Alignment:
     query_offset, row_offset : ndarray of float32, shape (p,)
     variances : ndarray of float32, shape (p,)
         Logit variance that each coordinate carries, falling.
+    scale : float
+        What the rows' side is multiplied by: 1, or a power of two that brings logits of extreme size into the
+        range of float32. Order among rows does not depend on it.
+    flat : float
+        Share of the directions in which the queries hardly vary, and whose variance was raised to the floor.
     """
 
     query_map: NDArray[np.float32]
@@ -83,15 +88,18 @@ class Alignment:
     row_map: NDArray[np.float32]
     row_offset: NDArray[np.float32]
     variances: NDArray[np.float32]
+    scale: float = 1.0
+    flat: float = 0.0
 
     def leading(self, p: int) -> Alignment:
         """Keep the ``p`` most telling coordinates."""
-        return Alignment(
-            self.query_map[:p],
-            self.query_offset[:p],
-            self.row_map[:p],
-            self.row_offset[:p],
-            self.variances[:p],
+        return replace(
+            self,
+            query_map=self.query_map[:p],
+            query_offset=self.query_offset[:p],
+            row_map=self.row_map[:p],
+            row_offset=self.row_offset[:p],
+            variances=self.variances[:p],
         )
 
     @property
@@ -118,14 +126,24 @@ def align(queries: Moments, rows: Moments) -> Alignment:
     # an eigenvector's sign is LAPACK's whim: fix it
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))])
-    query_map, row_map = directions.T @ inverse_root, directions.T @ root
+    scale = _scale(variances[0])
+    query_map, row_map = directions.T @ inverse_root, scale * directions.T @ root
     return Alignment(
         query_map=query_map.astype(np.float32),
         query_offset=(-query_map @ queries.mean).astype(np.float32),
         row_map=row_map.astype(np.float32),
         row_offset=(-row_map @ rows.mean).astype(np.float32),
-        variances=variances.astype(np.float32),
+        variances=(scale * scale * variances).astype(np.float32),
+        scale=scale,
+        flat=float(np.mean(values <= _FLOOR * values.max())),
     )
+
+
+def _scale(variance: float) -> float:
+    """1 where float32 holds this variance and far smaller ones; else a power of two that makes it about 1."""
+    if variance <= 0.0 or 1e-20 < variance < 1e30:
+        return 1.0
+    return float(2.0 ** -np.round(np.log2(variance) / 2))
 
 
 def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:
