@@ -5,9 +5,12 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
+use super::{AHEAD_ROWS, LANES, prefetch, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
+
+/// Sketches are fetched this many list elements before they are used.
+const AHEAD_SKETCHES: usize = 20;
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,9 +23,8 @@ use crate::sketch::{SketchQuery, SketchView};
 /// Partial sums of a dot product.
 pub const LANES: usize = 32;
 
-/// Rows and codes are fetched this many list elements before they are used.
+/// Rows are fetched this many list elements before they are used.
 const AHEAD_ROWS: usize = 2;
-const AHEAD_SKETCHES: usize = 20;
 
 /// A kernel that this CPU can run. Holding one is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
