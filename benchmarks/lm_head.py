@@ -78,11 +78,8 @@ def main() -> None:
 
     Console().print(comparison(report))
     fit = report["fit"]
-    print(
-        f"fit on {fit['queries']:,} queries:",
-        {stage: round(s, 1) for stage, s in fit["seconds"].items()},
-        "s",
-    )
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fit["seconds"].items())
+    print(f"fit on {fit['queries']:,} queries: {stages}")
 
 
 if __name__ == "__main__":

@@ -27,3 +27,8 @@ def test_readme_names_commands_that_exist():
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make (\w+)", text):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_documents_are_finished():
+    for path in (README, README.parent / "CHANGELOG.md", *README.parent.glob("docs/*.md")):
+        assert not re.search(r"^@[A-Z]+@$", path.read_text(encoding="utf-8"), re.M), path
