@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::kernels::Kernel;
-use crate::memory::{Block, Buffer};
+use crate::memory::Block;
 
 mod sealed {
     pub trait Sealed {}
@@ -190,11 +190,4 @@ fn first_not_finite<T: Element>(values: &[T]) -> Option<usize> {
             part.iter().position(|value| !value.widen().is_finite()).map(|at| chunk * CHUNK + at)
         }
     })
-}
-
-/// A buffer of rows in the dtype given, for callers that hold bits.
-pub fn block_from<T: Pod>(values: &[T]) -> Block<T> {
-    let mut buffer = Buffer::zeroed(values.len());
-    buffer.copy_from_slice(values);
-    buffer.freeze()
 }

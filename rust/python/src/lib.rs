@@ -1,5 +1,7 @@
 //! lss_rs._core: the door between Python and lss-core. Arrays in, arrays out, errors mapped once; no logic.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code)]
+
 mod door;
 mod index;
 mod learn;
