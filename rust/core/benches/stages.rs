@@ -16,7 +16,6 @@ use half::f16;
 use lss_core::candidates::Candidates;
 use lss_core::coordinates::{Affine, Coordinates};
 use lss_core::hash::{Planes, Space, lead};
-use lss_core::index::{Answers, Fill, Fitted, How};
 use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Matrix, padded};
 use lss_core::probe::Probes;
@@ -24,6 +23,7 @@ use lss_core::rows::{Rows, Weights};
 use lss_core::sketch::{SketchQuery, SketchView};
 use lss_core::tables::Lists;
 use lss_core::topk::TopK;
+use lss_core::{Answers, Fill, Fitted, How};
 use lss_core::{Builder, Index, OnShort, Recipe, Work};
 
 const M: usize = 49_152;

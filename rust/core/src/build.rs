@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use crate::coordinates::Coordinates;
 use crate::error::{Error, Result};
+use crate::fitted::{Fill, Fitted, check_operating_point};
 use crate::hash::{Planes, Space, augment, lead, lead_of_row};
-use crate::index::{Fill, Fitted, Index, check_operating_point};
+use crate::index::Index;
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::Block;

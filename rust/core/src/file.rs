@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::coordinates::Affine;
 use crate::error::{Error, Result};
+use crate::fitted::{Fill, Fitted};
 use crate::hash::{Planes, Space};
-use crate::index::{Fill, Fitted, Index};
+use crate::index::Index;
 use crate::memory::{Block, Bytes, LINE, Matrix, padded};
 use crate::rows::{Rows, Weights};
 use crate::sketch::{Layout, Sketcher, Sketches};

@@ -13,6 +13,7 @@ pub mod coordinates;
 pub mod error;
 pub mod exact;
 pub mod file;
+pub mod fitted;
 pub mod hash;
 pub mod index;
 pub mod kernels;
@@ -29,5 +30,6 @@ pub mod topk;
 
 pub use build::{Builder, Recipe};
 pub use error::{Error, Result};
-pub use index::{Answers, Fill, How, Index};
+pub use fitted::{Fill, Fitted};
+pub use index::{Answers, How, Index};
 pub use search::{OnShort, Work};

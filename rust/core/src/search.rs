@@ -3,8 +3,8 @@
 use crate::candidates::Candidates;
 use crate::error::{Error, Result};
 use crate::exact;
+use crate::fitted::Fitted;
 use crate::hash::{Space, augment, lead};
-use crate::index::Fitted;
 use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::probe::Probes;

@@ -6,9 +6,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{Case, Dtype};
+use lss_core::Fill;
 use lss_core::OnShort;
 use lss_core::hash::Space;
-use lss_core::index::Fill;
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };

@@ -5,8 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{Case, any_case, cases, csr};
+use lss_core::Fill;
 use lss_core::hash::Space;
-use lss_core::index::Fill;
 use lss_core::memory::Block;
 use lss_core::tables::Lists;
 use lss_core::{Builder, Error, Recipe, file, reference, threads};

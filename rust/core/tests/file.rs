@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use common::{Case, Dtype, Rng, any_case, assert_answers, cases, how, search};
 use lss_core::hash::Space;
-use lss_core::index::{Fill, How};
 use lss_core::memory::Bytes;
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::{Error, Index, OnShort, file};
+use lss_core::{Fill, How};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{Case, Dtype, Rng, any_case, assert_same, cases, pad};
+use lss_core::Fill;
 use lss_core::hash::{MAX_BITS, Planes, Space, augment, code, lead, lead_of_row};
-use lss_core::index::Fill;
 use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Matrix};
 use lss_core::tables::Lists;

@@ -10,10 +10,10 @@ use common::{
     Built, Case, DTYPES, Dtype, Rng, any_case, assert_answers, assert_same, cases, how, search, search_one,
 };
 use lss_core::hash::Space;
-use lss_core::index::{Answers, Fill, How};
 use lss_core::memory::Block;
 use lss_core::reference::{Answer, Reference};
 use lss_core::rows::Rows;
+use lss_core::{Answers, Fill, How};
 use lss_core::{Error, Index, OnShort, Work};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -374,7 +374,7 @@ fn searches_see_whole_states() {
     second.recipe = lss_core::Recipe { n_head: 0, always_include: vec![], ..other_seed };
     second.fit();
     let after = first.index.fitted().unwrap();
-    let answers = |fitted: &lss_core::index::Fitted| -> Vec<Answer> {
+    let answers = |fitted: &lss_core::Fitted| -> Vec<Answer> {
         let twin = Reference::of(first.index.rows(), fitted);
         first.queries.iter().map(|query| twin.search(query, 4, OnShort::Pad).unwrap()).collect()
     };
@@ -425,7 +425,7 @@ fn operating_points_do_not_undo_a_fit() {
         let begin = std::time::Instant::now();
         while begin.elapsed().as_millis() < 500 && undone == 0 {
             let fill = if turn % 2 == 0 { Fill::Rows } else { Fill::Queries };
-            index.install(lss_core::index::Fitted { fill, ..(*fitted).clone() });
+            index.install(lss_core::Fitted { fill, ..(*fitted).clone() });
             // Long enough for a change that had begun before to end.
             let begun = turns.load(Ordering::Relaxed);
             while turns.load(Ordering::Relaxed) < begun + 2 {
