@@ -11,3 +11,22 @@ else:
     settings.register_profile("default", max_examples=100, **common)
     settings.register_profile("nightly", max_examples=10_000, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def tiny_llama(vocabulary, width, **options):
+    """A randomly initialised transformers model of two layers, the same at every call."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        **options,
+    )
+    return transformers.LlamaForCausalLM(config)

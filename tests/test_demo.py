@@ -13,6 +13,7 @@ tokenizers = pytest.importorskip("tokenizers")
 from typer.testing import CliRunner  # noqa: E402
 
 import lss_rs  # noqa: E402
+from conftest import tiny_llama  # noqa: E402
 from lss_rs import _demo_report, _evaluate, cli, demo  # noqa: E402
 
 VOCABULARY, WIDTH, N = 97, 16, 1100
@@ -20,18 +21,7 @@ VOCABULARY, WIDTH, N = 97, 16, 1100
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.5,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    return tiny_llama(VOCABULARY, WIDTH, initializer_range=0.5).eval()
 
 
 @pytest.fixture(scope="module")

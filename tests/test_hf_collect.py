@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
+from conftest import tiny_llama  # noqa: E402
 from lss_rs.hf import collect  # noqa: E402
 
 VOCABULARY = 97
@@ -17,17 +18,7 @@ WIDTH = 16
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    return transformers.LlamaForCausalLM(config)
+    return tiny_llama(VOCABULARY, WIDTH)
 
 
 @pytest.fixture(scope="module")
