@@ -102,25 +102,19 @@ impl Index {
             return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), got));
         }
         if how.exact {
-            let rows = &self.rows;
-            work.fill(Work { entries: 0, candidates: rows.m(), rescored: rows.m() });
-            let kernel = Kernel::active();
-            if queries.len() / d <= 1 || how.threads() == 1 {
-                for ((labels, scores), queries) in labels
-                    .chunks_mut(exact::GROUP * k)
-                    .zip(scores.chunks_mut(exact::GROUP * k))
-                    .zip(queries.chunks(exact::GROUP * d))
-                {
-                    exact::search(rows, kernel, queries, k, labels, scores);
-                }
+            work.fill(Work { entries: 0, candidates: self.rows.m(), rescored: self.rows.m() });
+            let (kernel, places, values) = (Kernel::active(), exact::GROUP * k, exact::GROUP * d);
+            let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
+                exact::search(&self.rows, kernel, queries, k, labels, scores);
+            };
+            if n <= 1 || how.threads() == 1 {
+                let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));
+                outputs.zip(queries.chunks(values)).for_each(group);
                 return Ok(());
             }
             return threads::install(how.num_threads, || {
-                let outputs =
-                    labels.par_chunks_mut(exact::GROUP * k).zip(scores.par_chunks_mut(exact::GROUP * k));
-                outputs.zip(queries.par_chunks(exact::GROUP * d)).for_each(|((labels, scores), queries)| {
-                    exact::search(rows, kernel, queries, k, labels, scores);
-                });
+                let outputs = labels.par_chunks_mut(places).zip(scores.par_chunks_mut(places));
+                outputs.zip(queries.par_chunks(values)).for_each(group);
             });
         }
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
