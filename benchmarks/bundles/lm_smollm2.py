@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gzip
 import hashlib
 import json
 import platform
 import re
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -27,6 +25,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.bundles import SPLITS
+from benchmarks.bundles.debian import fetch, read_text
 from benchmarks.bundles.text import (
     Document,
     deduplicated,
@@ -73,23 +72,17 @@ class Source(NamedTuple):
 _SENTENCE = 40
 
 
-def _read(path: Path) -> str:
-    """Text of a file, plain or compressed (.gz, and dictd's .dz, which is gzip)."""
-    data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix in {".gz", ".dz"} else data).decode(errors="replace")
-
-
 def _pages(root: Path, pattern: str, *, skip: str, shortest: int = 0) -> Iterator[Document]:
     """HTML pages, but not where `skip` matches the path, and paragraphs of at least `shortest` characters."""
     for path in sorted(root.glob(pattern)):
         name = str(path.relative_to(root))
         if not re.search(skip, name):
-            yield Document(name, [part for part in html_paragraphs(_read(path)) if len(part) >= shortest])
+            yield Document(name, [part for part in html_paragraphs(read_text(path)) if len(part) >= shortest])
 
 
 def read_gcide(root: Path) -> Iterator[Document]:
     """Blocks of consecutive entries: neighbours treat related words, often with the same quotations."""
-    entries = re.split(r"\n\s*\n(?=\S)", _read(root / "usr/share/dictd/gcide.dict.dz"))
+    entries = re.split(r"\n\s*\n(?=\S)", read_text(root / "usr/share/dictd/gcide.dict.dz"))
     block: list[str] = []
     for number, entry in enumerate(entries):
         if not entry.startswith("00-"):
@@ -118,7 +111,7 @@ def read_history(root: Path) -> Iterator[Document]:
 
 def read_devil(root: Path) -> Iterator[Document]:
     """Cut the Devil's Dictionary, twenty entries a document."""
-    paragraphs = re.split(r"\n\s*\n", _read(root / "usr/share/dictd/devil.dict.dz"))
+    paragraphs = re.split(r"\n\s*\n", read_text(root / "usr/share/dictd/devil.dict.dz"))
     paragraphs = [" ".join(part.split()) for part in paragraphs if not part.startswith("00-")]
     for i in range(0, len(paragraphs), 20):
         yield Document(f"devil paragraphs {i}", [part for part in paragraphs[i : i + 20] if part])
@@ -133,7 +126,7 @@ def read_fortunes(root: Path) -> Iterator[Document]:
     """Quotations and anecdotes, twenty a document; not the files on computing, art or in-jokes."""
     for path in sorted((root / "usr/share/games/fortunes").iterdir()):
         if _is_fortune(path.name):
-            quotations = [" ".join(part.split()) for part in _read(path).split("\n%\n")]
+            quotations = [" ".join(part.split()) for part in read_text(path).split("\n%\n")]
             for i in range(0, len(quotations), 20):
                 yield Document(f"fortunes {path.name} {i}", [part for part in quotations[i : i + 20] if part])
 
@@ -195,30 +188,6 @@ DOMAINS: dict[str, tuple[Source, ...]] = {
 
 
 # --- building --------------------------------------------------------------------------------------------
-
-
-def fetch(package: str, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Unpack a Debian package below `folder`, fetching it the first time; its files, and what was read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    debs = sorted(folder.glob(f"{package}_*.deb"))
-    if not debs:
-        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise RuntimeError("the text comes out of Debian packages: this needs apt-get and dpkg-deb")
-        # apt's own sandbox user may not write to a private cache, and says so.
-        command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"cannot fetch {package}; does apt-get update help?\n{done.stderr}")
-        debs = sorted(folder.glob(f"{package}_*.deb"))
-    deb = debs[-1]
-    root = folder / deb.stem
-    if not root.is_dir():
-        part = folder / f"{deb.stem}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        subprocess.run(["dpkg-deb", "-x", deb, part], check=True)
-        part.rename(root)
-    return root, {"package": package, "file": deb.name, "sha256": sha256(deb)}
 
 
 def passages(domain: str, roots: dict[str, Path]) -> dict[str, dict[str, list[str]]]:

@@ -1,0 +1,220 @@
+"""What is compared: an engine a file, found by its name, and its grid of settings in a TOML file beside it.
+
+A file here joins by itself: its class named ``Engine`` is built and searched with every setting of its grid,
+``NAME.toml``, and it has a row a setting in the tables. README.md says how to add one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+import re
+import tomllib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from benchmarks.bundles import Labels
+
+__all__ = [
+    "BaseEngine",
+    "Data",
+    "Grid",
+    "Setting",
+    "Work",
+    "grids",
+    "load_engine",
+    "names",
+    "with_bias",
+    "with_one",
+]
+
+FOLDER = Path(__file__).parent
+
+
+class Data(NamedTuple):
+    """What an engine may be built from: rows W (m, d), bias b (m,), training queries Q (n, d), labels Y."""
+
+    W: np.ndarray
+    b: np.ndarray
+    Q: np.ndarray
+    Y: Labels
+
+
+class Work(NamedTuple):
+    """What a query costs at the present setting, on average; None where the engine does not tell."""
+
+    sample: float | None
+    """Rows of which something is computed (a logit, or an estimate of one): the paper's sample size."""
+    bytes_read: float | None
+    """Bytes of the index that are read, counted as if nothing of them was in a cache."""
+
+
+class BaseEngine(ABC):
+    """A way to answer queries. It is built in a process of its own, on the threads given.
+
+    Parameters
+    ----------
+    data : Data
+        Memory-mapped, read-only.
+    num_threads : int
+        For building.
+    **build
+        Settings of the grid, as :meth:`Grid.resolve` returns them.
+    """
+
+    title: ClassVar[str]
+    """As tables name it: "faiss IVF flat"."""
+    library: ClassVar[str | None] = None
+    """The distribution it is made of ("faiss-cpu"), whose version is recorded; None for this package."""
+    sees: ClassVar[str] = "rows"
+    """"rows", or "rows, queries" where training queries are used too."""
+    kind: ClassVar[str] = "peer"
+    """"full" (every logit, exact or rounded), "peer", or "ours"."""
+
+    @abstractmethod
+    def __init__(self, data: Data, num_threads: int, **build: Any) -> None: ...
+
+    def configure(self, **search: Any) -> None:
+        """Choose a setting of search."""
+        if search:
+            raise TypeError(f"{self.title} has no setting of search. Got {search}.")
+
+    def set_num_threads(self, n: int) -> None:  # noqa: B027 - nothing to do where a library has no threads
+        """Answer on so many threads from now on."""
+
+    def prepare(self, Q: np.ndarray) -> Any:
+        """Bring queries (n, d), float32 and contiguous, into the form that is searched. Not timed.
+
+        Whatever it returns can be indexed for :meth:`one` and sliced for :meth:`batch`.
+        """
+        return Q
+
+    @abstractmethod
+    def one(self, q: Any, k: int) -> Any:
+        """Answer one prepared query: the k best. Timed."""
+
+    @abstractmethod
+    def batch(self, Q: Any, k: int) -> Any:
+        """Answer prepared queries. Timed."""
+
+    @abstractmethod
+    def labels(self, answer: Any) -> np.ndarray:
+        """Labels (n, k) in what ``one`` (n = 1) or ``batch`` returned, best first, -1 for none. Not timed."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes that the index holds and reads from, rows included where answers need them."""
+
+    def work(self, Q: Any) -> Work:
+        """What these prepared queries (n, ...) cost on average at the present setting."""
+        return Work(None, None)
+
+    def candidates(self, Q: Any) -> Labels | None:
+        """Labels in the sample of each of these prepared queries, where the engine can list them."""
+        return None
+
+
+class Setting(NamedTuple):
+    """How an engine is searched."""
+
+    search: dict[str, Any]
+    documented: str
+    """Whose recommendation this is, in a few words; empty where it is a setting beside the recommended ones."""
+
+
+class Grid(NamedTuple):
+    """One build of an engine, and the settings it is searched with."""
+
+    build: dict[str, Any]
+    settings: list[Setting]
+
+    def resolve(self, m: int, d: int) -> Grid:
+        """Sizes put in: a text such as "4 sqrt(m)" or "0.5 d" becomes a whole number, at least 1."""
+
+        def number(value: Any) -> Any:
+            if not isinstance(value, str):
+                return value
+            match = re.fullmatch(r"([0-9.]+) (m|d|sqrt\(m\))", value)
+            if not match:
+                return value
+            return max(1, round(float(match[1]) * {"m": m, "d": d, "sqrt(m)": math.sqrt(m)}[match[2]]))
+
+        def numbers(values: dict[str, Any]) -> dict[str, Any]:
+            return {name: number(value) for name, value in values.items()}
+
+        settings = [setting._replace(search=numbers(setting.search)) for setting in self.settings]
+        return Grid(numbers(self.build), settings)
+
+
+def names() -> list[str]:
+    """Name every engine there is."""
+    found = (module.name for module in pkgutil.iter_modules([str(FOLDER)]))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def load_engine(name: str) -> type[BaseEngine]:
+    """Import an engine, and with it the library it is made of.
+
+    Raises
+    ------
+    ImportError
+        If that library is not installed.
+    """
+    engine = importlib.import_module(f"benchmarks.engines.{name}").Engine
+    assert issubclass(engine, BaseEngine)
+    return engine
+
+
+def grids(name: str, size: str = "grid") -> list[Grid]:
+    """Read an engine's grid; an engine without a file has one setting: no options.
+
+    Parameters
+    ----------
+    name : str
+    size : {"grid", "smoke"}
+        "smoke": a few settings for tiny data.
+    """
+    path = FOLDER / f"{name}.toml"
+    if not path.is_file():
+        return [Grid({}, [Setting({}, "")])]
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))[size]
+    return [
+        Grid(
+            table.get("build", {}),
+            [
+                Setting({k: v for k, v in search.items() if k != "documented"}, search.get("documented", ""))
+                for search in table.get("search", [{}])
+            ],
+        )
+        for table in tables
+    ]
+
+
+def with_bias(data: Data, multiple: int = 1) -> tuple[np.ndarray, int]:
+    """Rows for an engine that knows inner products alone: ``[w, b]``, and the number of columns added.
+
+    Where the bias is zero nothing is added. Otherwise zeros follow, so that the width is a multiple of
+    `multiple`. :func:`with_one` is the other side.
+    """
+    W, b = np.asarray(data.W), np.asarray(data.b)
+    if not b.any():
+        return W, 0
+    m, d = W.shape
+    width = -(-(d + 1) // multiple) * multiple
+    rows = np.zeros((m, width), np.float32)
+    rows[:, :d], rows[:, d] = W, b
+    return rows, width - d
+
+
+def with_one(Q: np.ndarray, added: int) -> np.ndarray:
+    """Queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`; as they are where nothing was added."""
+    if not added:
+        return Q
+    n, d = Q.shape
+    queries = np.zeros((n, d + added), np.float32)
+    queries[:, :d], queries[:, d] = Q, 1.0
+    return queries
