@@ -10,7 +10,7 @@ import importlib
 import math
 import pkgutil
 import re
-import tomllib
+import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,6 +18,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from benchmarks.bundles import Labels
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 __all__ = [
     "BaseEngine",
@@ -110,7 +115,7 @@ class BaseEngine(ABC):
         """Bytes that the index holds and reads from, rows included where answers need them."""
 
     def work(self, Q: Any) -> Work:
-        """What these prepared queries (n, ...) cost on average at the present setting."""
+        """Tell what these prepared queries (n, ...) cost on average at the present setting."""
         return Work(None, None)
 
     def candidates(self, Q: Any) -> Labels | None:
@@ -123,7 +128,7 @@ class Setting(NamedTuple):
 
     search: dict[str, Any]
     documented: str
-    """Whose recommendation this is, in a few words; empty where it is a setting beside the recommended ones."""
+    """Whose recommendation this is, in a few words; empty for a setting beside the recommended ones."""
 
 
 class Grid(NamedTuple):
@@ -211,7 +216,7 @@ def with_bias(data: Data, multiple: int = 1) -> tuple[np.ndarray, int]:
 
 
 def with_one(Q: np.ndarray, added: int) -> np.ndarray:
-    """Queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`; as they are where nothing was added."""
+    """Return queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`; as they are where nothing was added."""
     if not added:
         return Q
     n, d = Q.shape
