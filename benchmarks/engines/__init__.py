@@ -216,7 +216,7 @@ def with_bias(data: Data, multiple: int = 1) -> tuple[np.ndarray, int]:
 
 
 def with_one(Q: np.ndarray, added: int) -> np.ndarray:
-    """Return queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`; as they are where nothing was added."""
+    """Return queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`, unchanged if nothing was added."""
     if not added:
         return Q
     n, d = Q.shape

@@ -1,0 +1,197 @@
+"""What a run measured, as CSV: a line a setting of an engine, below lines that say of what and where.
+
+A file is ``record/<processor>/<date>-<name>.csv``. Lines that begin with ``# `` are the head, ``key: JSON``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+__all__ = ["FOLDER", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
+
+FOLDER = Path(__file__).parent / "record"
+
+
+class Row(NamedTuple):
+    """An engine at one setting, on one bundle.
+
+    Times are microseconds a query. Quality is a share of the full layer's on the same queries, with the ends
+    of a 95 % interval. None: not known, or not applicable.
+    """
+
+    engine: str
+    """Title for people: "faiss IVF flat"."""
+    name: str
+    """File in engines/: "faiss_ivf"."""
+    kind: str
+    """"full", "peer" or "ours"."""
+    sees: str
+    """"rows", or "rows, queries"."""
+    build: str
+    """Settings of the build, as text: "nlist=887"."""
+    search: str
+    """Settings of the search, as text: "nprobe=32"."""
+    documented: str
+    """Whose recommendation the setting is, empty where nobody's."""
+    p1: float
+    p1_ratio: float
+    p1_low: float | None
+    p1_high: float | None
+    p5: float
+    p5_ratio: float
+    p5_low: float | None
+    p5_high: float | None
+    label_recall: float | None
+    """Share of true labels in the sample."""
+    sample: float | None
+    """Rows of which something is computed, a query."""
+    bytes_read: float | None
+    """Bytes of the index read, a query, counted without caches."""
+    size: int
+    """Bytes of the index, rows included."""
+    build_s: float
+    """Seconds on all threads, learning included."""
+    peak_bytes: int | None
+    """Memory that building needed at its worst, beyond the arrays given."""
+    one_us: float | None
+    """One query at a time on one thread: median over rounds of a round's median."""
+    one_p95_us: float | None
+    one_p99_us: float | None
+    one_least_us: float | None
+    """The quickest round's median, and the slowest's: how noisy the machine was."""
+    one_most_us: float | None
+    one_2t_us: float | None
+    """One query at a time, two threads allowed."""
+    b64_us: float | None
+    """A batch of 64 on one thread, a query's share of it; then 2 threads; then batches of 1,024."""
+    b64_2t_us: float | None
+    b1024_us: float | None
+    b1024_2t_us: float | None
+    energy_uj: float | None
+    """Microjoules of one query on one thread."""
+    energy_kind: str
+    """"measured", "estimated", or empty."""
+
+
+class ShiftRow(NamedTuple):
+    """An engine fitted on queries of one domain, asked those of another."""
+
+    engine: str
+    name: str
+    kind: str
+    sees: str
+    setting: str
+    """The cheapest of its grid that keeps 0.99 of P@1 and P@5 on held-out queries of the domain fitted on."""
+    fitted: str
+    """Domain; empty for an engine that sees rows alone: it is the same wherever it is fitted."""
+    served: str
+    p1: float
+    p1_ratio: float
+    p1_low: float | None
+    p1_high: float | None
+    p5: float
+    p5_ratio: float
+    p5_low: float | None
+    p5_high: float | None
+    sample: float | None
+    one_us: float | None
+    one_p99_us: float | None
+
+
+class ScaleRow(NamedTuple):
+    """An engine on synthetic rows, at the cheapest setting that reaches the label recall asked for."""
+
+    engine: str
+    name: str
+    kind: str
+    m: int
+    d: int
+    queries: int
+    """Training queries."""
+    setting: str
+    label_recall: float
+    """Share of planted labels among the 5 answers."""
+    sample: float | None
+    bytes_read: float | None
+    one_us: float
+    one_p99_us: float
+    build_s: float
+    """Seconds on all threads, learning included."""
+    tables_s: float | None
+    """Seconds of that for tables and sketches."""
+    peak_bytes: int | None
+    size: int
+
+
+R = TypeVar("R", bound=NamedTuple)
+
+
+def write(path: Path, head: dict[str, Any], rows: Iterable[NamedTuple]) -> None:
+    """Write a record whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    head : dict
+        What ``json.dumps`` takes.
+    rows : iterable of Row, ShiftRow or ScaleRow
+        All of one type, at least one.
+    """
+    rows = list(rows)
+    text = io.StringIO()
+    for key, value in head.items():
+        text.write(f"# {key}: {json.dumps(value)}\n")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(rows[0]._fields)
+    table.writerows([_text(value) for value in row] for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text.getvalue(), encoding="utf-8")
+    part.replace(path)
+
+
+def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
+    """Read head and rows of a record.
+
+    Raises
+    ------
+    ValueError
+        If its columns are not those of `kind`.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = {}
+    for line in lines:
+        if not line.startswith("# "):
+            break
+        key, value = line[2:].split(": ", 1)
+        head[key] = json.loads(value)
+    table = list(csv.reader(lines[len(head) :]))
+    if tuple(table[0]) != kind._fields:
+        raise ValueError(f"{path.name} has columns {table[0]}, not those of {kind.__name__}: record it anew")
+    types = list(get_type_hints(kind).values())
+    return head, [kind(*map(_value, row, types)) for row in table[1:]]
+
+
+def latest(name: str, folder: Path = FOLDER) -> Path | None:
+    """Find the newest record of a bundle, or of "shift" or "scale"; None where there is none."""
+    found = [path for path in folder.glob(f"*/*-{name}.csv") if path.stem[11:] == name]
+    return max(found, key=lambda path: (path.name, str(path)), default=None)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _value(text: str, kind: Any) -> Any:
+    if kind is str:
+        return text
+    if text == "":
+        return None
+    return int(text) if kind is int or kind == (int | None) else float(text)
