@@ -1,14 +1,10 @@
 """The measurements behind the defaults: one parameter changed at a time, quality against candidates.
 
-    python -m benchmarks.defaults [PATH]
-
-PATH is a bundle, by default the prose of lm-smollm2. Fits on train, judges on test; prints a Markdown table.
 Every candidate is rescored unless the row says otherwise, so that a row judges its tables alone.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import lss_rs.learn
+from benchmarks import record, run
 from benchmarks.bundles import load
 from lss_rs import Index, LSSConfig, metrics
 from lss_rs._arrays import QueryRows
 from lss_rs._core import Builder
-from lss_rs.demo import cache_dir
+
+__all__ = ["SETTINGS", "measure"]
 
 _TEACHER = 100
 _ALL = 2**31 - 1
@@ -74,16 +72,21 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
     builder.finish()
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Measure what the defaults rest on.")
-    prose = cache_dir() / "bundles" / "lm-smollm2" / "prose"
-    parser.add_argument("path", type=Path, nargs="?", default=prose, help="a bundle, by default %(default)s")
-    path = parser.parse_args().path
+def measure(path: Path | None = None) -> tuple[dict[str, Any], list[record.DefaultRow]]:
+    """Measure every setting.
 
+    Parameters
+    ----------
+    path : Path, optional
+        A bundle of one label a query, by default the prose of lm-smollm2.
+
+    Returns
+    -------
+    (head, rows)
+        For :func:`benchmarks.record.write`.
+    """
+    path = path or run.bundle_path("lm-smollm2")
     W, b, Q, Y = load(path, "train")
-    if not (np.diff(Y.indptr) == 1).all():
-        parser.error("this sweep takes bundles of one label a query")
     index = Index.from_weights(W, b)
     best = [
         index._core.teacher(block, _TEACHER)[0]
@@ -101,15 +104,9 @@ def main() -> None:
         spare = options.pop("spare", 2)
         build(index, Q, taught, spare, LSSConfig(**options))
         found = index.search(queries, k=5, stats=True)
-        kept = [metrics.precision_at_k(found.labels, truth, k) / theirs[k] for k in (1, 5)]
-        entries, candidates = (found.stats[name].mean() for name in ("entries", "candidates"))
-        share = candidates / index.m
-        size = index._core.params["nbytes"]["tables"] / 2**20
-        rows.append(f"| {name} | {kept[0]:.4f} | {kept[1]:.4f} | {entries:,.0f} | {share:.2%} | {size:.0f} |")
-    print("| setting | P@1 / full | P@5 / full | entries | candidates | tables, MiB |")
-    print("|---|---|---|---|---|---|")
-    print("\n".join(rows))
-
-
-if __name__ == "__main__":
-    main()
+        p1, p5 = (metrics.precision_at_k(found.labels, truth, k) / theirs[k] for k in (1, 5))
+        entries, candidates = (float(found.stats[name].mean()) for name in ("entries", "candidates"))
+        tables = index._core.params["nbytes"]["tables"]
+        rows.append(record.DefaultRow(name, p1, p5, entries, candidates, candidates / index.m, tables))
+    data = {"m": index.m, "d": index.d, "train_queries": len(Q), "test_queries": len(queries)}
+    return run.head(set()) | data, rows

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-__all__ = ["FOLDER", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
+__all__ = ["FOLDER", "DefaultRow", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
 
 FOLDER = Path(__file__).parent / "record"
 
@@ -88,7 +88,7 @@ class ShiftRow(NamedTuple):
     setting: str
     """The cheapest of its grid that keeps 0.99 of P@1 and P@5 on held-out queries of the domain fitted on."""
     fitted: str
-    """Domain; empty for an engine that sees rows alone: it is the same wherever it is fitted."""
+    """Domain. An engine that sees rows alone is the same wherever it is fitted but for its setting."""
     served: str
     p1: float
     p1_ratio: float
@@ -126,6 +126,20 @@ class ScaleRow(NamedTuple):
     """Seconds of that for tables and sketches."""
     peak_bytes: int | None
     size: int
+
+
+class DefaultRow(NamedTuple):
+    """A setting of the index beside its defaults."""
+
+    setting: str
+    p1_ratio: float
+    p5_ratio: float
+    entries: float
+    """Labels read from buckets, a query."""
+    candidates: float
+    share: float
+    """Candidates by rows."""
+    tables_bytes: int
 
 
 R = TypeVar("R", bound=NamedTuple)
@@ -178,7 +192,7 @@ def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
 
 
 def latest(name: str, folder: Path = FOLDER) -> Path | None:
-    """Find the newest record of a bundle, or of "shift" or "scale"; None where there is none."""
+    """Find the newest record of this name; None where there is none."""
     found = [path for path in folder.glob(f"*/*-{name}.csv") if path.stem[11:] == name]
     return max(found, key=lambda path: (path.name, str(path)), default=None)
 

@@ -195,7 +195,7 @@ def test_the_result_is_a_pair_with_names(index, data):
     assert result.stats is None
     again = pickle.loads(pickle.dumps(index.search(data[2][0], 3, stats=True)))
     same(again, result)
-    assert set(again.stats) == {"entries", "candidates", "rescored"}
+    assert set(again.stats) == {"probes", "entries", "candidates", "rescored"}
 
 
 @pytest.mark.parametrize(

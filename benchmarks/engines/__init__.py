@@ -10,7 +10,6 @@ import importlib
 import math
 import pkgutil
 import re
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,11 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from benchmarks.bundles import Labels
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from benchmarks.definitions import parse
 
 __all__ = [
     "BaseEngine",
@@ -118,6 +113,10 @@ class BaseEngine(ABC):
         """Tell what these prepared queries (n, ...) cost on average at the present setting."""
         return Work(None, None)
 
+    def stages(self) -> dict[str, float]:
+        """Return the seconds of building by stage, where the engine tells."""
+        return {}
+
     def candidates(self, Q: Any) -> Labels | None:
         """Labels in the sample of each of these prepared queries, where the engine can list them."""
         return None
@@ -186,7 +185,7 @@ def grids(name: str, size: str = "grid") -> list[Grid]:
     path = FOLDER / f"{name}.toml"
     if not path.is_file():
         return [Grid({}, [Setting({}, "")])]
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))[size]
+    tables = parse(path)[size]
     return [
         Grid(
             table.get("build", {}),

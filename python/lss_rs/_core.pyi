@@ -129,7 +129,7 @@ class Index:
         on_short: Literal["pad", "exact", "raise"],
         num_threads: int,  # 0: the package setting
     ) -> NDArray[np.int64]:
-        """Write the answers; return work counters (n, 3): entries, candidates, rescored."""
+        """Write the answers; return work counters (n, 4): probes, entries, candidates, rescored."""
     def candidates(
         self, queries: NDArray[np.float32], num_threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -61,9 +61,9 @@ class SearchResult(_Pair):
     scores : ndarray of float32, of the same shape
         Raw logits, bias included, descending; -inf where there are fewer than k answers.
     stats : dict or None
-        With ``stats=True``, what each query cost: "entries" (ids read from buckets, repeats included),
-        "candidates" (distinct ids) and "rescored" (rows read in full), each an int64 array (n,), or a number
-        for a single query.
+        With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from them,
+        repeats included), "candidates" (distinct ids) and "rescored" (rows read in full), each an int64
+        array (n,), or a number for a single query.
     """
 
     stats: dict[str, Any] | None = None
@@ -371,7 +371,7 @@ class Index:
             result = SearchResult(labels[0], scores[0]) if single else SearchResult(labels, scores)
         if stats:
             columns = work[0] if single else np.ascontiguousarray(work.T)
-            result.stats = dict(zip(("entries", "candidates", "rescored"), columns, strict=True))
+            result.stats = dict(zip(("probes", "entries", "candidates", "rescored"), columns, strict=True))
         return result
 
     def candidates(

@@ -102,7 +102,7 @@ impl Index {
             return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), got));
         }
         if how.exact {
-            work.fill(Work { entries: 0, candidates: self.rows.m(), rescored: self.rows.m() });
+            work.fill(Work { probes: 0, entries: 0, candidates: self.rows.m(), rescored: self.rows.m() });
             let (kernel, places, values) = (Kernel::active(), exact::GROUP * k, exact::GROUP * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);

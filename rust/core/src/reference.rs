@@ -544,23 +544,25 @@ impl Reference {
         dot(&self.weights[id as usize], query) + self.bias[id as usize]
     }
 
-    /// The candidates of a query, rising, and the number of entries read.
-    pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, usize) {
+    /// The candidates of a query, rising, and what finding them cost.
+    pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
         let x = hashed_query(&self.planes, self.coordinates.as_ref(), query);
         let n_tables = self.planes.n_tables();
         let margins: Vec<Vec<f32>> = (0..n_tables).map(|table| margins(&self.planes, table, &x)).collect();
         let mut candidates = self.head.clone();
-        let mut met = 0;
+        let (mut visited, mut met) = (0, 0);
         for place in probes(&margins).iter().take(self.n_probes * n_tables) {
             if met >= self.max_entries {
                 break;
             }
+            visited += 1;
             if let Some(bucket) = self.buckets.get(place) {
                 candidates.extend(bucket);
                 met += bucket.len();
             }
         }
-        (candidates, self.head.len() + met)
+        let (entries, found) = (self.head.len() + met, candidates.len());
+        (candidates, Work { probes: visited, entries, candidates: found, rescored: 0 })
     }
 
     /// The sketch scores of these rows; nothing if there are no sketches.
@@ -581,26 +583,26 @@ impl Reference {
     /// All logits, sorted.
     pub fn exact(&self, query: &[f32], k: usize) -> Answer {
         let m = self.bias.len();
-        let work = Work { entries: 0, candidates: m, rescored: m };
+        let work = Work { probes: 0, entries: 0, candidates: m, rescored: m };
         answer(&(0..m as u32).map(|id| (self.logit(query, id), id)).collect::<Vec<_>>(), k, work)
     }
 
     /// Answer one query.
     pub fn search(&self, query: &[f32], k: usize, on_short: OnShort) -> Result<Answer> {
-        let (candidates, entries) = self.candidates(query);
+        let (candidates, work) = self.candidates(query);
         let found = candidates.len();
         if found < k && on_short == OnShort::Raise {
             return Err(Error::Short { query: 0, found, k });
         }
         if found < k && on_short == OnShort::Exact {
             let exact = self.exact(query, k);
-            return Ok(Answer { work: Work { entries, candidates: found, ..exact.work }, ..exact });
+            return Ok(Answer { work: Work { rescored: exact.work.rescored, ..work }, ..exact });
         }
         let finalists: Vec<u32> = match self.sketch_scores(query, &candidates) {
             Some(scores) => top(&scores, self.n_rescore.max(k)).iter().map(|&(_, id)| id).collect(),
             None => candidates.into_iter().collect(),
         };
-        let work = Work { entries, candidates: found, rescored: finalists.len() };
+        let work = Work { rescored: finalists.len(), ..work };
         let scored: Vec<_> = finalists.iter().map(|&id| (self.logit(query, id), id)).collect();
         Ok(answer(&scored, k, work))
     }

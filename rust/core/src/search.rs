@@ -38,6 +38,8 @@ impl OnShort {
 /// What a search cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// Buckets visited.
+    pub probes: usize,
     /// Labels read from buckets and head, repeats included.
     pub entries: usize,
     /// Labels after deduplication.
@@ -91,7 +93,8 @@ impl Searcher<'_> {
         let k = labels.len();
         let entries = self.candidates(scratch);
         let found = scratch.candidates.ids().len();
-        let mut work = Work { entries, candidates: found, rescored: 0 };
+        let probes = scratch.buckets.len();
+        let mut work = Work { probes, entries, candidates: found, rescored: 0 };
         if found < k && on_short != OnShort::Pad {
             if on_short == OnShort::Raise {
                 return Err(Error::Short { query: 0, found, k });

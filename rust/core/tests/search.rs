@@ -186,7 +186,7 @@ proptest! {
             Answer {
                 labels: best.iter().map(|&(_, id)| i64::from(id)).chain(vec![-1; pad]).collect(),
                 scores: best.iter().map(|&(score, _)| score).chain(vec![f32::NEG_INFINITY; pad]).collect(),
-                work: Work { entries: 0, candidates: m, rescored: m },
+                work: Work { probes: 0, entries: 0, candidates: m, rescored: m },
             }
         }).collect();
         for threads in 1..=3 {

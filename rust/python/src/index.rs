@@ -194,9 +194,9 @@ impl Index {
         enter(py, || self.0.search(&queries, k, how, Answers { labels, scores, work: &mut work }))?;
         let counters: Vec<i64> = work
             .iter()
-            .flat_map(|work| [work.entries, work.candidates, work.rescored].map(|n| n as i64))
+            .flat_map(|work| [work.probes, work.entries, work.candidates, work.rescored].map(|n| n as i64))
             .collect();
-        PyArray1::from_vec(py, counters).reshape([n, 3])
+        PyArray1::from_vec(py, counters).reshape([n, 4])
     }
 
     fn candidates<'py>(

@@ -1,0 +1,107 @@
+"""The report: docs/benchmarks.md, docs/plots, blocks of README and docs/design.md, from the records alone.
+
+    python -m benchmarks.report [--check]
+
+The texts need the standard library alone, the plots matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+from benchmarks.record import FOLDER
+from benchmarks.report import defaults
+from benchmarks.report.newest import load, newest
+from benchmarks.report.page import block, page
+
+__all__ = ["ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
+
+ROOT = Path(__file__).parents[2]
+_BEGIN, _END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+
+def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
+    """Write the texts.
+
+    Parameters
+    ----------
+    records : Path
+        Folder of records.
+    root : Path
+        The repository, whose README and docs/design.md have two markers each.
+
+    Returns
+    -------
+    dict
+        Texts by path below `root`.
+
+    Raises
+    ------
+    ValueError
+        If there is no place for a block.
+    """
+    found = load(records)
+    blocks = {Path("README.md"): block(found), Path("docs/design.md"): defaults.block(found.defaults)}
+    return {Path("docs/benchmarks.md"): page(found)} | {
+        path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
+        for path, text in blocks.items()
+    }
+
+
+def figures(records: Path = FOLDER) -> dict[Path, Path]:
+    """List the plots there should be, by path below the repository, and the record that each shows."""
+    shown: dict[Path, Path] = {}
+    for name, path in newest(records).items():
+        parts = {"shift": (), "scale": ("scale",), "defaults": ()}.get(name, (f"{name}-p1", f"{name}-p5"))
+        shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
+    return shown
+
+
+def stamp(path: Path) -> str:
+    """Return the line of a plot that says which record it shows."""
+    return f"<!-- record: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()} -->"
+
+
+def stale(records: Path = FOLDER, root: Path = ROOT) -> list[Path]:
+    """List files, by path below `root`, that are missing or not what the newest records give."""
+
+    def read(path: Path) -> str:
+        return (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
+
+    texts = [path for path, text in render(records, root).items() if read(path) != text]
+    return texts + [path for path, shown in figures(records).items() if stamp(shown) not in read(path)]
+
+
+def replace_block(text: str, block: str, name: str) -> str:
+    """Put a block between the two markers of a text.
+
+    Raises
+    ------
+    ValueError
+        If they are not there, once each and in order.
+    """
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end or _BEGIN in rest or _END in before + after:
+        raise ValueError(f"{name} must have one line '{_BEGIN}' and below it one line '{_END}'")
+    return f"{before}{_BEGIN}\n{block}{_END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write what the newest records give, or check that it is written."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is stale")
+    if parser.parse_args(arguments).check:
+        if wrong := stale():
+            names = ", ".join(map(str, wrong))
+            sys.exit(f"not what the records give: {names}; run python -m benchmarks.report")
+        return
+    from benchmarks.report.plots import draw  # matplotlib is needed for nothing else
+
+    for path, text in (render() | draw()).items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(text, encoding="utf-8")
+        print(path)

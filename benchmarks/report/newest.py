@@ -1,0 +1,58 @@
+"""The newest record of everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import record
+from benchmarks.record import DefaultRow, R, Row, ScaleRow, ShiftRow
+
+__all__ = ["BUNDLES", "Records", "load", "newest"]
+
+BUNDLES = ("lm-smollm2", "xmc-contents", "w2v-gcide", "lstm-gcide")
+OTHERS = ("shift", "scale", "defaults")
+
+
+class Records(NamedTuple):
+    """Records as (head, rows), None where there is none. A head has its own place too, as "record"."""
+
+    bundles: dict[str, tuple[dict[str, Any], list[Row]]]
+    shift: tuple[dict[str, Any], list[ShiftRow]] | None
+    scale: tuple[dict[str, Any], list[ScaleRow]] | None
+    defaults: tuple[dict[str, Any], list[DefaultRow]] | None
+
+    @property
+    def heads(self) -> dict[str, dict[str, Any]]:
+        """Heads by name."""
+        heads = {name: head for name, (head, _) in self.bundles.items()}
+        if self.shift:
+            heads["shift"] = self.shift[0]
+        if self.scale:
+            heads["scale"] = self.scale[0]
+        return heads
+
+
+def newest(folder: Path) -> dict[str, Path]:
+    """Find records by name: the project's bundles in their order, other bundles, then the rest."""
+    recorded = {path.stem[11:] for path in folder.glob("*/*.csv")}
+    others = sorted(recorded.difference(BUNDLES, OTHERS))
+    paths = {name: record.latest(name, folder) for name in (*BUNDLES, *others, *OTHERS)}
+    return {name: path for name, path in paths.items() if path}
+
+
+def load(folder: Path) -> Records:
+    """Read the newest records."""
+    paths = newest(folder)
+    shift, scale, defaults = (paths.pop(name, None) for name in OTHERS)
+
+    def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
+        head, rows = record.read(path, kind)
+        return head | {"record": path.relative_to(folder).as_posix()}, rows
+
+    return Records(
+        {name: read(path, Row) for name, path in paths.items()},
+        read(shift, ShiftRow) if shift else None,
+        read(scale, ScaleRow) if scale else None,
+        read(defaults, DefaultRow) if defaults else None,
+    )

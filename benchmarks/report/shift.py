@@ -1,0 +1,88 @@
+"""Shift: engines fitted on one domain of text and asked another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.record import ShiftRow
+from benchmarks.report.choice import TARGET
+from benchmarks.report.markdown import measured, share, table, us
+
+__all__ = ["line", "losses", "section"]
+
+
+def line(rows: list[ShiftRow]) -> str:
+    """Name the pair of domains that is worst for ours, and the best peer on it."""
+    foreign = [row for row in rows if row.kind == "ours" and row.fitted not in ("", row.served)]
+    if not foreign:
+        return "**shift**: ours was not measured"
+    worst = min(foreign, key=_least)
+    pair = f"fitted on `{worst.fitted}` and asked `{worst.served}`, the worst pair"
+    peers = [row for row in rows if row.kind == "peer" and _same_case(row, worst)]
+    best = max(peers, key=_least, default=None)
+    beside = f"; the best peer there, {best.engine}, {_kept(best)}" if best else ""
+    return f"**shift**: {pair}, ours keeps {_kept(worst)}{beside}"
+
+
+def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
+    """Write the section of the page: fitted down, asked across."""
+    domains = head.get("domains") or list(dict.fromkeys(row.served for row in rows))
+    cells: dict[tuple[str, str, str], dict[str, ShiftRow]] = {}
+    for row in rows:
+        cells.setdefault((row.engine, row.setting, row.fitted), {})[row.served] = row
+    lines = []
+    for (engine, setting, fitted), served in cells.items():
+        one = next(iter(served.values()))
+        on = fitted + (" (its setting alone)" if fitted and one.sees == "rows" else "")
+        found = [_cell(served[domain]) if domain in served else "" for domain in domains]
+        lines.append([f"**{engine}**" if one.kind == "ours" else engine, setting, on or "rows alone", *found])
+    return "\n".join(
+        [
+            "## Shift: fitted on one domain of text, asked another",
+            measured(head),
+            "Shares of the full layer's P@1 and P@5 on the queries asked, with their intervals; then the",
+            "time of one query on one thread. A setting is the cheapest of an engine's grid that keeps",
+            f"{head.get('target', TARGET)} of both on held-out queries of the domain fitted on.\n",
+            table(["engine", "setting", "fitted on", *(f"asked {domain}" for domain in domains)], lines),
+        ]
+    )
+
+
+def losses(rows: list[ShiftRow]) -> str:
+    """List the pairs of domains on which a peer keeps as much as ours or more; full layers keep all."""
+    lines = []
+    for ours in (row for row in rows if row.kind == "ours"):
+        peers = [row for row in rows if row.kind == "peer" and _same_case(row, ours)]
+        better = [row for row in peers if row.p1_ratio >= ours.p1_ratio or row.p5_ratio >= ours.p5_ratio]
+        if better:
+            better.sort(key=_least, reverse=True)
+            named = "; ".join(f"{row.engine} {_kept(row)}" for row in better)
+            lines.append([ours.fitted, ours.served, f"{ours.engine} {_kept(ours)}", named])
+    if not lines:
+        return "Shift: on no pair of domains does a peer keep as much as ours.\n"
+    title = "Shift: pairs of domains on which a peer keeps as much as ours of P@1 or of P@5, or more:\n"
+    return f"{title}\n{table(['fitted on', 'asked', 'ours', 'peers'], lines)}"
+
+
+def _least(row: ShiftRow) -> float:
+    return min(row.p1_ratio, row.p5_ratio)
+
+
+def _same_case(row: ShiftRow, ours: ShiftRow) -> bool:
+    """Whether a row answers the same queries, fitted on the same domain or on none."""
+    return row.served == ours.served and row.fitted in ("", ours.fitted)
+
+
+def _kept(row: ShiftRow) -> str:
+    cost = f" in {us(row.one_us)}" if row.one_us is not None else ""
+    return f"{share(row.p1_ratio)} of P@1 and {share(row.p5_ratio)} of P@5{cost}"
+
+
+def _cell(row: ShiftRow) -> str:
+    tail = f", p99 {us(row.one_p99_us)}" if row.one_p99_us is not None else ""
+    parts = [
+        f"P@1 {share(row.p1_ratio, row.p1_low, row.p1_high)}",
+        f"P@5 {share(row.p5_ratio, row.p5_low, row.p5_high)}",
+        f"{us(row.one_us)}{tail}",
+    ]
+    return "<br>".join(filter(None, parts))

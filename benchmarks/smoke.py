@@ -1,0 +1,85 @@
+"""All of the harness on tiny data in a few seconds an engine: answers are checked, times mean nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record, run, scale, shift
+from benchmarks.bundles import SPLITS
+from lss_rs.demo import write_npy
+
+__all__ = ["main", "write_bundle"]
+
+ROWS, WIDTH = 2000, 24
+SIZES = {"train": 600, "val": 120, "test": 240}
+LEAST = 0.9
+"""Share of the full layer's P@1 and P@5 that every engine must keep at its smoke setting."""
+
+
+def write_bundle(folder: Path, *, seed: int, bias: bool, layer: Path | None = None) -> None:
+    """Write a bundle of random rows whose labels are a query's five best; as a domain of `layer` if given."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    top = layer or folder
+    if not (top / "W.npy").is_file():
+        write_npy(top / "W.npy", rng.standard_normal((ROWS, WIDTH), dtype=np.float32))
+        write_npy(top / "b.npy", rng.standard_normal(ROWS, dtype=np.float32) * np.float32(bias))
+    W, b = np.load(top / "W.npy"), np.load(top / "b.npy")
+    for split in SPLITS:
+        n = SIZES[split]
+        near = rng.integers(ROWS, size=n)
+        Q = (W[near] + 0.3 * rng.standard_normal((n, WIDTH))).astype(np.float32)
+        best = np.argsort(-(Q @ W.T + b), axis=1)[:, :5]
+        write_npy(folder / f"Q_{split}.npy", Q)
+        write_npy(folder / f"Y_{split}_indptr.npy", np.arange(n + 1, dtype=np.int64) * 5)
+        write_npy(folder / f"Y_{split}_indices.npy", best.ravel().astype(np.int64))
+        write_npy(folder / f"groups_{split}.npy", np.arange(n, dtype=np.int64) // 4)
+
+
+def main() -> None:
+    """Run everything once.
+
+    Raises
+    ------
+    RuntimeError
+        If an engine cannot be built or does not find its answers.
+    """
+    rounds = run.Rounds(one=1, one_seconds=0.0, rest=1, rest_seconds=0.0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        records = folder / "record"
+        for bundle, bias in (("lm-smollm2", False), ("xmc-contents", True)):
+            write_bundle(folder / bundle, seed=int(bias), bias=bias)
+            head, rows = run.measure(folder / bundle, grid="smoke", rounds=rounds)
+            if head["skipped"]:
+                raise RuntimeError(f"not built: {head['skipped']}")
+            _check(rows)
+            _write(records, bundle, head, rows)
+        for i, domain in enumerate(("prose", "code")):
+            write_bundle(folder / "layer" / domain, seed=2 + i, bias=False, layer=folder / "layer")
+        found = shift.measure(folder / "layer", ["prose", "code"], grid="smoke", rounds=1, seconds=0.0)
+        _check(found[1])
+        _write(records, "shift", *found)
+        for m in (ROWS, 2 * ROWS):
+            write_bundle(folder / str(m), seed=m, bias=False)
+        head, grown = scale.measure(
+            [ROWS, 2 * ROWS], lambda m: folder / str(m), grid="smoke", rounds=1, seconds=0.0
+        )
+        if low := [row for row in grown if row.label_recall < LEAST]:
+            raise RuntimeError(f"answers are missing: {low}")
+        _write(records, "scale", head, grown)
+        print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
+
+
+def _check(rows: list[Any]) -> None:
+    low = [row for row in rows if min(row.p1_ratio, row.p5_ratio) < LEAST]
+    if low:
+        raise RuntimeError(f"answers are missing: {low}")
+
+
+def _write(records: Path, name: str, head: dict[str, Any], rows: list[Any]) -> None:
+    record.write(records / "smoke" / f"{head['date']}-{name}.csv", head, rows)
