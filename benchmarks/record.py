@@ -177,14 +177,13 @@ def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
     ValueError
         If its columns are not those of `kind`.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    rest = path.read_text(encoding="utf-8")
     head = {}
-    for line in lines:
-        if not line.startswith("# "):
-            break
-        key, value = line[2:].split(": ", 1)
+    while rest.startswith("# "):
+        line, rest = rest[2:].split("\n", 1)
+        key, value = line.split(": ", 1)
         head[key] = json.loads(value)
-    table = list(csv.reader(lines[len(head) :]))
+    table = list(csv.reader(io.StringIO(rest, newline="")))
     if tuple(table[0]) != kind._fields:
         raise ValueError(f"{path.name} has columns {table[0]}, not those of {kind.__name__}: record it anew")
     types = list(get_type_hints(kind).values())
