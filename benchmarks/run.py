@@ -110,7 +110,13 @@ def measure(
     bundle = load(path, "test")
     teams, skipped = start_teams(path, [REFERENCE, *_others(engines)], grid)
     try:
-        answers = {key: value for team in tqdm(teams, "answers", unit="build") for key, value in _ask(team)}
+        answers: dict[Key, Answers] = {}
+        for team in tqdm(list(teams), "answers", unit="build"):
+            try:
+                answers |= _ask(team)
+            except EngineError as error:
+                teams.remove(team)
+                _leave_out(team.worker, error, skipped)
         full = next(found.labels for (name, _, _), found in answers.items() if name == REFERENCE)
         unit = groups_of(path, "test")
         timings = _time(teams, rounds)
@@ -158,12 +164,17 @@ def start_teams(path: Path, engines: list[str], grid: str) -> tuple[list[Team], 
         try:
             teams.append(Team(worker, worker.start(), each.settings))
         except EngineError as error:
-            worker.stop()
-            if name == REFERENCE:
-                raise
-            tqdm.write(f"left out: {error}")
-            skipped[name] = str(error)
+            _leave_out(worker, error, skipped)
     return teams, skipped
+
+
+def _leave_out(worker: Worker, error: EngineError, skipped: dict[str, str]) -> None:
+    """Go on without an engine, and say so; without the reference nothing can be said."""
+    worker.stop()
+    if worker.name == REFERENCE:
+        raise error
+    tqdm.write(f"left out: {error}")
+    skipped[worker.name] = str(error)
 
 
 def judge(found: np.ndarray, full: np.ndarray, truth: Labels, k: int, unit: np.ndarray | None) -> Quality:

@@ -113,7 +113,7 @@ def _fit(
     m, d = load(path, "test").W.shape
     given = Grid(engine.get("build", {}), [Setting(search, "") for search in engine["search"]])
     each = (given if grid == "grid" else grids(engine["name"], grid)[0]).resolve(m, d)
-    worker = Worker(engine["name"], each.build | engine.get("build", {}), path)
+    worker = Worker(engine["name"], each.build, path)
     try:
         team = Team(worker, worker.start(), each.settings)
     except EngineError as error:

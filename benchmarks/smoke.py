@@ -10,12 +10,13 @@ import numpy as np
 
 from benchmarks import record, run, scale, shift
 from benchmarks.bundles import SPLITS
+from benchmarks.report import plots
 from lss_rs.demo import write_npy
 
 __all__ = ["main", "write_bundle"]
 
 ROWS, WIDTH = 2000, 24
-SIZES = {"train": 600, "val": 120, "test": 240}
+SIZES = {"train": 1000, "val": 120, "test": 240}
 LEAST = 0.9
 """Share of the full layer's P@1 and P@5 that every engine must keep at its smoke setting."""
 
@@ -72,7 +73,17 @@ def main() -> None:
         if low := [row for row in grown if row.label_recall < LEAST]:
             raise RuntimeError(f"answers are missing: {low}")
         _write(records, "scale", head, grown)
+        _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
+
+
+def _report(records: Path, folder: Path) -> None:
+    """Write the report into a tree that has nothing but the places for its blocks."""
+    for path in (folder / "README.md", folder / "docs" / "design.md"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+    if not report.render(records, folder) or not plots.draw(records):
+        raise RuntimeError("the report is empty")
 
 
 def _check(rows: list[Any]) -> None:

@@ -247,7 +247,7 @@ class _Served:
         ask, now = self._engine.batch, time.perf_counter_ns
         ask(self._timed[:WARM], k)
         taken: list[int] = []
-        while sum(taken) < seconds * 1e9:
+        while not taken or sum(taken) < seconds * 1e9:
             lo = len(taken) * size % (_TIMED - size + 1)
             start = now()
             ask(self._timed[lo : lo + size], k)

@@ -17,10 +17,10 @@ from benchmarks.report import defaults
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
-__all__ = ["ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
+__all__ = ["BEGIN", "END", "ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
 
 ROOT = Path(__file__).parents[2]
-_BEGIN, _END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
@@ -83,11 +83,11 @@ def replace_block(text: str, block: str, name: str) -> str:
     ValueError
         If they are not there, once each and in order.
     """
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end or _BEGIN in rest or _END in before + after:
-        raise ValueError(f"{name} must have one line '{_BEGIN}' and below it one line '{_END}'")
-    return f"{before}{_BEGIN}\n{block}{_END}{after}"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise ValueError(f"{name} must have one line '{BEGIN}' and below it one line '{END}'")
+    return f"{before}{BEGIN}\n{block}{END}{after}"
 
 
 def main(arguments: list[str] | None = None) -> None:
