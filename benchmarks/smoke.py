@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import record, run, scale, shift
+from benchmarks import record, report, run, scale, shift
 from benchmarks.bundles import SPLITS
 from benchmarks.report import plots
 from lss_rs.demo import write_npy
