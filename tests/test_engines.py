@@ -42,16 +42,6 @@ def test_nearest_row_is_that_of_the_largest_logit(metric, bias):
     np.testing.assert_array_equal(near.argmax(1), logits.argmax(1))
 
 
-@pytest.mark.parametrize("size", ["grid", "smoke"])
-@pytest.mark.parametrize("name", engines.names())
-def test_grid_resolves(name, size):
-    for grid in engines.grids(name, size):
-        build, settings = grid.resolve(M, D)
-        assert settings
-        for values in (build, *(setting.search for setting in settings)):
-            assert not [value for value in values.values() if isinstance(value, str) and "(" in value]
-
-
 @pytest.mark.parametrize("name", engines.names())
 def test_engine(name):
     # faiss' SWIG types have no __module__, which Python 3.12 warns of as they are made.

@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         {"recipe": RECIPE, "packages": [package]},
         {split: getattr(args, split) for split in SPLITS},
         lambda: read(root),
-        Plan(epochs=3, batch=1024, negatives=1024, power=0.75, rate=0.015),
+        Plan(epochs=3, batch=1024, negatives=1024, power=1.0, rate=0.004, word_dropout=0.1),
         d=128,
         relu=False,
         bias=False,

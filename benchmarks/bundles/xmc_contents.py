@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         {"recipe": RECIPE, "files": [{"file": path.name, "sha256": sha256(path)} for path in indices]},
         {split: getattr(args, split) for split in SPLITS},
         lambda: read(indices),
-        Plan(epochs=8, batch=512, negatives=4096, power=0.5, rate=0.01, word_dropout=0.25),
+        Plan(epochs=8, batch=512, negatives=4096, power=0.5, rate=0.02, word_dropout=0.25),
         d=128,
         relu=True,
         bias=True,

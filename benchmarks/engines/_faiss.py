@@ -32,6 +32,12 @@ class FaissEngine(BaseEngine):
         self.set_num_threads(num_threads)
         self._m = len(data.W)
         self._index, self._prepare = self._make(data, **build)
+        # Its wiki says that from 20 queries on matrices are multiplied. 1.15 counts numbers, not queries, and
+        # waits until they are 128,000: batches of 64 would be several times slower.
+        settings = faiss.cvar
+        settings.distance_compute_blas_threshold = min(
+            settings.distance_compute_blas_threshold, 20 * self._index.d
+        )
 
     def _make(self, data: Data, **build: Any) -> tuple[faiss.Index, Prepare]:
         raise NotImplementedError
