@@ -1,6 +1,7 @@
 """Hypothesis profiles: 100 examples in the gate, 10,000 at night (HYPOTHESIS_PROFILE=nightly)."""
 
 import os
+from importlib.util import find_spec
 
 try:
     from hypothesis import HealthCheck, settings
@@ -11,6 +12,12 @@ else:
     settings.register_profile("default", max_examples=100, **common)
     settings.register_profile("nightly", max_examples=10_000, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+# A wheel is tested where numpy is alone; the harness of the benchmarks needs more.
+collect_ignore_glob = (
+    [] if find_spec("tqdm") else ["test_benchmarks*.py", "test_bundles*.py", "test_engines.py"]
+)
 
 
 def tiny_llama(vocabulary, width, **options):

@@ -36,8 +36,9 @@ SIZES = {"val": 2_000, "test": 4_000}
 EXPONENT = 0.5
 # Lengths beside the centre's, which is 1 before the norms vary.
 OFFSET, NOISE = 0.4, 0.2
-# Standard deviation of the log of a factor on a cluster, and of another on each of its rows. With 0.03 on rows
-# a cluster's longest rows would be labels of all its queries, and half of the rows of their own query alone.
+# Standard deviation of the log of a factor on a cluster, and of another on each of its rows. With 0.03 on
+# rows a cluster's longest rows would be labels of all its queries, and half of the rows of their own query
+# alone.
 CLUSTER_NORM, ROW_NORM = 0.1, 0.01
 
 # Clusters drawn at a time, and rows multiplied at a time: they bound the memory, and the former is part of
