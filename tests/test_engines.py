@@ -23,7 +23,7 @@ def layer(bias):
     """Data, and the logits of its queries."""
     rng = np.random.default_rng(0)
     W, Q = (rng.normal(size=(n, D)).astype(np.float32) for n in (M, N))
-    b = (2 * rng.normal(size=M) if bias else np.zeros(M)).astype(np.float32)
+    b = (2 * rng.normal(size=M) - 10 if bias else np.zeros(M)).astype(np.float32)
     logits = Q @ W.T + b
     return Data(W, b, Q, Labels(np.arange(N + 1), logits.argmax(1))), logits
 

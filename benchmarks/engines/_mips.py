@@ -22,10 +22,12 @@ def products(data: Data, metric: str, multiple: int = 1) -> tuple[np.ndarray, Pr
     metric : {"ip", "l2"}
         "ip": rows as they are, for a search by inner product. "l2": one more coordinate gives every row the
         length of the longest, so that the Euclidean distance orders them as the product does (Bachrach et al.
-        2014); its value is 0 in queries.
+        2014); its value is 0 in queries. Either way the median is taken from all biases, which changes no
+        order: where they are far from 0, nothing but the bias would count.
     multiple : int
         Of the width, wherever a column is added anyway.
     """
+    data = data._replace(b=data.b - np.median(data.b))
     if metric == "ip":
         rows, added = with_bias(data, multiple)
         return rows, lambda Q: with_one(Q, added)
