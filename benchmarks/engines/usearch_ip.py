@@ -12,15 +12,19 @@ _METRICS = {"ip": "ip", "l2": "l2sq"}
 
 
 class Engine(BaseEngine):
-    """A graph over rows, walked greedily, in the scalars that usearch chooses for the CPU."""
+    """A graph over rows, walked greedily; where no scalars are given, usearch chooses them for the CPU."""
 
     title = "usearch"
     library = "usearch"
 
-    def __init__(self, data: Data, num_threads: int, *, links: int, ef: int, metric: str) -> None:
+    def __init__(
+        self, data: Data, num_threads: int, *, links: int, ef: int, metric: str, scalars: str | None = None
+    ) -> None:
         rows, self._prepare = products(data, metric, multiple=16)
         self._links = links
-        self._index = Index(ndim=rows.shape[1], metric=_METRICS[metric], connectivity=links, expansion_add=ef)
+        self._index = Index(
+            ndim=rows.shape[1], metric=_METRICS[metric], dtype=scalars, connectivity=links, expansion_add=ef
+        )
         self._index.add(np.arange(len(rows)), np.ascontiguousarray(rows), threads=num_threads)
         self._threads = num_threads
 
