@@ -33,8 +33,9 @@ build: $(VENV)/.installed
 demo: build
 	$(BIN)/lss-rs demo
 
-# What the benchmarks compare with.
+# What the benchmarks compare with. hnswlib comes as source, and does not say to a shared environment what builds it.
 $(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/pip install --quiet setuptools pybind11
 	$(BIN)/pip install --no-build-isolation --editable '.[bench]'
 	touch $@
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from lss_rs.demo import sha256
@@ -26,9 +27,7 @@ def apt_get(*arguments: str, cwd: Path) -> None:
     command = ["apt-get", *arguments, "-q", "-o", "APT::Sandbox::User=root"]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} failed; does apt-get update help?\n{done.stderr or done.stdout}"
-        )
+        raise RuntimeError(f"{' '.join(command)} failed\n{done.stderr or done.stdout}")
 
 
 def fetch(package: str, folder: Path) -> tuple[Path, dict[str, str]]:
@@ -36,16 +35,22 @@ def fetch(package: str, folder: Path) -> tuple[Path, dict[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     debs = sorted(folder.glob(f"{package}_*.deb"))
     if not debs:
-        apt_get("download", package, cwd=folder)
+        try:
+            apt_get("download", package, cwd=folder)
+        except RuntimeError:  # mirrors drop a package's older version: the lists may still name it
+            apt_get("update", cwd=folder)
+            apt_get("download", package, cwd=folder)
         debs = sorted(folder.glob(f"{package}_*.deb"))
     deb = debs[-1]
     root = folder / deb.stem
     if not root.is_dir():
-        part = folder / f"{deb.stem}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        subprocess.run(["dpkg-deb", "-x", deb, part], check=True)
-        part.rename(root)
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as part:
+            subprocess.run(["dpkg-deb", "-x", deb, part], check=True)
+            try:
+                Path(part).rename(root)
+            except OSError:
+                if not root.is_dir():  # else another process was quicker
+                    raise
     return root, {"package": package, "file": deb.name, "sha256": sha256(deb)}
 
 
