@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-__all__ = ["FOLDER", "DefaultRow", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
+__all__ = ["FOLDER", "REFERENCE", "DefaultRow", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
 
 FOLDER = Path(__file__).parent / "record"
+REFERENCE = "torch_f32"
+"""The full layer whose answers are the measure of all."""
 
 
 class Row(NamedTuple):

@@ -21,6 +21,7 @@ from benchmarks import energy, machine, record
 from benchmarks.bundles import Labels, groups, load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Setting, grids, names
+from benchmarks.record import REFERENCE
 from benchmarks.worker import Answers, Built, EngineError, Worker
 from lss_rs.demo import cache_dir
 from lss_rs.metrics import Interval, paired_bootstrap, precision_per_query
@@ -34,13 +35,12 @@ __all__ = [
     "head",
     "judge",
     "measure",
+    "middle",
     "ratio",
     "start_teams",
     "text",
 ]
 
-REFERENCE = "torch_f32"
-"""The full layer whose answers are the measure of all."""
 DEFINITION = read_toml("bundles")
 K: int = DEFINITION["k"]
 BATCHES = (64, 1024)
@@ -264,7 +264,7 @@ def _row(
 ) -> record.Row:
     one, five = (judge(found.labels, full, truth, k, unit) for k in (1, K))
     medians = [float(np.median(values)) for values in times.one]
-    every, us = np.concatenate(times.one), float(np.median(medians))
+    every, us = np.concatenate(times.one), middle(times.one)
     if times.microjoules:
         spent = {"energy_uj": float(np.median(times.microjoules)), "energy_kind": "measured"}
     elif found.bytes_read is not None:
@@ -294,16 +294,16 @@ def _row(
         one_p99_us=float(np.percentile(every, 99)),
         one_least_us=min(medians),
         one_most_us=max(medians),
-        one_2t_us=_middle(times.one_2t),
-        b64_us=_middle(times.batch[64, 1]),
-        b64_2t_us=_middle(times.batch[64, 2]),
-        b1024_us=_middle(times.batch[1024, 1]),
-        b1024_2t_us=_middle(times.batch[1024, 2]),
+        one_2t_us=middle(times.one_2t),
+        b64_us=middle(times.batch[64, 1]),
+        b64_2t_us=middle(times.batch[64, 2]),
+        b1024_us=middle(times.batch[1024, 1]),
+        b1024_2t_us=middle(times.batch[1024, 2]),
         **spent,
     )
 
 
-def _middle(rounds: list[np.ndarray]) -> float:
+def middle(rounds: list[np.ndarray]) -> float:
     """Median over rounds of a round's median."""
     return float(np.median([np.median(values) for values in rounds]))
 

@@ -13,7 +13,7 @@ from benchmarks import record
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Grid, Setting, grids
-from benchmarks.run import K, Team, head, text
+from benchmarks.run import K, Team, head, middle, text
 from benchmarks.worker import EngineError, Worker
 from lss_rs.demo import cache_dir
 from lss_rs.metrics import precision_at_k
@@ -93,7 +93,7 @@ def measure(
                 label_recall=each.label_recall,
                 sample=each.sample,
                 bytes_read=each.bytes_read,
-                one_us=float(np.median([np.median(values) for values in taken])),
+                one_us=middle(taken),
                 one_p99_us=float(np.percentile(np.concatenate(taken), 99)),
                 build_s=each.team.built.seconds,
                 tables_s=each.team.built.stages.get("build"),
@@ -111,8 +111,7 @@ def _fit(
 ) -> list[_Found]:
     """Build an engine and find its setting; the cheap ones come first in its grid."""
     m, d = load(path, "test").W.shape
-    given = Grid(engine.get("build", {}), [Setting(search, "") for search in engine["search"]])
-    each = (given if grid == "grid" else grids(engine["name"], grid)[0]).resolve(m, d)
+    each = (Grid.read(engine) if grid == "grid" else grids(engine["name"], grid)[0]).resolve(m, d)
     worker = Worker(engine["name"], each.build, path)
     try:
         team = Team(worker, worker.start(), each.settings)

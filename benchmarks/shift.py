@@ -13,8 +13,8 @@ from benchmarks import record
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Setting
+from benchmarks.record import REFERENCE
 from benchmarks.run import (
-    REFERENCE,
     K,
     Quality,
     Team,
@@ -22,11 +22,12 @@ from benchmarks.run import (
     groups_of,
     head,
     judge,
+    middle,
     ratio,
     start_teams,
     text,
 )
-from benchmarks.worker import Answers, Worker
+from benchmarks.worker import Worker
 
 __all__ = ["DEFINITION", "measure"]
 
@@ -70,38 +71,15 @@ def measure(
     full = _full_answers(layer, domains)
     choices: list[_Choice] = []
     teams: list[Team] = []
+    rows: list[record.ShiftRow] = []
     try:
         for name in engines:
             choices += _choices(name, layer, domains, grid, full, teams)
-        answers = _ask(choices, layer, domains)
-        times = _time(choices, layer, domains, rounds, seconds)
+        for served in domains:
+            rows += _serve(choices, layer, served, full[served, "test"], rounds, seconds)
     finally:
         for team in teams:
             team.worker.stop()
-    rows = []
-    for served, (i, choice) in product(domains, enumerate(choices)):
-        truth, unit = load(layer / served, "test").Y, groups_of(layer / served, "test")
-        found = answers[i, served]
-        one, five = (judge(found.labels, full[served, "test"], truth, k, unit) for k in (1, K))
-        team, taken = choice.team, times[i, served]
-        rows.append(
-            record.ShiftRow(
-                engine=team.built.title,
-                name=team.worker.name,
-                kind=team.built.kind,
-                sees=team.built.sees,
-                setting=text(team.worker.build_settings | choice.setting.search),
-                fitted=choice.fitted,
-                served=served,
-                p1=one.p,
-                p5=five.p,
-                **ratio("p1", one.ratio),
-                **ratio("p5", five.ratio),
-                sample=found.sample,
-                one_us=float(np.median([np.median(values) for values in taken])),
-                one_p99_us=float(np.percentile(np.concatenate(taken), 99)),
-            )
-        )
     m, d = load(layer / domains[0], "test").W.shape
     about = head({team.built.library for team in teams}) | {
         "bundle": layer.name,
@@ -142,62 +120,82 @@ def _choices(
     One that sees rows alone is built once. It has a setting for each domain all the same: settings are chosen
     on queries.
     """
-    choices, kept = [], []
+    choices = []
     built: list[Team] = []
     for domain in tqdm(domains, f"{name}: fits", unit="domain", leave=False):
         if not built or built[0].built.sees != "rows":
             built = start_teams(layer / domain, [name], grid)[0]
             teams += built
-        best = _cheapest(built, layer / domain, full[domain, "val"])
-        choices.append(_Choice(domain, *best))
-        kept.append(best[0])
+        choices.append(_Choice(domain, *_cheapest(built, layer / domain, full[domain, "val"])))
+    kept = [choice.team for choice in choices]
     for team in [team for team in teams if team.worker.name == name and team not in kept]:
         team.worker.stop()
         teams.remove(team)
     return choices
 
 
+class _Trial(NamedTuple):
+    """A setting on held-out queries: the lesser of its shares of full P@1 and P@5, and its time."""
+
+    quality: float
+    us: float
+    team: Team
+    setting: Setting
+
+
 def _cheapest(teams: list[Team], path: Path, full: np.ndarray) -> tuple[Team, Setting]:
     """Find the quickest setting that keeps the target on held-out queries, or the best if none does."""
     truth = load(path, "val").Y
-    plan = []
+    trials = []
     for team in teams:
         team.worker.ask(path, "val")
         for setting in team.settings:
             found = team.worker.answer(setting.search, K).labels
             quality = min(_share(judge(found, full, truth, k, None)) for k in (1, K))
-            us = np.median(
-                [np.median(team.worker.one(setting.search, K, 1, 0.03, turn)) for turn in range(3)]
-            )
-            plan.append((quality < DEFINITION["target"], us, quality, team, setting))
-    good = [place for place in plan if not place[0]]
-    best = min(good, key=lambda place: place[1]) if good else max(plan, key=lambda place: place[2])
-    return best[3], best[4]
+            us = middle([team.worker.one(setting.search, K, 1, 0.03, turn) for turn in range(3)])
+            trials.append(_Trial(quality, us, team, setting))
+    good = [trial for trial in trials if trial.quality >= DEFINITION["target"]]
+    best = min(good, key=lambda trial: trial.us) if good else max(trials, key=lambda trial: trial.quality)
+    return best.team, best.setting
 
 
 def _share(quality: Quality) -> float:
     return quality.ratio.estimate if quality.ratio else 0.0
 
 
-def _ask(choices: list[_Choice], layer: Path, domains: list[str]) -> dict[tuple[int, str], Answers]:
-    answers = {}
-    for served in domains:
-        for i, choice in enumerate(choices):
-            choice.team.worker.ask(layer / served, "test")
-            answers[i, served] = choice.team.worker.answer(choice.setting.search, K)
-    return answers
-
-
-def _time(
-    choices: list[_Choice], layer: Path, domains: list[str], rounds: int, seconds: float
-) -> dict[tuple[int, str], list[np.ndarray]]:
-    """Microseconds by round: for each domain asked, all engines in turns."""
-    times: dict[tuple[int, str], list[np.ndarray]] = {}
-    for served in domains:
-        for choice in choices:
-            choice.team.worker.ask(layer / served, "test")
-        for turn in range(rounds):
-            for i, choice in enumerate(choices):
-                taken = choice.team.worker.one(choice.setting.search, K, 1, seconds, turn)
-                times.setdefault((i, served), []).append(taken)
-    return times
+def _serve(
+    choices: list[_Choice], layer: Path, served: str, full: np.ndarray, rounds: int, seconds: float
+) -> list[record.ShiftRow]:
+    """Ask every engine the test queries of a domain, then time all of them in turns."""
+    path = layer / served
+    truth, unit = load(path, "test").Y, groups_of(path, "test")
+    answers = []
+    for choice in choices:
+        choice.team.worker.ask(path, "test")
+        answers.append(choice.team.worker.answer(choice.setting.search, K))
+    times: list[list[np.ndarray]] = [[] for _ in choices]
+    for turn in range(rounds):
+        for choice, taken in zip(choices, times, strict=True):
+            taken.append(choice.team.worker.one(choice.setting.search, K, 1, seconds, turn))
+    rows = []
+    for (fitted, team, setting), found, taken in zip(choices, answers, times, strict=True):
+        one, five = (judge(found.labels, full, truth, k, unit) for k in (1, K))
+        rows.append(
+            record.ShiftRow(
+                engine=team.built.title,
+                name=team.worker.name,
+                kind=team.built.kind,
+                sees=team.built.sees,
+                setting=text(team.worker.build_settings | setting.search),
+                fitted=fitted,
+                served=served,
+                p1=one.p,
+                p5=five.p,
+                **ratio("p1", one.ratio),
+                **ratio("p5", five.ratio),
+                sample=found.sample,
+                one_us=middle(taken),
+                one_p99_us=float(np.percentile(np.concatenate(taken), 99)),
+            )
+        )
+    return rows

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record, report, run, scale, shift
-from benchmarks.bundles import SPLITS
+from benchmarks.bundles import SPLITS, Labels
+from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
-from lss_rs.demo import write_npy
 
 __all__ = ["main", "write_bundle"]
 
@@ -27,18 +27,15 @@ def write_bundle(folder: Path, *, seed: int, bias: bool, layer: Path | None = No
     folder.mkdir(parents=True, exist_ok=True)
     top = layer or folder
     if not (top / "W.npy").is_file():
-        write_npy(top / "W.npy", rng.standard_normal((ROWS, WIDTH), dtype=np.float32))
-        write_npy(top / "b.npy", rng.standard_normal(ROWS, dtype=np.float32) * np.float32(bias))
+        W = rng.standard_normal((ROWS, WIDTH), dtype=np.float32)
+        write_layer(top, W, rng.standard_normal(ROWS, dtype=np.float32) * np.float32(bias))
     W, b = np.load(top / "W.npy"), np.load(top / "b.npy")
     for split in SPLITS:
         n = SIZES[split]
         near = rng.integers(ROWS, size=n)
         Q = (W[near] + 0.3 * rng.standard_normal((n, WIDTH))).astype(np.float32)
         best = np.argsort(-(Q @ W.T + b), axis=1)[:, :5]
-        write_npy(folder / f"Q_{split}.npy", Q)
-        write_npy(folder / f"Y_{split}_indptr.npy", np.arange(n + 1, dtype=np.int64) * 5)
-        write_npy(folder / f"Y_{split}_indices.npy", best.ravel().astype(np.int64))
-        write_npy(folder / f"groups_{split}.npy", np.arange(n, dtype=np.int64) // 4)
+        write_split(folder, split, Q, Labels(np.arange(n + 1) * 5, best.ravel()), np.arange(n) // 4)
 
 
 def main() -> None:

@@ -66,22 +66,14 @@ class Worker:
     build : dict
         Settings of the build.
     path : Path
-        Bundle, for building.
-    domain : Path, optional
-        Bundle whose queries are asked, by default the same.
-    split : str
-        Split of it that is asked.
+        Bundle. Its test queries are asked until :meth:`ask` turns to others.
     """
 
-    def __init__(
-        self, name: str, build: dict[str, Any], path: Path, domain: Path | None = None, split: str = "test"
-    ) -> None:
+    def __init__(self, name: str, build: dict[str, Any], path: Path) -> None:
         self.name, self.build_settings = name, build
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(far, name, build, path, domain or path, split), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(far, name, build, path), daemon=True)
         self._process.start()
         far.close()
 
@@ -142,10 +134,10 @@ class Worker:
         return answer
 
 
-def _serve(pipe: Connection, name: str, build: dict[str, Any], path: Path, domain: Path, split: str) -> None:
+def _serve(pipe: Connection, name: str, build: dict[str, Any], path: Path) -> None:
     """Do what is asked until the other side is gone."""
     try:
-        served = _Served(name, build, path, domain, split)
+        served = _Served(name, build, path)
         pipe.send((False, None))
         while True:
             command, arguments = pipe.recv()
@@ -159,29 +151,28 @@ def _serve(pipe: Connection, name: str, build: dict[str, Any], path: Path, domai
 class _Served:
     """The worker's side: a method a command."""
 
-    def __init__(self, name: str, build: dict[str, Any], path: Path, domain: Path, split: str) -> None:
+    def __init__(self, name: str, build: dict[str, Any], path: Path) -> None:
         self._cpus = cpus()
         self._engine_type = load_engine(name)
         self._build_settings, self._path = build, path
-        self._domain, self._split = domain, split
 
     def build(self) -> tuple[Any, ...]:
         data = Data(*load(self._path, "train"))
         start = time.perf_counter()
         self._engine = self._engine_type(data, len(self._cpus), **self._build_settings)
         seconds = time.perf_counter() - start
-        self.ask(self._domain, self._split)
+        self.ask(self._path, "test")
         engine = self._engine
         return engine.title, engine.kind, engine.sees, engine.library, seconds, engine.size(), engine.stages()
 
     def ask(self, path: Path, split: str) -> None:
-        _, _, Q, self._truth = load(path, split)
+        W, _, Q, self._truth = load(path, split)
         Q = np.ascontiguousarray(Q, np.float32)
-        self._n, self._m = len(Q), len(load(path, split).W)
+        self._n, self._m = len(Q), len(W)
         self._queries = self._engine.prepare(Q)
         # Neighbours in a document are alike: a random order is kinder to nobody's caches.
         order = np.random.default_rng(0).permutation(self._n)
-        self._timed = self._engine.prepare(np.ascontiguousarray(Q[np.resize(order, max(_TIMED, BLOCK))]))
+        self._timed = self._engine.prepare(np.ascontiguousarray(Q[np.resize(order, _TIMED)]))
 
     def _set(self, search: dict[str, Any], threads: int) -> None:
         self._engine.configure(**search)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from benchmarks import energy, record
 from benchmarks.bundles import Labels
-from benchmarks.engines import Data, Grid, Setting, grids, names, with_bias, with_one
+from benchmarks.engines import Data, Grid, Setting, grids, names
+from benchmarks.engines._mips import with_bias, with_one
 from hypothesis import given
 from hypothesis import strategies as st
 

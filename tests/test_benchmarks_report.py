@@ -40,13 +40,24 @@ HEAD = {
 DOMAINS = ["prose", "code"]
 
 
+def blank(columns, kind, name):
+    """All columns of an engine of this kind, unknown but for who it is."""
+    engine = {"full": "torch f32", "peer": "ScaNN tree", "ours": "lss-rs"}[kind]
+    return dict.fromkeys(columns._fields) | {"engine": engine, "name": name, "kind": kind}
+
+
 def row(kind="peer", us=100.0, p1=1.0, p5=1.0, **changes):
     """A row whose every mode takes `us`, and whose optional columns are unknown."""
-    hints = dict.fromkeys(Row._fields)
-    engine = {"full": "torch f32", "peer": "ScaNN tree", "ours": "lss-rs"}[kind]
-    hints |= dict.fromkeys(choice.MODES, us)
-    hints |= {"engine": engine, "name": {"full": "torch_f32"}.get(kind, kind), "kind": kind, "sees": "rows"}
-    hints |= {"build": "", "search": "", "documented": "", "energy_kind": "", "size": 10_000, "build_s": 2.0}
+    hints = blank(Row, kind, {"full": "torch_f32"}.get(kind, kind)) | dict.fromkeys(choice.MODES, us)
+    hints |= {
+        "sees": "rows",
+        "build": "",
+        "search": "",
+        "documented": "",
+        "energy_kind": "",
+        "size": 10_000,
+        "build_s": 2.0,
+    }
     hints |= {"p1": 0.4 * p1, "p1_ratio": p1, "p5": 0.12 * p5, "p5_ratio": p5}
     return Row(**(hints | changes))
 
@@ -71,32 +82,13 @@ def rows():
 
 
 def shift_row(kind, fitted, served, p1, us):
-    engine = {"full": "torch f32", "peer": "ScaNN tree", "ours": "lss-rs"}[kind]
-    hints = dict.fromkeys(ShiftRow._fields)
-    hints |= {
-        "engine": engine,
-        "name": kind,
-        "kind": kind,
-        "sees": "rows",
-        "setting": "s=1",
-        "fitted": fitted,
-    }
+    hints = blank(ShiftRow, kind, kind) | {"sees": "rows", "setting": "s=1", "fitted": fitted}
     hints |= {"served": served, "p1": p1 / 2, "p1_ratio": p1, "p5": p1 / 8, "p5_ratio": p1, "one_us": us}
     return ShiftRow(**hints)
 
 
 def scale_row(kind, m, us):
-    engine = {"full": "torch f32", "peer": "ScaNN tree", "ours": "lss-rs"}[kind]
-    hints = dict.fromkeys(ScaleRow._fields)
-    hints |= {
-        "engine": engine,
-        "name": kind,
-        "kind": kind,
-        "m": m,
-        "d": 128,
-        "queries": 1000,
-        "setting": "s=1",
-    }
+    hints = blank(ScaleRow, kind, kind) | {"m": m, "d": 128, "queries": 1000, "setting": "s=1"}
     hints |= {"label_recall": 0.95, "one_us": us, "one_p99_us": 2 * us, "build_s": m / 1e5, "size": 500 * m}
     return ScaleRow(**hints)
 

@@ -158,14 +158,7 @@ def test_an_encoder_decoder_is_refused(tokenizer):
 
 
 def test_a_head_over_something_else_is_refused(tokenizer):
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-    )
-    model = transformers.LlamaForCausalLM(config)
+    model = tiny_llama(VOCABULARY, WIDTH)
     model.lm_head = torch.nn.Linear(WIDTH // 2, VOCABULARY)
     with pytest.raises(ValueError, match=r"base model's output of width 16\. Got one that reads 8"):
         collect(model, tokenizer, documents([5]), progress=False)

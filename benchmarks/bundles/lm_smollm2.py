@@ -27,14 +27,23 @@ from tqdm.auto import tqdm
 from benchmarks.bundles import SPLITS
 from benchmarks.bundles.debian import fetch, read_text
 from benchmarks.bundles.text import (
+    GCIDE,
     Document,
     deduplicated,
+    gcide_blocks,
     gcide_paragraphs,
     hash_of,
     html_paragraphs,
     interleaved,
     passage,
     split_of,
+)
+from benchmarks.bundles.training import (
+    full_precision,
+    read_manifest,
+    single_labels,
+    write_manifest,
+    write_split,
 )
 from lss_rs.demo import (
     cache_dir,
@@ -81,15 +90,12 @@ def _pages(root: Path, pattern: str, *, skip: str, shortest: int = 0) -> Iterato
 
 
 def read_gcide(root: Path) -> Iterator[Document]:
-    """Blocks of consecutive entries: neighbours treat related words, often with the same quotations."""
-    entries = re.split(r"\n\s*\n(?=\S)", read_text(root / "usr/share/dictd/gcide.dict.dz"))
-    block: list[str] = []
-    for number, entry in enumerate(entries):
-        if not entry.startswith("00-"):
-            block += [part for part in gcide_paragraphs(entry) if len(part) >= 40]
-        if sum(map(len, block)) >= PASSAGE:
-            yield Document(f"gcide block ending with entry {number}", block)
-            block = []
+    """Blocks of the dictionary's entries, their paragraphs that are more than a word or two."""
+
+    def paragraphs(entry: str) -> list[str]:
+        return [part for part in gcide_paragraphs(entry) if len(part) >= 40]
+
+    return gcide_blocks(read_text(root / GCIDE), paragraphs, PASSAGE)
 
 
 def read_essays(root: Path) -> Iterator[Document]:
@@ -274,20 +280,6 @@ def collect_split(
     return Split(np.concatenate(queries), np.concatenate(labels), groups, sources[: np.count_nonzero(n)])
 
 
-def full_precision(W: np.ndarray, b: np.ndarray, Q: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """P@1 and P@5 of the full layer (P@5 divides by 5, with one label a query it is at most 0.2)."""
-    import torch
-
-    rows, bias = torch.from_numpy(W), torch.from_numpy(b)
-    ranks = []
-    for i in range(0, len(Q), 1024):
-        logits = torch.addmm(bias, torch.from_numpy(Q[i : i + 1024]), rows.T)
-        own = logits.gather(1, torch.from_numpy(y[i : i + 1024, None]))
-        ranks.append((logits > own).sum(1))
-    rank = torch.cat(ranks)
-    return {f"P@{k}": round(float((rank < k).float().mean()) / k, 5) for k in (1, 5)}
-
-
 def write_layer(
     out: Path, load: Callable[[], tuple[Any, Any]], model_sha: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -317,10 +309,7 @@ def build(domain: str, out: Path, sizes: dict[str, int], load: Callable[[], tupl
         "model_sha256": sha256(smollm2_file()),
         "packages": [record for _, record in fetched.values()],
     }
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if {key: manifest.get(key) for key in recipe} != recipe:
-        manifest = {**recipe, "splits": {}}
+    manifest = read_manifest(folder, recipe)
     missing = [split for split in SPLITS if manifest["splits"].get(split, {}).get("queries") != sizes[split]]
     if not missing:
         print(f"{domain}: built already")
@@ -331,24 +320,22 @@ def build(domain: str, out: Path, sizes: dict[str, int], load: Callable[[], tupl
     shares = {source.name: source.share for source in DOMAINS[domain]}
     for split in missing:
         manifest["splits"].pop(split, None)
-        write_json(path, manifest)
+        write_manifest(folder, manifest)
         parts = folder / "parts"
         title = f"{domain} {split}"
         data = collect_split(load, interleaved(texts[split], shares), sizes[split], parts, title)
-        write_npy(folder / f"Q_{split}.npy", data.Q)
-        write_npy(folder / f"Y_{split}_indptr.npy", np.arange(len(data.y) + 1, dtype=np.int64))
-        write_npy(folder / f"Y_{split}_indices.npy", data.y)
-        write_npy(folder / f"groups_{split}.npy", data.groups)
+        Y = single_labels(data.y)
+        write_split(folder, split, data.Q, Y, data.groups)
         # Last, so that a split the manifest knows is whole.
         manifest["splits"][split] = {
             "queries": len(data.y),
             "labels_a_query": 1.0,
             "documents": dict(sorted(Counter(data.sources).items())),
-            "full_layer": full_precision(W, b, data.Q, data.y),
+            "full_layer": full_precision(W, b, data.Q, Y),
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("torch", "transformers", "numpy")},
         }
-        write_json(path, manifest)
+        write_manifest(folder, manifest)
         shutil.rmtree(parts)
         print(f"{title}: {manifest['splits'][split]}")
 

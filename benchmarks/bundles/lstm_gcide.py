@@ -9,7 +9,6 @@ file has the layout, lstm_gcide.md the card.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections import Counter
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.bundles import SPLITS, lm_smollm2
+from benchmarks.bundles import SPLITS, lm_smollm2, training
 from benchmarks.bundles.debian import fetch
 from benchmarks.bundles.text import Document, deduplicated, hash_of, split_of
 from benchmarks.bundles.training import (
     Negatives,
+    options,
     read_manifest,
     resumed_epochs,
     sampled_softmax_loss,
@@ -74,9 +74,8 @@ def vocabulary(documents: Iterable[Document], min_count: int) -> dict[str, int]:
         for paragraph in document.paragraphs:
             counts.update(words(paragraph))
             n_paragraphs += 1
-    kept = sorted((-count, word) for word, count in counts.items() if count >= min_count)
-    unknown = counts.total() + sum(count for count, _ in kept)
-    return {UNKNOWN: unknown, END: n_paragraphs} | {word: -count for count, word in kept}
+    kept = {word: counts[word] for word in training.vocabulary(counts, min_count)}
+    return {UNKNOWN: counts.total() - sum(kept.values()), END: n_paragraphs} | kept
 
 
 def encode(document: Document, ids: dict[str, int]) -> np.ndarray:
@@ -303,14 +302,7 @@ def build(out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bundles.lstm_gcide",
-        description="Build the bundle lstm-gcide, unless it is there.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    out = cache_dir() / "bundles" / "lstm-gcide"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the bundle's folder")
-    build(parser.parse_args(arguments).out)
+    build(options("lstm-gcide", {}, arguments)[0])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from typing import Any, NamedTuple
 
@@ -102,6 +102,24 @@ def gcide_paragraphs(entry: str) -> list[str]:
     entry = re.sub(r"[{}]", "", entry)
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", entry))
     return [re.sub(r" +([,.;:])", r"\1", part) for part in paragraphs if part]
+
+
+GCIDE = "usr/share/dictd/gcide.dict.dz"
+"""Where the package dict-gcide keeps the dictionary."""
+
+
+def gcide_blocks(text: str, paragraphs: Callable[[str], list[str]], size: int) -> Iterator[Document]:
+    """Yield blocks of consecutive entries of at least `size` characters, by what `paragraphs` reads of each.
+
+    A block is a document: neighbours treat related words, often with the same quotations.
+    """
+    block: list[str] = []
+    for number, entry in enumerate(re.split(r"\n\s*\n(?=\S)", text)):
+        if not entry.startswith("00-"):
+            block += paragraphs(entry)
+        if sum(map(len, block)) >= size:
+            yield Document(f"gcide block ending with entry {number}", block)
+            block = []
 
 
 def deduplicated(documents: Iterable[Document], shortest: int = 60) -> Iterator[Document]:

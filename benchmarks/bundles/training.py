@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.bundles import Labels
-from lss_rs.demo import write_json, write_npy
+from lss_rs.demo import cache_dir, write_json, write_npy
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ __all__ = [
     "Negatives",
     "Plan",
     "full_precision",
+    "options",
     "read_manifest",
     "resumed_epochs",
     "sampled_softmax_loss",
@@ -221,6 +223,21 @@ def full_precision(
         for k in ks:
             hits[k] += int((own >= best[queries, k - 1]).sum())
     return {f"P@{k}": round(hits[k] / (len(Q) * k), 5) for k in ks}
+
+
+def options(name: str, sizes: dict[str, int], arguments: list[str] | None) -> tuple[Path, dict[str, int]]:
+    """Read a builder's command line: the bundle's folder, and queries of each split of `sizes`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.bundles.{name.replace('-', '_')}",
+        description=f"Build the bundle {name}, if it is not built.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    out = cache_dir() / "bundles" / name
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the bundle's folder")
+    for split, size in sizes.items():
+        parser.add_argument(f"--{split}", type=int, default=size, metavar="N", help=f"queries in {split}")
+    args = parser.parse_args(arguments)
+    return args.out, {split: getattr(args, split) for split in sizes}
 
 
 def read_manifest(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:

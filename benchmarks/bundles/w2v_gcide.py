@@ -8,10 +8,8 @@ README.md beside this file has the layout, w2v_gcide.md the card.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.debian import fetch, read_text
-from benchmarks.bundles.text import Document, deduplicated, split_of
-from benchmarks.bundles.training import Data, Examples, Plan, single_labels, take, vocabulary
+from benchmarks.bundles.text import GCIDE, Document, deduplicated, gcide_blocks, split_of
+from benchmarks.bundles.training import Data, Examples, Plan, options, single_labels, take, vocabulary
 from lss_rs.demo import cache_dir
 
 # Raise it with any change of what text is read or how it is cut or trained: the bundle is then built anew.
@@ -41,18 +39,6 @@ def paragraphs(entry: str) -> list[str]:
     # Bracketed letters are accents: "caf['e]", "[ae]ther".
     entry = re.sub(r"\[[^\w\s]?([A-Za-z]|ae|oe|AE|OE)[^\w\s]?\]", r"\1", entry)
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", entry) if part.strip()]
-
-
-def documents(root: Path) -> Iterator[Document]:
-    """Blocks of consecutive entries: neighbours treat related words, often with the same quotations."""
-    entries = re.split(r"\n\s*\n(?=\S)", read_text(root / "usr/share/dictd/gcide.dict.dz"))
-    block: list[str] = []
-    for number, entry in enumerate(entries):
-        if not entry.startswith("00-"):
-            block += paragraphs(entry)
-        if sum(map(len, block)) >= BLOCK:
-            yield Document(f"gcide block ending with entry {number}", block)
-            block = []
 
 
 def words(paragraph: str) -> list[str]:
@@ -90,7 +76,8 @@ def contexts(tokens: np.ndarray, paragraph: np.ndarray, width: int) -> Labels:
 def read(root: Path) -> Data:
     """Contexts of all words, by split."""
     by_split: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    for document in deduplicated(tqdm(documents(root), desc="text", unit="doc")):
+    blocks = gcide_blocks(read_text(root / GCIDE), paragraphs, BLOCK)
+    for document in deduplicated(tqdm(blocks, desc="text", unit="doc")):
         by_split[split_of(document.id)].append(document)
     counts = Counter(word for one in by_split["train"] for part in one.paragraphs for word in words(part))
     numbers = vocabulary(counts, MIN_COUNT)
@@ -105,24 +92,15 @@ def read(root: Path) -> Data:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bundles.w2v_gcide",
-        description="Build the bundle w2v-gcide, if it is not built.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    out = cache_dir() / "bundles" / "w2v-gcide"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the bundle's folder")
-    for split, size in SIZES.items():
-        parser.add_argument(f"--{split}", type=int, default=size, metavar="N", help=f"queries in {split}")
-    args = parser.parse_args(arguments)
+    out, sizes = options("w2v-gcide", SIZES, arguments)
 
     from benchmarks.bundles.bags import build
 
     root, package = fetch("dict-gcide", cache_dir() / "debian")
     build(
-        args.out,
+        out,
         {"recipe": RECIPE, "packages": [package]},
-        {split: getattr(args, split) for split in SPLITS},
+        sizes,
         lambda: read(root),
         Plan(epochs=3, batch=1024, negatives=1024, power=1.0, rate=0.004, word_dropout=0.1),
         d=128,

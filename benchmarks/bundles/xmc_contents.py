@@ -8,7 +8,6 @@ README.md beside this file has the layout, xmc_contents.md the card.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gzip
 import heapq
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.debian import apt_get
 from benchmarks.bundles.text import hash_of, split_of
-from benchmarks.bundles.training import Data, Examples, Plan, vocabulary
+from benchmarks.bundles.training import Data, Examples, Plan, options, vocabulary
 from lss_rs.demo import cache_dir, sha256
 
 # Raise it with any change of what is read or how it is cut or trained: the bundle is then built anew.
@@ -257,24 +256,15 @@ def lists(rows: list[list[int]]) -> Labels:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bundles.xmc_contents",
-        description="Build the bundle xmc-contents, if it is not built.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    out = cache_dir() / "bundles" / "xmc-contents"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the bundle's folder")
-    for split, size in SIZES.items():
-        parser.add_argument(f"--{split}", type=int, default=size, metavar="N", help=f"queries in {split}")
-    args = parser.parse_args(arguments)
+    out, sizes = options("xmc-contents", SIZES, arguments)
 
     from benchmarks.bundles.bags import build
 
     indices = fetch_contents(cache_dir() / "debian" / "contents")
     build(
-        args.out,
+        out,
         {"recipe": RECIPE, "files": [{"file": path.name, "sha256": sha256(path)} for path in indices]},
-        {split: getattr(args, split) for split in SPLITS},
+        sizes,
         lambda: read(indices),
         Plan(epochs=8, batch=512, negatives=4096, power=0.5, rate=0.02, word_dropout=0.25),
         d=128,

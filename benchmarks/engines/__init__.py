@@ -28,8 +28,6 @@ __all__ = [
     "grids",
     "load_engine",
     "names",
-    "with_bias",
-    "with_one",
 ]
 
 FOLDER = Path(__file__).parent
@@ -136,6 +134,15 @@ class Grid(NamedTuple):
     build: dict[str, Any]
     settings: list[Setting]
 
+    @classmethod
+    def read(cls, table: dict[str, Any]) -> Grid:
+        """Read a table of a TOML file: "build", and "search" with "documented" beside its settings."""
+        settings = [
+            Setting({k: v for k, v in search.items() if k != "documented"}, search.get("documented", ""))
+            for search in table.get("search", [{}])
+        ]
+        return cls(table.get("build", {}), settings)
+
     def resolve(self, m: int, d: int) -> Grid:
         """Sizes put in: a text such as "4 sqrt(m)" or "0.5 d" becomes a whole number, at least 1."""
 
@@ -183,42 +190,5 @@ def grids(name: str, size: str = "grid") -> list[Grid]:
         "smoke": a few settings for tiny data.
     """
     path = FOLDER / f"{name}.toml"
-    if not path.is_file():
-        return [Grid({}, [Setting({}, "")])]
-    tables = parse(path)[size]
-    return [
-        Grid(
-            table.get("build", {}),
-            [
-                Setting({k: v for k, v in search.items() if k != "documented"}, search.get("documented", ""))
-                for search in table.get("search", [{}])
-            ],
-        )
-        for table in tables
-    ]
-
-
-def with_bias(data: Data, multiple: int = 1) -> tuple[np.ndarray, int]:
-    """Rows for an engine that knows inner products alone: ``[w, b]``, and the number of columns added.
-
-    Where the bias is zero nothing is added. Otherwise zeros follow, so that the width is a multiple of
-    `multiple`. :func:`with_one` is the other side.
-    """
-    W, b = np.asarray(data.W), np.asarray(data.b)
-    if not b.any():
-        return W, 0
-    m, d = W.shape
-    width = -(-(d + 1) // multiple) * multiple
-    rows = np.zeros((m, width), np.float32)
-    rows[:, :d], rows[:, d] = W, b
-    return rows, width - d
-
-
-def with_one(Q: np.ndarray, added: int) -> np.ndarray:
-    """Return queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`, unchanged if nothing was added."""
-    if not added:
-        return Q
-    n, d = Q.shape
-    queries = np.zeros((n, d + added), np.float32)
-    queries[:, :d], queries[:, d] = Q, 1.0
-    return queries
+    tables = parse(path)[size] if path.is_file() else [{}]
+    return [Grid.read(table) for table in tables]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.engines import Data, with_bias, with_one
+from benchmarks.engines import Data
 
-__all__ = ["products"]
+__all__ = ["products", "with_bias", "with_one"]
 
 Prepare = Callable[[np.ndarray], np.ndarray]
 
@@ -44,3 +44,29 @@ def products(data: Data, metric: str, multiple: int = 1) -> tuple[np.ndarray, Pr
         return queries
 
     return longer, prepare
+
+
+def with_bias(data: Data, multiple: int = 1) -> tuple[np.ndarray, int]:
+    """Rows for an engine that knows inner products alone: ``[w, b]``, and the number of columns added.
+
+    Where the bias is zero nothing is added. Otherwise zeros follow, so that the width is a multiple of
+    `multiple`. :func:`with_one` is the other side.
+    """
+    W, b = np.asarray(data.W), np.asarray(data.b)
+    if not b.any():
+        return W, 0
+    m, d = W.shape
+    width = -(-(d + 1) // multiple) * multiple
+    rows = np.zeros((m, width), np.float32)
+    rows[:, :d], rows[:, d] = W, b
+    return rows, width - d
+
+
+def with_one(Q: np.ndarray, added: int) -> np.ndarray:
+    """Return queries ``[q, 1, 0...]`` for the rows of :func:`with_bias`, unchanged if nothing was added."""
+    if not added:
+        return Q
+    n, d = Q.shape
+    queries = np.zeros((n, d + added), np.float32)
+    queries[:, :d], queries[:, d] = Q, 1.0
+    return queries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.record import Row
+from benchmarks.record import REFERENCE, Row
 from benchmarks.report import choice
 from benchmarks.report.choice import LEVELS, MODES, TARGET, Comparison
 from benchmarks.report.markdown import (
@@ -119,7 +119,7 @@ def costlier(name: str, rows: list[Row]) -> list[list[str]]:
 
 
 def _best_peer(found: Comparison) -> Row | None:
-    return next((row for row in found.others if row.name != choice.REFERENCE), None)
+    return next((row for row in found.others if row.name != REFERENCE), None)
 
 
 def _ours(rows: list[Row]) -> str:
@@ -157,7 +157,7 @@ def _engines(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     def place(each: list[Row]) -> tuple[int, bool, bool, float]:
         row = choice.chosen(each) or each[0]
         kind = ("full", "peer", "ours").index(row.kind)
-        return kind, row.name != choice.REFERENCE, not choice.reaches(row, TARGET), row.one_us or 0.0
+        return kind, row.name != REFERENCE, not choice.reaches(row, TARGET), row.one_us or 0.0
 
     engines = sorted(choice.by_engine(rows).values(), key=place)
     return [(f"**{each[0].engine}**" if each[0].kind == "ours" else each[0].engine, each) for each in engines]

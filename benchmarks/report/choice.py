@@ -7,12 +7,11 @@ import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from benchmarks.record import Row
+from benchmarks.record import REFERENCE, Row
 
 __all__ = [
     "LEVELS",
     "MODES",
-    "REFERENCE",
     "TARGET",
     "TIE",
     "Comparison",
@@ -30,8 +29,6 @@ __all__ = [
     "reference",
 ]
 
-REFERENCE = "torch_f32"
-"""The engine whose quality is 1, and whose time others are compared with."""
 TARGET = 0.99
 LEVELS = (0.95, 0.98, 0.99, 0.995, 0.999)
 TIE = 1.05

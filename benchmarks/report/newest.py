@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import record
+from benchmarks.definitions import read_toml
 from benchmarks.record import DefaultRow, R, Row, ScaleRow, ShiftRow
 
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
-BUNDLES = ("lm-smollm2", "xmc-contents", "w2v-gcide", "lstm-gcide")
+BUNDLES = tuple(read_toml("bundles")["bundle"])
 OTHERS = ("shift", "scale", "defaults")
 
 
