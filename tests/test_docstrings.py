@@ -5,12 +5,14 @@ import re
 import pytest
 
 import lss_rs
-from lss_rs import config, index, metrics
+from lss_rs import _intervals, config, index, metrics
 
 pytestmark = pytest.mark.inference
 
+MODULES = config, index, metrics, _intervals
 
-@pytest.mark.parametrize("module", [lss_rs, config, index, metrics], ids=lambda module: module.__name__)
+
+@pytest.mark.parametrize("module", [lss_rs, *MODULES], ids=lambda module: module.__name__)
 def test_examples_run(module):
     failed, tried = doctest.testmod(module)
     assert tried > 0
@@ -18,7 +20,7 @@ def test_examples_run(module):
 
 
 def public():
-    for module in (config, index, metrics):
+    for module in MODULES:
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
                 continue

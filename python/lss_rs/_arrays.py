@@ -257,15 +257,15 @@ def merge_labels(queries: NDArray[np.int64], ids: NDArray[np.int64], n: int) -> 
 _LABELS = "label ids (n,), lists of label ids, or a sparse (n, m) matrix"
 
 
-def as_labels(Y: Any, n: int, m: int | None = None, arg: str = "Y") -> Labels:
+def as_labels(Y: Any, n: int | None, m: int | None = None, arg: str = "Y") -> Labels:
     """Return true labels of n queries in CSR form; a query may have none.
 
     Parameters
     ----------
     Y : array-like of int, shape (n,) or (n, t); n lists of ints; or scipy sparse, shape (n, m)
         In a sparse matrix every entry other than zero is a label.
-    n : int
-        Number of queries.
+    n : int or None
+        Number of queries, if known.
     m : int, optional
         Number of rows, if known.
     arg : str
@@ -284,14 +284,14 @@ def as_labels(Y: Any, n: int, m: int | None = None, arg: str = "Y") -> Labels:
             queries, ids, length = _labels_from_lists(array.tolist(), arg)
         else:
             queries, ids, length = _labels_from_array(array, m, arg)
-    if length != n:
+    if n is not None and length != n:
         raise ValueError(message(arg, f"as long as the queries ({n})", length))
     if len(ids):
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or (m is not None and high >= m):
             limit = "0 or more" if m is None else f"in 0..{m - 1}"
             raise ValueError(message(arg, f"label ids {limit}", low if low < 0 else high))
-    return merge_labels(queries, ids, n)
+    return merge_labels(queries, ids, length)
 
 
 def _labels_from_array(
