@@ -20,27 +20,31 @@ from lss_rs._core import Builder
 
 __all__ = ["SETTINGS", "measure"]
 
-_TEACHER = 100
+_TEACHER = 400
 _ALL = 2**31 - 1
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("defaults, all candidates rescored", {}),
     ("seed 1", {"seed": 1}),
     ("seed 2", {"seed": 2}),
-    ("planes in the leading 24 coordinates", {"spare": 6}),
-    ("planes in the leading 64 coordinates", {"spare": 46}),
+    ("planes in the leading 24 coordinates", {"spare": 10}),
+    ("planes in the leading 64 coordinates", {"spare": 50}),
+    ("12 bits", {"n_bits": 12}),
+    ("13 bits", {"n_bits": 13}),
     ("16 bits", {"n_bits": 16}),
-    ("17 bits", {"n_bits": 17}),
-    ("20 bits", {"n_bits": 20}),
+    ("1 table", {"n_tables": 1}),
     ("2 tables", {"n_tables": 2}),
     ("8 tables", {"n_tables": 8}),
-    ("teacher's top 10", {"teacher_top": 10}),
-    ("teacher's top 20", {"teacher_top": 20}),
-    ("teacher's top 100", {"teacher_top": 100}),
-    ("no head", {"n_head": 0}),
-    ("head of 1,000", {"n_head": 1000}),
+    ("1,024 entries", {"max_entries": 1024}),
     ("4,096 entries", {"max_entries": 4096}),
-    ("12,288 entries", {"max_entries": 12_288}),
+    ("8,192 entries", {"max_entries": 8192}),
+    ("20 neighbours", {"n_neighbors": 20}),
+    ("30 neighbours", {"n_neighbors": 30}),
+    ("100 neighbours", {"n_neighbors": 100}),
+    ("teacher's top 50, 100 neighbours", {"teacher_top": 50, "n_neighbors": 100}),
+    ("teacher's top 100", {"teacher_top": 100}),
+    ("teacher's top 100, 100 neighbours", {"teacher_top": 100, "n_neighbors": 100}),
+    ("teacher's top 400, 30 neighbours", {"teacher_top": 400, "n_neighbors": 30}),
     ("128-byte sketches, 64 rescored: the defaults", {"n_rescore": 64}),
     ("128-byte sketches, 32 rescored", {"n_rescore": 32}),
     ("64-byte sketches, 64 rescored", {"sketch_bytes": 64, "n_rescore": 64}),
@@ -59,11 +63,11 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
         learned.planes,
         learned.coordinates,
         fill="queries",
-        n_head=chosen.n_head,
         always_include=np.empty(0, np.int64),
         sketch_bytes=chosen.sketch_bytes,
         n_probes=chosen.n_probes,
         max_entries=chosen.max_entries,
+        n_neighbors=chosen.n_neighbors,
         n_rescore=chosen.n_rescore,
     )
     labels = np.ascontiguousarray(taught[:, : 1 + chosen.teacher_top])
@@ -106,7 +110,8 @@ def measure(path: Path | None = None) -> tuple[dict[str, Any], list[record.Defau
         found = index.search(queries, k=5, stats=True)
         p1, p5 = (metrics.precision_at_k(found.labels, truth, k) / theirs[k] for k in (1, 5))
         entries, candidates = (float(found.stats[name].mean()) for name in ("entries", "candidates"))
-        tables = index._core.params["nbytes"]["tables"]
+        nbytes = index._core.params["nbytes"]
+        tables = nbytes["tables"] + nbytes["exemplars"]
         rows.append(record.DefaultRow(name, p1, p5, entries, candidates, candidates / index.m, tables))
     data = {"m": index.m, "d": index.d, "train_queries": len(Q), "test_queries": len(queries)}
     return run.head(set()) | data, rows

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lss_rs import _core
+from lss_rs import LSSConfig, _core
 from lss_rs._arrays import QueryRows
 from lss_rs.learn import _covered, _sample
 from lss_rs.learn.aligned import Alignment, Moments, align, aligned_planes
@@ -209,13 +209,18 @@ def test_simhash_planes_are_gaussian_through_the_origin():
 
 
 @pytest.mark.parametrize("d", [3, 32, 70, 200])
-@pytest.mark.parametrize("sketch_bytes", [64, 128])
-def test_kept_coordinates_have_the_sketch_of_all(d, sketch_bytes):
+@pytest.mark.parametrize("fill", ["queries", "rows"])
+@pytest.mark.parametrize("sketch_bytes", [0, 64, 128])
+def test_kept_coordinates_have_the_sketch_of_all(d, fill, sketch_bytes):
     variances = np.geomspace(100, 1e-3, d).astype(np.float32)
-    p = _covered(variances, sketch_bytes)
-    assert 0 < p <= d
-    assert _core.sketch_widths(variances[:p], sketch_bytes) == _core.sketch_widths(variances, sketch_bytes)
-    assert _covered(variances, 0) == 0
+    p = _covered(variances, LSSConfig(fill=fill, sketch_bytes=sketch_bytes))
+    assert (p > 0) == (fill == "queries" or sketch_bytes > 0)
+    assert p <= d
+    if sketch_bytes:
+        widths = _core.sketch_widths(variances, sketch_bytes)
+        assert _core.sketch_widths(variances[:p], sketch_bytes) == widths
+    if fill == "queries":
+        assert _core.exemplar_widths(variances[:p]) == _core.exemplar_widths(variances)
 
 
 @pytest.mark.parametrize(("n", "step"), [(1, 1), (20_000, 1), (20_001, 2), (45_000, 3)])

@@ -88,12 +88,12 @@ def test_fit_takes_every_option(folder, tmp_path):
         "tables": 2,
         "probes": 4,
         "max-entries": 500,
+        "neighbors": 11,
         "rescore": 40,
         "sketch-bytes": 128,
         "fill": "queries",
         "method": "simhash",
         "teacher-top": 7,
-        "head": 11,
         "seed": 5,
         "dtype": "float16",
         "threads": 1,
@@ -112,13 +112,14 @@ def test_fit_takes_every_option(folder, tmp_path):
         "n_tables",
         "n_probes",
         "max_entries",
+        "n_neighbors",
         "n_rescore",
         "sketch_bytes",
         "fill",
         "method",
         "teacher_top",
     )
-    known = [report["params"][name] for name in (*names, "n_head", "seed")]
+    known = [report["params"][name] for name in (*names, "seed")]
     assert [*known, report["dtype"]] == list(options.values())[:-1]
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.inference
         ("n_probes", -1, "an int in 1..65536 or None. Got -1 instead."),
         ("n_rescore", 0, "an int in 1..2147483647 or None. Got 0 instead."),
         ("teacher_top", -1, "an int in 0..65536 or None. Got -1 instead."),
-        ("n_head", 1.5, "an int in 0..2147483647 or None. Got 1.5 instead."),
+        ("n_neighbors", 1.5, "an int in 1..2147483647 or None. Got 1.5 instead."),
         ("seed", None, f"an int in 0..{2**63 - 1}. Got None instead."),
         ("seed", -1, f"an int in 0..{2**63 - 1}. Got -1 instead."),
         ("method", "iul", "one of 'aligned', 'simhash'. Got 'iul' instead."),
@@ -45,11 +45,14 @@ def test_refuses(name, value, expected):
         LSSConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["teacher_top", "n_head"])
-def test_refuses_labels_to_learn_where_none_are_learned(name):
-    LSSConfig(fill="rows", **{name: 0})
-    with pytest.raises(ValueError, match=f"'{name}' parameter.*None or 0 with fill='rows'.* Got 5 instead"):
-        LSSConfig(fill="rows", **{name: 5})
+def test_refuses_what_buckets_of_rows_have_no_use_for():
+    LSSConfig(fill="rows", teacher_top=0)
+    with pytest.raises(
+        ValueError, match=r"'teacher_top' parameter.*None or 0 with fill='rows'.* Got 5 instead"
+    ):
+        LSSConfig(fill="rows", teacher_top=5)
+    with pytest.raises(ValueError, match=r"'n_neighbors' parameter.*None with fill='rows'.* Got 5 instead"):
+        LSSConfig(fill="rows", n_neighbors=5)
 
 
 def test_takes_numpy_integers_and_keeps_plain_ones():
@@ -78,9 +81,9 @@ def test_is_frozen_hashable_and_keyword_only():
             n_tables=6,
             n_probes=7,
             max_entries=10,
+            n_neighbors=3,
             n_rescore=8,
             teacher_top=0,
-            n_head=3,
             always_include=[2, 9],
         ),
         LSSConfig().resolve(m=1000, d=8, n=200, k=3),
@@ -99,13 +102,13 @@ def test_from_json_refuses_names_it_does_not_know():
 def test_resolves_the_case_of_the_design():
     resolved = LSSConfig().resolve(m=49_152, d=576, n=92_700, k=10)
     assert resolved == LSSConfig(
-        n_bits=18,
+        n_bits=14,
         n_tables=4,
         n_probes=256,
-        max_entries=8192,
+        max_entries=2048,
+        n_neighbors=50,
         n_rescore=64,
-        teacher_top=50,
-        n_head=100,
+        teacher_top=200,
     )
 
 
@@ -113,7 +116,7 @@ def test_resolves_the_paper():
     paper = LSSConfig(method="simhash", fill="rows", sketch_bytes=0)
     resolved = paper.resolve(m=2**16, d=128, n=0, k=5)
     assert (resolved.n_bits, resolved.n_tables, resolved.n_probes) == (10, 8, 8)
-    assert (resolved.teacher_top, resolved.n_head) == (0, 0)
+    assert (resolved.teacher_top, resolved.n_neighbors) == (0, None)
 
 
 @pytest.mark.parametrize("fill", ["queries", "rows"])
@@ -125,14 +128,13 @@ def test_resolves_the_paper():
 def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
     resolved = LSSConfig(fill=fill, method=method).resolve(m, d, n, k)
     unset = [field.name for field in dataclasses.fields(resolved) if getattr(resolved, field.name) is None]
-    assert unset == ["dtype"]
+    assert unset == (["dtype"] if fill == "queries" else ["n_neighbors", "dtype"])
     assert 1 <= resolved.n_bits <= 20
     assert method == "simhash" or resolved.n_bits <= d
     assert resolved.n_probes <= 2**resolved.n_bits
     assert resolved.n_rescore >= k
     assert resolved.teacher_top <= m
     assert fill == "rows" or resolved.teacher_top >= min(k, m)
-    assert resolved.n_head <= m
     assert resolved.resolve(m, d, n, k) == resolved
     assert resolved.resolve(m=99, d=9, n=99_999, k=k).n_bits == resolved.n_bits
 
@@ -143,9 +145,9 @@ def test_resolve_keeps_what_is_given():
         n_tables=2,
         n_probes=5,
         max_entries=9,
+        n_neighbors=2,
         n_rescore=4,
         teacher_top=1,
-        n_head=2,
         seed=8,
     )
     assert given.resolve(m=100, d=10, n=1000, k=10) == given
@@ -154,7 +156,7 @@ def test_resolve_keeps_what_is_given():
 def test_more_buckets_with_more_queries():
     bits = [LSSConfig().resolve(m=50_000, d=64, n=n, k=10).n_bits for n in (10, 1000, 100_000, 10**7)]
     assert bits == sorted(set(bits))
-    assert bits[-1] == 20
+    assert bits == [4, 7, 14, 20]
 
 
 def test_probes_beyond_every_bucket_are_every_bucket():

@@ -56,18 +56,21 @@ def test_nothing_is_said_unasked():
 def test_the_surface():
     names = json.loads(run("import json, lss_rs; print(json.dumps([*vars(lss_rs)]))"))
     exported = json.loads(run("import json, lss_rs; print(json.dumps(lss_rs.__all__))"))
-    modules = {"config", "index", "learn"}
+    modules = {"config", "index", "learn", "tuning"}
     assert {name for name in names if not name.startswith("_")} - modules == {
         "FormatError",
         "Index",
         "LSSConfig",
         "NotFittedError",
+        "OperatingPoint",
         "SearchResult",
         "ShortResultError",
+        "TuneReport",
         "cpu_features",
         "get_num_threads",
         "metrics",
         "set_num_threads",
         "show_versions",
+        "tune",
     }
     assert set(exported) == {name for name in names if not name.startswith("_")} - modules | {"__version__"}

@@ -12,6 +12,9 @@ from benchmarks.bundles import Labels
 from benchmarks.engines import BaseEngine, Data, Work
 from lss_rs import Index, LSSConfig, set_num_threads
 
+EXEMPLAR_BYTES = 64
+"""Sketch of a training query."""
+
 
 class Engine(BaseEngine):
     """An index.
@@ -35,11 +38,13 @@ class Engine(BaseEngine):
         Y = [data.Y.indices[lo:hi] for lo, hi in pairwise(data.Y.indptr)] if learns else None
         # k = 5: what the benchmark asks, and what a search must not exceed.
         self.index = Index.from_weights(data.W, data.b, config).fit(
-            data.Q, Y, k=5, progress=False, callback=self._lap
+            data.Q, Y, k=5, target=None, progress=False, callback=self._lap
         )
         self.search = self.index.search
         params = self.index.params
-        self._defaults = {name: params[name] for name in ("n_probes", "max_entries", "n_rescore")}
+        self._defaults = {
+            name: params[name] for name in ("n_probes", "max_entries", "n_neighbors", "n_rescore")
+        }
 
     def _lap(self, stage: str, done: int, total: int) -> None:
         now = time.perf_counter()
@@ -72,6 +77,9 @@ class Engine(BaseEngine):
         d, params = self.index.d, self.index.params
         itemsize = {"float32": 4}.get(self.index.dtype, 2)
         tables = stats["probes"] * 8 + stats["entries"] * 4
+        if params["fill"] == "queries":
+            labels = params["n_labels"] * params["n_tables"] / params["n_entries"]
+            tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * (8 + 4 * labels)
         sketches = stats["candidates"] * params["sketch_bytes"]
         rows = stats["rescored"] * (d * itemsize + 4)
         return Work(stats["candidates"], params["nbytes"]["maps"] + tables + sketches + rows)

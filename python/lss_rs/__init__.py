@@ -26,22 +26,26 @@ from lss_rs._core import (
     set_num_threads,
 )
 from lss_rs._versions import show_versions
-from lss_rs.config import LSSConfig
+from lss_rs.config import LSSConfig, OperatingPoint
 from lss_rs.index import Index, SearchResult
+from lss_rs.tuning import TuneReport, tune
 
 __all__ = [
     "FormatError",
     "Index",
     "LSSConfig",
     "NotFittedError",
+    "OperatingPoint",
     "SearchResult",
     "ShortResultError",
+    "TuneReport",
     "__version__",
     "cpu_features",
     "get_num_threads",
     "metrics",
     "set_num_threads",
     "show_versions",
+    "tune",
 ]
 
 _logging.getLogger("lss_rs").addHandler(_logging.NullHandler())

@@ -203,6 +203,10 @@ class QueryRows:
         self.d = d
         self.n = int(rows.shape[0])
 
+    def first(self, n: int) -> QueryRows:
+        """Return the first n queries."""
+        return QueryRows(self._rows[:n], self.d, self.arg)
+
     def slice(self, lo: int, hi: int, step: int = 1) -> NDArray[np.float32]:
         """Return queries lo, lo + step, ... below hi, contiguous and finite."""
         part = _widen(*_floats(self._rows[lo:hi:step], self.arg))

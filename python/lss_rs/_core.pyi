@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "active_kernel",
     "cpu_features",
+    "exemplar_widths",
     "get_num_threads",
     "set_num_threads",
     "sketch_widths",
@@ -65,22 +66,25 @@ class Planes:
 def sketch_widths(variances: NDArray[np.float32], n_bytes: int) -> list[int]:
     """Bits a coordinate for each group of 32 leading coordinates, by reverse water-filling."""
 
+def exemplar_widths(variances: NDArray[np.float32]) -> list[int]:
+    """Bits a coordinate, as :func:`sketch_widths`, for the sketches of exemplars."""
+
 @final
 class Builder:
-    """Gathers (bucket, label) pairs slice by slice; ``finish`` builds and swaps the result into the index."""
+    """Gathers training queries slice by slice; ``finish`` builds and swaps the result into the index."""
 
     def __new__(
         cls,
         index: Index,
         planes: Planes,
-        coordinates: Coordinates | None,  # needed by space="aligned" and by sketch_bytes > 0
+        coordinates: Coordinates | None,  # needed by space="aligned", fill="queries" and sketch_bytes > 0
         *,
         fill: Literal["queries", "rows"],
-        n_head: int,
         always_include: NDArray[np.int64],
         sketch_bytes: int,  # 0, 64 or 128
         n_probes: int,  # a table, on average: buckets come in order of cost over all tables
         max_entries: int,  # no further bucket once so many entries have been met
+        n_neighbors: int,  # with fill="queries"
         n_rescore: int,
     ) -> Self: ...
     def add(
@@ -111,10 +115,18 @@ class Index:
     def params(self) -> dict[str, object]:
         """Operating point and sizes of a fitted index.
 
-        space, fill, n_bits, n_tables, n_probes, max_entries, n_rescore, n_head, n_entries, sketch_bytes,
-        sketch_widths and nbytes (a dict by part).
+        space, fill, n_bits, n_tables, n_probes, max_entries, n_neighbors, n_rescore, exact, n_entries,
+        n_labels (of all exemplars), sketch_bytes, sketch_widths and nbytes (a dict by part).
         """
-    def set_operating_point(self, n_probes: int, max_entries: int, n_rescore: int) -> None: ...
+    def bare(self) -> Index:
+        """Share the rows, not what was fitted."""
+    def adopt(self, other: Index) -> None:
+        """Take what a fit of the same rows, in ``bare``, has found."""
+    def at(self, n_probes: int, max_entries: int, n_neighbors: int, n_rescore: int, exact: bool) -> Index:
+        """Return a twin with another operating point, which shares all memory."""
+    def set_operating_point(
+        self, n_probes: int, max_entries: int, n_neighbors: int, n_rescore: int, exact: bool
+    ) -> None: ...
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
@@ -129,7 +141,7 @@ class Index:
         on_short: Literal["pad", "exact", "raise"],
         num_threads: int,  # 0: the package setting
     ) -> NDArray[np.int64]:
-        """Write the answers; return work counters (n, 4): probes, entries, candidates, rescored."""
+        """Write the answers; return work (n, 5): probes, entries, neighbors, candidates, rescored."""
     def candidates(
         self, queries: NDArray[np.float32], num_threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -162,7 +162,7 @@ def _answers(
 ) -> tuple[NDArray[np.int64], dict[str, float], float | None]:
     """Answers of the index (n, k), its mean work a query, and its label recall, if there are labels."""
     answers = np.empty((rows.n, k), np.int64)
-    work = {"probes": 0, "entries": 0, "candidates": 0, "rescored": 0}
+    work = {"probes": 0, "entries": 0, "neighbors": 0, "candidates": 0, "rescored": 0}
     done = labelled = 0
     recalled = 0.0
     for block in progress(rows, "index"):

@@ -33,6 +33,7 @@ from lss_rs._arrays import QueryRows, as_labels
 from lss_rs._files import read_labels, read_matrix, write_answers
 from lss_rs.config import LSSConfig
 from lss_rs.index import Index
+from lss_rs.tuning import tune
 
 _SHOWN = 10
 """Queries in the table of ``search``."""
@@ -64,6 +65,7 @@ _Queries = Annotated[str, typer.Option(help="Queries (n, d): .npy, .npz or .safe
 _LABELS = (
     "True labels: ids (n,) or (n, t); a sparse .npz; a prefix of _indptr.npy and _indices.npy; or XMC text."
 )
+_GROUPS = "Number of each query's document (n,), a file: intervals then resample documents."
 
 
 def _print_version(asked: bool) -> None:
@@ -95,16 +97,22 @@ def fit(
     labels: Annotated[str | None, typer.Option(help=_LABELS, show_default="the full layer's best")] = None,
     bias: Annotated[str | None, typer.Option(help="Biases (m,), a file as of WEIGHTS.")] = None,
     k: Annotated[int, typer.Option("-k", help="Answers that searches will ask for.")] = 10,
+    target: Annotated[
+        float | None, typer.Option(help="Share of the full layer's P@1 and P@5 to keep; 0 tunes nothing.")
+    ] = 0.99,
+    groups: Annotated[str | None, typer.Option(help=_GROUPS)] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of a code: 2**BITS buckets a table.")] = None,
     tables: Annotated[int | None, typer.Option(help="Number of tables.")] = None,
     probes: Annotated[int | None, typer.Option(help="Buckets visited at most, a table, on average.")] = None,
     max_entries: Annotated[int | None, typer.Option(help="Entries read before probing ends.")] = None,
+    neighbors: Annotated[
+        int | None, typer.Option(help="Training queries whose labels are candidates.")
+    ] = None,
     rescore: Annotated[int | None, typer.Option(help="Candidates scored exactly.")] = None,
     sketch_bytes: Annotated[int | None, typer.Option(help="Bytes of a row's sketch: 0, 64 or 128.")] = None,
     fill: Annotated[str | None, typer.Option(help="What buckets hold: queries or rows.")] = None,
     method: Annotated[str | None, typer.Option(help="Planes: aligned or simhash.")] = None,
     teacher_top: Annotated[int | None, typer.Option(help="Best labels that a query teaches.")] = None,
-    head: Annotated[int | None, typer.Option(help="Most used labels that are always candidates.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the random directions.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Store rows as float32, float16 or bfloat16.", show_default="as given")
@@ -118,12 +126,12 @@ def fit(
         "n_tables": tables,
         "n_probes": probes,
         "max_entries": max_entries,
+        "n_neighbors": neighbors,
         "n_rescore": rescore,
         "sketch_bytes": sketch_bytes,
         "fill": fill,
         "method": method,
         "teacher_top": teacher_top,
-        "n_head": head,
         "seed": seed,
         "dtype": dtype,
     }
@@ -139,10 +147,11 @@ def fit(
         b = None if bias is None else read_matrix(bias)[0]
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
+        documents = None if groups is None else read_matrix(groups)[0]
         index = Index.from_weights(W, b, config)
         del W
     seconds = {"read": clock()}
-    index.fit(Q, Y, k=k)
+    index.fit(Q, Y, k=k, target=target or None, groups=documents)
     seconds["fit"] = clock()
     with step("writing"):
         index.save(output)
@@ -207,10 +216,7 @@ def evaluate_command(
     queries: _Queries,
     labels: Annotated[str, typer.Option(help=_LABELS)],
     ks: Annotated[str, typer.Option("-k", help="Answers to judge, parted by commas.")] = "1,5",
-    groups: Annotated[
-        str | None,
-        typer.Option(help="Number of each query's document (n,), a file: intervals then resample documents."),
-    ] = None,
+    groups: Annotated[str | None, typer.Option(help=_GROUPS)] = None,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
@@ -227,6 +233,38 @@ def evaluate_command(
         _print_json(report)
     else:
         Console().print(comparison(report))
+
+
+@app.command("tune")
+def tune_command(
+    index_file: _IndexFile,
+    queries: _Queries,
+    labels: Annotated[str | None, typer.Option(help=_LABELS, show_default="the full layer's best")] = None,
+    ks: Annotated[str, typer.Option("-k", help="Which P@k must be kept, parted by commas.")] = "1,5",
+    target: Annotated[float, typer.Option(help="Share of the full layer's P@k to keep.")] = 0.99,
+    objective: Annotated[str, typer.Option(help="What to make small: latency or throughput.")] = "latency",
+    groups: Annotated[str | None, typer.Option(help=_GROUPS)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the index, tuned.")
+    ] = None,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Find the quickest operating point that keeps the target, on queries an index was not taught with."""
+    wanted = _parse_ks(ks)
+    _use_threads(threads)
+    with step("reading"):
+        index = Index.load(index_file)
+        Q = read_matrix(queries)[0]
+        Y = None if labels is None else read_labels(labels)
+        documents = None if groups is None else read_matrix(groups)[0]
+    report = tune(index, Q, Y, ks=wanted, target=target, objective=objective, groups=documents)
+    if output is not None:
+        index.apply(report.best).save(output)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(str(report))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lss_rs._arrays import DTYPES, is_int
 
@@ -16,9 +16,9 @@ _RANGES: Final = {
     "n_tables": (1, 256),
     "n_probes": (1, 65_536),
     "max_entries": (1, 2**31),
+    "n_neighbors": (1, 2**31 - 1),
     "n_rescore": (1, 2**31 - 1),
     "teacher_top": (0, 65_536),
-    "n_head": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
 }
 _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
@@ -31,17 +31,35 @@ _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
 # The defaults, all of them: what LSSConfig.resolve puts in the place of None. docs/design.md has the
 # measurements behind them.
 _MIN_BITS, _MAX_BITS = 4, 20
-_LOG2_BUCKETS_PER_QUERY = 1.5
+_LOG2_QUERIES_PER_BUCKET = 2.5
 _LOG2_ROWS_PER_BUCKET = 6
 _TABLES_QUERIES, _TABLES_ROWS = 4, 8
 _PROBES_QUERIES, _PROBES_ROWS = 256, 8
-_ENTRIES_QUERIES, _ENTRIES_ROWS = 8192, 2**31
+_ENTRIES_QUERIES, _ENTRIES_ROWS = 2048, 2**31
+_NEIGHBORS = 50
 _RESCORE = 64
-_TEACHER_TOP = 50
-_HEAD, _ROWS_PER_HEAD = 100, 100
+_TEACHER_TOP = 200
 SPARE_COORDINATES = 2
 """Aligned planes lie in the leading n_bits coordinates and this many more: others carry less logit variance
 than a bit is worth."""
+
+
+class OperatingPoint(NamedTuple):
+    """How much a search does, and so what it costs and finds.
+
+    Attributes
+    ----------
+    n_probes, max_entries, n_neighbors, n_rescore : int
+        As in :class:`LSSConfig`.
+    exact : bool
+        Score every row: where nothing less is good enough.
+    """
+
+    n_probes: int
+    max_entries: int
+    n_neighbors: int
+    n_rescore: int
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,20 +80,20 @@ class LSSConfig:
         first, whatever their table. ``2**n_bits`` means every bucket.
     max_entries : int, optional
         No further bucket is visited once so many entries have been met.
+    n_neighbors : int, optional
+        With ``fill="queries"``, how many of the training queries met in the buckets, the nearest, give their
+        labels as candidates.
     n_rescore : int, optional
         Candidates that keep their place after the sketches and are scored exactly. Without sketches
         (``sketch_bytes=0``) every candidate is.
     sketch_bytes : {0, 64, 128}
         Bytes of a row's sketch; 0 keeps none.
     fill : {"queries", "rows"}
-        What a bucket holds. "queries": the labels that training queries of this bucket needed. "rows": the
-        rows that hash into it, as in the paper.
+        What a bucket holds. "queries": the training queries that hash into it, each with the labels that it
+        needed. "rows": the rows that hash into it, as in the paper.
     teacher_top : int, optional
-        With ``fill="queries"``, how many of the full layer's best labels a training query puts into its
-        buckets, besides its true labels. 0: true labels only.
-    n_head : int, optional
-        With ``fill="queries"``, how many of the most used labels are candidates of every query instead of
-        entries of most buckets.
+        With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
+        its true labels. 0: true labels only.
     dtype : {None, "float32", "float16", "bfloat16"}
         What the rows are stored in; None keeps the dtype of ``W``.
     always_include : sequence of int
@@ -99,7 +117,7 @@ class LSSConfig:
     >>> config.n_bits is None
     True
     >>> config.resolve(m=50_000, d=576, n=92_700, k=10).n_bits
-    18
+    14
     """
 
     method: Literal["aligned", "simhash"] = "aligned"
@@ -107,11 +125,11 @@ class LSSConfig:
     n_tables: int | None = None
     n_probes: int | None = None
     max_entries: int | None = None
+    n_neighbors: int | None = None
     n_rescore: int | None = None
     sketch_bytes: Literal[0, 64, 128] = 128
     fill: Literal["queries", "rows"] = "queries"
     teacher_top: int | None = None
-    n_head: int | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     always_include: tuple[int, ...] = ()
     seed: int = 0
@@ -138,10 +156,13 @@ class LSSConfig:
             raise _refuse("always_include", "a sequence of label ids, ints of 0 or more", self.always_include)
         object.__setattr__(self, "always_include", tuple(int(label) for label in ids))
         if self.fill == "rows":
-            for name in ("teacher_top", "n_head"):
-                value = getattr(self, name)
-                if value:
-                    raise _refuse(name, "None or 0 with fill='rows', which learns no labels", value)
+            if self.teacher_top:
+                expected = "None or 0 with fill='rows', which learns no labels"
+                raise _refuse("teacher_top", expected, self.teacher_top)
+            if self.n_neighbors is not None:
+                raise _refuse(
+                    "n_neighbors", "None with fill='rows', which keeps no queries", self.n_neighbors
+                )
 
     def resolve(self, m: int, d: int, n: int, k: int) -> LSSConfig:
         """Fill what is None from the sizes.
@@ -158,13 +179,14 @@ class LSSConfig:
         Returns
         -------
         LSSConfig
-            Nothing in it is None but ``dtype``, which is the index's own affair.
+            Nothing in it is None but ``dtype``, which is the index's own affair, and ``n_neighbors`` with
+            ``fill="rows"``.
         """
         by_rows = self.fill == "rows"
         if by_rows:
             log2_buckets = math.log2(m) - _LOG2_ROWS_PER_BUCKET
         else:
-            log2_buckets = math.log2(max(n, 2)) + _LOG2_BUCKETS_PER_QUERY
+            log2_buckets = math.log2(max(n, 2)) - _LOG2_QUERIES_PER_BUCKET
         n_bits = min(max(round(log2_buckets), _MIN_BITS), _MAX_BITS)
         if self.method == "aligned":  # a table's planes are orthonormal
             n_bits = min(n_bits, d)
@@ -175,10 +197,22 @@ class LSSConfig:
             n_tables=_either(self.n_tables, _TABLES_ROWS if by_rows else _TABLES_QUERIES),
             n_probes=min(_either(self.n_probes, _PROBES_ROWS if by_rows else _PROBES_QUERIES), 2**n_bits),
             max_entries=_either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES),
+            n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
-            n_head=0 if by_rows else min(_either(self.n_head, min(_HEAD, m // _ROWS_PER_HEAD)), m),
         )
+
+    @property
+    def _picks_a_point(self) -> bool:
+        """Whether it gives any number of an operating point."""
+        return any(getattr(self, name) is not None for name in OperatingPoint._fields if name != "exact")
+
+    def _at(self, point: OperatingPoint) -> LSSConfig:
+        """Replace what `point` says but ``exact``, which no configuration knows."""
+        numbers = {name: getattr(point, name) for name in OperatingPoint._fields if name != "exact"}
+        if self.fill == "rows":
+            del numbers["n_neighbors"]
+        return replace(self, **numbers)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that ``json.dumps`` takes and :meth:`from_json` turns back."""

@@ -28,10 +28,11 @@ from lss_rs._arrays import (
 )
 from lss_rs._core import Builder, FormatError, ShortResultError
 from lss_rs._core import Index as Core
-from lss_rs.config import LSSConfig
+from lss_rs.config import LSSConfig, OperatingPoint
 from lss_rs.learn import learn
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.teacher import taught_slices
+from lss_rs.tuning import Judge, find_point, held_out_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+_WORK = "probes", "entries", "neighbors", "candidates", "rescored"
 _EVERY_K = sys.maxsize
 """No k is too large to be answered well."""
 
@@ -62,8 +64,8 @@ class SearchResult(_Pair):
         Raw logits, bias included, descending; -inf where there are fewer than k answers.
     stats : dict or None
         With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from them,
-        repeats included), "candidates" (distinct ids) and "rescored" (rows read in full), each an int64
-        array (n,), or a number for a single query.
+        repeats included), "neighbors" (training queries whose labels were taken), "candidates" (distinct
+        labels) and "rescored" (rows read in full), each an int64 array (n,), or a number for a single query.
     """
 
     stats: dict[str, Any] | None = None
@@ -192,6 +194,8 @@ class Index:
         Y: Any = None,
         *,
         k: int = 10,
+        target: float | None = 0.99,
+        groups: ArrayLike | None = None,
         progress: bool = True,
         callback: Callable[[str, int, int], object] | None = None,
     ) -> Self:
@@ -210,11 +214,20 @@ class Index:
             the full layer's best ``teacher_top`` labels alone are what a query should find; with it, both.
         k : int
             Answers that searches will ask for.
+        target : float, optional
+            Share of the full layer's P@1 and P@5 that searches keep: the last tenth of the queries, at most
+            12,288, is not learned from, and :func:`lss_rs.tune` finds on it the quickest operating point
+            whose lower bounds reach the target, or falls back to exact search. None tunes nothing; neither
+            does a configuration that gives an operating point of its own, nor a fit from fewer than 1,000
+            queries.
+        groups : array-like, shape (n,), optional
+            What each query belongs to, such as its document, the queries of a group in a row: none is both
+            learned from and tuned on, and intervals resample whole groups.
         progress : bool
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "teacher" and "build".
+            "queries", "rows", "teacher", "build" and "tuning".
 
         Returns
         -------
@@ -227,19 +240,24 @@ class Index:
             If Q is not of floats, Y not of ints, or either not on the CPU.
         ValueError
             If shapes or lengths do not fit, a value is NaN or infinite, a label is not in 0..m-1, there is
-            nothing to learn from, or ``n_bits`` asks for more planes than there are directions.
+            nothing to learn from, ``n_bits`` asks for more planes than there are directions, or groups come
+            in pieces.
 
         Warns
         -----
         UserWarning
-            If there are fewer than ``2 * d`` queries to take a covariance of, or Y is given but has no use.
+            If there are fewer than ``2 * d`` queries to take a covariance of, Y is given but has no use, or
+            no operating point keeps the target.
         """
         k = as_k(k)
         queries = QueryRows(Q, self.d)
         labels = None if Y is None else as_labels(Y, queries.n, self.m)
         config = self._config
+        if target is not None and not 0 < target <= 1:
+            raise ValueError(message("target", "above 0 and at most 1, or None", target))
+        n = queries.n if target is None or config._picks_a_point else held_out_from(queries.n, groups)
         by_rows = config.fill == "rows"
-        if by_rows and labels is not None:
+        if by_rows and labels is not None and n == queries.n:
             warnings.warn("'Y' has no use with fill='rows'.", UserWarning, stacklevel=2)
         if not by_rows and labels is None and config.teacher_top == 0:
             raise ValueError(
@@ -249,33 +267,50 @@ class Index:
             raise ValueError(message("Y", "at least one label with teacher_top=0", "none"))
         if not by_rows and queries.n == 0:
             raise ValueError(message("Q", "at least one query with fill='queries'", 0))
+        core = self._core.bare()
+        taught_from, taught = queries.first(n), None if labels is None else labels.slice(0, n)
         with Progress(progress, callback) as report:
-            planes, coordinates, resolved = learn(self._core, queries, config, k, report)
+            planes, coordinates, resolved = learn(core, taught_from, config, k, report)
             builder = Builder(
-                self._core,
+                core,
                 planes,
                 coordinates,
                 fill=resolved.fill,
-                n_head=cast("int", resolved.n_head),
                 always_include=as_ids(resolved.always_include, self.m),
                 sketch_bytes=resolved.sketch_bytes,
                 n_probes=cast("int", resolved.n_probes),
                 max_entries=cast("int", resolved.max_entries),
+                n_neighbors=resolved.n_neighbors or 1,  # of no use with fill="rows"
                 n_rescore=cast("int", resolved.n_rescore),
             )
             if not by_rows:
                 done = 0
-                for block, taught in taught_slices(
-                    self._core.teacher, queries, labels, cast("int", resolved.teacher_top)
+                for block, needed in taught_slices(
+                    core.teacher, taught_from, taught, cast("int", resolved.teacher_top)
                 ):
-                    builder.add(block, taught.indptr, taught.indices)
+                    builder.add(block, needed.indptr, needed.indices)
                     done += len(block)
-                    report("teacher", done, queries.n)
+                    report("teacher", done, n)
             report("build", 0, 1)
-            with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
-                builder.finish()
-                self._settle(resolved, k)
+            builder.finish()
             report("build", 1, 1)
+            fitted = self._wrap(core, config, resolved, k)
+            if target is not None and n < queries.n:
+                held = None if labels is None else labels.slice(n, queries.n)
+                units = None if groups is None else np.asarray(groups)[n:]
+                judge = Judge(fitted, queries.slice(n, queries.n), held, {1, min(k, 5)}, target, groups=units)
+                found = find_point(fitted, judge, report)
+                if not found.feasible:
+                    warnings.warn(
+                        f"No operating point keeps {target} of the full layer's P@k on {queries.n - n} "
+                        "queries held out: searches will be exact. More queries, or a lower target, help.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                fitted.apply(found.best)
+        with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
+            self._core.adopt(core)
+            self._settle(fitted._resolved, k)
         return self
 
     # Asking
@@ -359,7 +394,7 @@ class Index:
         # Answers go to arrays of our own first: out may overlap x, or be in use by another thread.
         labels, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
         places = None if out is None else as_out(out, n, k, single)
-        if exact and on_short == "raise" and k > self.m:
+        if on_short == "raise" and k > self.m:
             raise ShortResultError(f"There are {self.m} rows, fewer than k={k}.")
         work = self._core.search(queries, k, labels, scores, bool(exact), on_short, threads)
         if not exact and k > self._trusted_k:
@@ -371,7 +406,7 @@ class Index:
             result = SearchResult(labels[0], scores[0]) if single else SearchResult(labels, scores)
         if stats:
             columns = work[0] if single else np.ascontiguousarray(work.T)
-            result.stats = dict(zip(("probes", "entries", "candidates", "rescored"), columns, strict=True))
+            result.stats = dict(zip(_WORK, columns, strict=True))
         return result
 
     def candidates(
@@ -408,6 +443,54 @@ class Index:
             UserWarning,
             stacklevel=3,
         )
+
+    # How much a search does
+
+    @property
+    def operating_point(self) -> OperatingPoint:
+        """How much a search does; :meth:`apply` changes it.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        """
+        params: dict[str, Any] = self._core.params
+        return OperatingPoint(*(params[name] for name in OperatingPoint._fields))
+
+    def apply(self, point: OperatingPoint) -> Self:
+        """Search with another operating point from now on.
+
+        Parameters
+        ----------
+        point : OperatingPoint
+            Such as the best that :func:`lss_rs.tune` found.
+
+        Returns
+        -------
+        Index
+            The index itself.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        TypeError, ValueError
+            If it is no operating point, or a number is out of range.
+        """
+        if not isinstance(point, OperatingPoint):
+            raise TypeError(message("point", "an OperatingPoint", f"a {type(point).__name__}"))
+        with self._lock:
+            if self._resolved is not None:
+                self._settle(self._resolved._at(point), self._fitted_k)
+            self._core.set_operating_point(*point)
+        return self
+
+    def _at(self, point: OperatingPoint) -> Self:
+        """Return a twin with another operating point, which shares all memory."""
+        core = self._core.at(*point)
+        resolved = None if self._resolved is None else self._resolved._at(point)
+        return self._wrap(core, self._config, resolved, self._fitted_k)
 
     # Keeping one
 
@@ -562,7 +645,16 @@ class Index:
         head = f"Index(m={self.m}, d={self.d}, dtype={self.dtype!r}"
         if not self.fitted:
             return f"{head}, not fitted)"
-        names = ("n_bits", "n_tables", "n_probes", "max_entries", "n_rescore", "sketch_bytes", "fill")
+        names = (
+            "n_bits",
+            "n_tables",
+            "n_probes",
+            "max_entries",
+            "n_neighbors",
+            "n_rescore",
+            "sketch_bytes",
+            "fill",
+        )
         params = self.params
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"

@@ -58,9 +58,9 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
     if config.method == "simhash":
         planes, thresholds = simhash_planes(index.d, n_tables, n_bits, config.seed)
         coordinates = None
-        if config.sketch_bytes:
+        if config.sketch_bytes or config.fill == "queries":
             alignment, base = _align(index, queries, report)
-            coordinates = _coordinates(alignment, base, config.sketch_bytes, 1)
+            coordinates = _coordinates(alignment, base, config, 1)
         return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved)
     alignment, base = _align(index, queries, report)
     if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
@@ -71,7 +71,7 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
     planes, thresholds = aligned_planes(
         alignment.variances[:r], _sample(alignment.leading(r), queries), n_tables, n_bits, config.seed
     )
-    coordinates = _coordinates(alignment, base, config.sketch_bytes, r)
+    coordinates = _coordinates(alignment, base, config, r)
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
 
 
@@ -110,19 +110,21 @@ def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alig
 
 
 def _coordinates(
-    alignment: Alignment, base: NDArray[np.float32], sketch_bytes: int, at_least: int
+    alignment: Alignment, base: NDArray[np.float32], config: LSSConfig, at_least: int
 ) -> _core.Coordinates:
     """Keep what planes (``at_least``) or sketches read: a search projects onto every coordinate kept."""
-    kept = alignment.leading(max(at_least, _covered(alignment.variances, sketch_bytes)))
+    kept = alignment.leading(max(at_least, _covered(alignment.variances, config)))
     return _core.Coordinates(
         kept.query_map, kept.query_offset, kept.row_map, kept.row_offset, kept.variances, base
     )
 
 
-def _covered(variances: NDArray[np.float32], sketch_bytes: int) -> int:
+def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
     """Count the leading coordinates that have a place in a sketch."""
-    widths = _core.sketch_widths(variances, sketch_bytes) if sketch_bytes else []
-    return min(32 * len(widths), len(variances))
+    groups = len(_core.sketch_widths(variances, config.sketch_bytes)) if config.sketch_bytes else 0
+    if config.fill == "queries":
+        groups = max(groups, len(_core.exemplar_widths(variances)))
+    return min(32 * groups, len(variances))
 
 
 def _sample(alignment: Alignment, queries: QueryRows) -> NDArray[np.float32]:

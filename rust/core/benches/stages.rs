@@ -1,5 +1,5 @@
 //! What each stage of a search costs at the shape of a language model's head: m = 49,152, d = 576, K = 14, L = 4,
-//! P = 32, R = 128, 64-byte sketches, f16 rows.
+//! P = 32, N = 50, R = 128, 64-byte sketches, f16 rows.
 //!
 //! The data are synthetic (queries in clusters, each cluster with labels of its own, some labels common to all), so
 //! that buckets are about as full as on real data. That makes costs comparable, and says nothing about quality.
@@ -13,24 +13,25 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use lss_core::candidates::Candidates;
+use lss_core::candidates::Union;
 use lss_core::coordinates::{Affine, Coordinates};
+use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space, lead};
 use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Matrix, padded};
 use lss_core::probe::Probes;
 use lss_core::rows::{Rows, Weights};
 use lss_core::sketch::{SketchQuery, SketchView};
-use lss_core::tables::Lists;
 use lss_core::topk::TopK;
 use lss_core::{Answers, Fill, Fitted, How};
-use lss_core::{Builder, Index, OnShort, Recipe, Work};
+use lss_core::{Builder, Index, OnShort, OperatingPoint, Recipe, Work};
 
 const M: usize = 49_152;
 const D: usize = 576;
 const K: usize = 14;
 const L: usize = 4;
 const P: usize = 32;
+const N: usize = 50;
 const R: usize = 128;
 /// Leading coordinates that the planes cut.
 const LEAD: usize = 64;
@@ -107,7 +108,7 @@ impl Bench {
         for _ in 0..TRAIN {
             let centre = rng.ranked(CLUSTERS);
             train.extend(query(&mut rng, centre));
-            for _ in 0..5 {
+            for _ in 0..50 {
                 let label =
                     if rng.below(4) == 0 { rng.ranked(M) } else { centre * 7919 + rng.ranked(1500) * 31 };
                 labels.push((label % M) as u32);
@@ -118,12 +119,15 @@ impl Bench {
             planes,
             coordinates: Some(coordinates),
             fill: Fill::Queries,
-            n_head: 500,
             always_include: vec![],
             sketch_bytes: 64,
-            n_probes: P,
-            max_entries: usize::MAX,
-            n_rescore: R,
+            point: OperatingPoint {
+                n_probes: P,
+                max_entries: usize::MAX,
+                n_neighbors: N,
+                n_rescore: R,
+                exact: false,
+            },
         };
         let mut builder = Builder::new(Arc::clone(&index), recipe).unwrap();
         builder.add(&train, Lists { offsets: &offsets, labels: &labels }).unwrap();
@@ -203,13 +207,18 @@ fn stages(criterion: &mut Criterion) {
     });
 
     let buckets: Vec<Vec<usize>> = all_margins.iter().map(|margins| bench.buckets(margins)).collect();
-    let mut candidates = Candidates::default();
-    let entries: usize =
-        buckets.iter().map(|buckets| candidates.gather(M, &fitted.head, &fitted.tables, buckets)).sum();
+    let (tables, exemplars) = (fitted.tables.view(), fitted.exemplars.as_ref().unwrap());
+    let mut met = Union::default();
+    let mut gather = |buckets: &[usize]| {
+        met.start(exemplars.len());
+        buckets.iter().for_each(|&bucket| met.add(tables.bucket(bucket)));
+        met.ids().len()
+    };
+    let entries: usize = buckets.iter().flatten().map(|&bucket| tables.bucket(bucket).len()).sum();
     let mut group = criterion.benchmark_group("gather");
     group.throughput(Throughput::Elements((entries / QUERIES) as u64));
     group.bench_function("entries", |b| {
-        b.iter(|| black_box(candidates.gather(M, &fitted.head, &fitted.tables, turn(&buckets, &mut at))));
+        b.iter(|| black_box(gather(turn(&buckets, &mut at))));
     });
     group.finish();
 

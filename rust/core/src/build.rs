@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use crate::coordinates::Coordinates;
 use crate::error::{Error, Result};
-use crate::fitted::{Fill, Fitted, check_operating_point};
+use crate::exemplars::{ExemplarSketcher, Exemplars, Lists, SKETCH_BYTES};
+use crate::fitted::{Fill, Fitted, OperatingPoint};
 use crate::hash::{Planes, Space, augment, lead, lead_of_row};
 use crate::index::Index;
 use crate::kernels::Kernel;
@@ -14,7 +15,7 @@ use crate::kernels::gemm::{View, product};
 use crate::memory::Block;
 use crate::rows::Rows;
 use crate::sketch::{Sketcher, Sketches};
-use crate::tables::{Lists, Tables};
+use crate::tables::Tables;
 use crate::threads;
 
 /// Rows whose coordinates are computed at a time.
@@ -25,28 +26,25 @@ const ROWS: usize = 1024;
 pub struct Recipe {
     /// The hash.
     pub planes: Planes,
-    /// Aligned coordinates, where planes or sketches need them.
+    /// Aligned coordinates, where planes, sketches or exemplars need them.
     pub coordinates: Option<Coordinates>,
     /// What stands in the buckets.
     pub fill: Fill,
-    /// Labels taken out of the buckets because they are in most of them anyway: at most so many.
-    pub n_head: usize,
     /// Labels that are candidates of every query.
     pub always_include: Vec<u32>,
     /// Bytes of a sketch: 0 (none), 64 or 128.
     pub sketch_bytes: usize,
-    /// Buckets probed at most, on average over the tables.
-    pub n_probes: usize,
-    /// No further bucket is probed once so many entries have been met.
-    pub max_entries: usize,
-    /// Candidates scored in full precision.
-    pub n_rescore: usize,
+    /// How much a search does.
+    pub point: OperatingPoint,
 }
 
 /// Gathers training queries slice by slice, then builds. Nothing of the index changes before it is done.
 pub struct Builder {
     index: Arc<Index>,
     recipe: Recipe,
+    /// Of exemplars, with [`Fill::Queries`].
+    sketcher: Option<ExemplarSketcher>,
+    sketches: Vec<u8>,
     codes: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
@@ -56,7 +54,7 @@ impl Builder {
     /// Check the recipe against the layer.
     pub fn new(index: Arc<Index>, recipe: Recipe) -> Result<Self> {
         let (m, d) = (index.rows().m(), index.rows().d());
-        check_operating_point(recipe.n_probes, recipe.max_entries, recipe.n_rescore)?;
+        recipe.point.check()?;
         let p = match &recipe.coordinates {
             Some(coordinates) => {
                 coordinates.check(m, d)?;
@@ -78,13 +76,25 @@ impl Builder {
             }
             _ => {}
         }
-        if recipe.sketch_bytes > 0 && p == 0 {
+        let sketcher = match (&recipe.coordinates, recipe.fill) {
+            (Some(coordinates), Fill::Queries) => Some(ExemplarSketcher::new(&coordinates.variances)?),
+            _ => None,
+        };
+        if (recipe.sketch_bytes > 0 || recipe.fill == Fill::Queries) && p == 0 {
             return Err(Error::value("coordinates", "given, because sketches need them", "None"));
         }
         if let Some(&id) = recipe.always_include.iter().find(|&&id| id as usize >= m) {
             return Err(Error::value("always_include", format!("labels in 0..{m}"), id));
         }
-        Ok(Builder { index, recipe, codes: Vec::new(), offsets: vec![0], labels: Vec::new() })
+        Ok(Builder {
+            index,
+            recipe,
+            sketcher,
+            sketches: Vec::new(),
+            codes: Vec::new(),
+            offsets: vec![0],
+            labels: Vec::new(),
+        })
     }
 
     /// Add training queries (n x d) and the labels that each needs.
@@ -106,10 +116,14 @@ impl Builder {
         if let Some(&id) = lists.labels.iter().find(|&&id| id as usize >= m) {
             return Err(Error::value("Y", format!("labels in 0..{m}"), id));
         }
-        if self.recipe.fill == Fill::Rows {
-            return Ok(());
-        }
-        self.codes.extend(query_codes(&self.recipe, queries, d)?);
+        let Some(sketcher) = &self.sketcher else { return Ok(()) };
+        let n_tables = self.recipe.planes.n_tables();
+        let done = self.offsets.len() - 1;
+        self.codes.resize((done + n) * n_tables, 0);
+        self.sketches.resize((done + n) * SKETCH_BYTES, 0);
+        let (codes, sketches) =
+            (&mut self.codes[done * n_tables..], &mut self.sketches[done * SKETCH_BYTES..]);
+        read_queries(&self.recipe, sketcher, queries, d, codes, sketches)?;
         let end = self.labels.len();
         self.offsets.extend(offsets[1..].iter().map(|&offset| offset + end));
         self.labels.extend_from_slice(lists.labels);
@@ -118,7 +132,8 @@ impl Builder {
 
     /// Build tables and sketches and swap them in.
     pub fn finish(self) -> Result<()> {
-        let Builder { index, recipe, codes, offsets, labels } = self;
+        let Builder { index, recipe, sketcher: of_exemplars, sketches: taught, codes, offsets, labels } =
+            self;
         let rows = index.rows();
         let m = rows.m();
         let sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
@@ -128,20 +143,25 @@ impl Builder {
         let (n_tables, n_bits) = (recipe.planes.n_tables(), recipe.planes.n_bits());
         let fitted = threads::install(0, || -> Result<Fitted> {
             let (row_codes, sketches) = read_rows(rows, &recipe, sketcher.as_ref());
-            let tables = match recipe.fill {
-                Fill::Queries => {
-                    Tables::build(n_tables, n_bits, &codes, Lists { offsets: &offsets, labels: &labels })?
+            let (tables, exemplars) = match of_exemplars {
+                Some(sketcher) => {
+                    // By bucket of the first table: what a probe there finds lies together.
+                    let mut order: Vec<u32> = (0..codes.len() as u32 / n_tables as u32).collect();
+                    order.sort_by_key(|&item| codes[item as usize * n_tables]);
+                    let codes: Vec<u32> = order
+                        .iter()
+                        .flat_map(|&item| &codes[item as usize * n_tables..][..n_tables])
+                        .copied()
+                        .collect();
+                    let lists = Lists { offsets: &offsets, labels: &labels };
+                    let exemplars = Exemplars::build(sketcher.sketcher().clone(), &taught, lists, &order)?;
+                    (Tables::build(n_tables, n_bits, &codes)?, Some(exemplars))
                 }
-                Fill::Rows => {
-                    let (offsets, labels): (Vec<usize>, Vec<u32>) =
-                        ((0..=m).collect(), (0..m as u32).collect());
-                    Tables::build(n_tables, n_bits, &row_codes, Lists { offsets: &offsets, labels: &labels })?
-                }
+                None => (Tables::build(n_tables, n_bits, &row_codes)?, None),
             };
-            let mut head = tables.most_spread(recipe.n_head, m);
-            head.extend(&recipe.always_include);
-            head.sort_unstable();
-            head.dedup();
+            let mut always_include = recipe.always_include;
+            always_include.sort_unstable();
+            always_include.dedup();
             let sketches = match (sketcher, sketches) {
                 (Some(sketcher), Some(codes)) => {
                     let sketches = Sketches::new(*sketcher.layout(), codes, m)?;
@@ -150,15 +170,13 @@ impl Builder {
                 _ => None,
             };
             Ok(Fitted {
-                tables: tables.without(&head),
-                head: Block::copy_of(&head),
+                tables,
+                exemplars,
+                always_include: Block::copy_of(&always_include),
                 sketches,
                 coordinates: recipe.coordinates.map(|coordinates| coordinates.query),
                 planes: recipe.planes,
-                fill: recipe.fill,
-                n_probes: recipe.n_probes,
-                max_entries: recipe.max_entries,
-                n_rescore: recipe.n_rescore,
+                point: recipe.point,
             })
         })??;
         index.install(fitted);
@@ -166,33 +184,40 @@ impl Builder {
     }
 }
 
-/// Codes of queries (n x d), `n_tables` a query.
-fn query_codes(recipe: &Recipe, queries: &[f32], d: usize) -> Result<Vec<u32>> {
+/// One pass over training queries (n x d): their codes, `n_tables` a query, and their sketches.
+fn read_queries(
+    recipe: &Recipe,
+    sketcher: &ExemplarSketcher,
+    queries: &[f32],
+    d: usize,
+    codes: &mut [u32],
+    sketches: &mut [u8],
+) -> Result<()> {
     let kernel = Kernel::active();
     let planes = &recipe.planes;
-    let n_tables = planes.n_tables();
-    let mut codes = vec![0u32; queries.len() / d * n_tables];
+    let outputs =
+        (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES));
     threads::install(0, || {
-        codes.par_chunks_exact_mut(n_tables).zip(queries.par_chunks_exact(d)).for_each_init(
-            <(Vec<f32>, Vec<f32>, Vec<f32>)>::default,
-            |(z, x, margins), (codes, query)| {
-                match (planes.space(), &recipe.coordinates) {
-                    (Space::Aligned, Some(coordinates)) => {
-                        // The same steps as a search: one code path, one rounding.
-                        lead(query, d, x);
-                        coordinates.query.apply(kernel, x, z);
-                        lead(z, planes.dim(), x);
-                    }
-                    _ => augment(query, 1.0, x),
+        outputs.into_par_iter().zip(queries.par_chunks_exact(d)).for_each_init(
+            <[Vec<f32>; 4]>::default,
+            |[padded, z, x, margins], ((codes, sketch), query)| {
+                // The same steps as a search: one code path, one rounding.
+                if let Some(coordinates) = &recipe.coordinates {
+                    lead(query, d, padded);
+                    coordinates.query.apply(kernel, padded, z);
+                }
+                match planes.space() {
+                    Space::Augmented => augment(query, 1.0, x),
+                    Space::Aligned => lead(z, planes.dim(), x),
                 }
                 planes.margins(kernel, x, margins);
                 for (code, value) in codes.iter_mut().zip(planes.codes(margins)) {
                     *code = value;
                 }
+                sketcher.encode(z, sketch);
             },
         );
-    })?;
-    Ok(codes)
+    })
 }
 
 /// One pass over the rows: their codes, if buckets are filled from them, and their sketches.

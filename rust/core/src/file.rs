@@ -7,7 +7,9 @@
 //! |---|---|---|
 //! | `weights`, `bias` | F32/F16/BF16 (m, d), F32 (m,) | always |
 //! | `planes`, `thresholds` | F32 (L K, dim padded to 32), F32 (L K,) | fitted |
-//! | `offsets`, `entries`, `head` | U32 | fitted |
+//! | `offsets`, `entries`, `always_include` | U32 | fitted |
+//! | `exemplars`, `exemplar_half_steps` | U8 (n, 64), F32 | fitted, filled with queries |
+//! | `exemplar_offsets`, `exemplar_labels` | U32 | fitted, filled with queries |
 //! | `query_map`, `query_offset` | F32 (p, d padded to 32), F32 (p,) | fitted, with aligned coordinates |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
 //!
@@ -26,18 +28,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::coordinates::Affine;
 use crate::error::{Error, Result};
-use crate::fitted::{Fill, Fitted};
+use crate::exemplars::Exemplars;
+use crate::fitted::{Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::index::Index;
 use crate::memory::{Block, Bytes, LINE, Matrix, padded};
 use crate::rows::{Rows, Weights};
-use crate::sketch::{Layout, Sketcher, Sketches};
+use crate::sketch::{GROUP, Layout, Sketcher, Sketches};
 use crate::tables::Tables;
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT: &str = "lss-rs";
+
+/// Names of sketches and of their half steps.
+const SKETCHES: [&str; 2] = ["sketches", "half_steps"];
+const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 
 /// A header longer than this is not one of ours.
 const MAX_HEADER: u64 = 16 << 20;
@@ -51,15 +58,17 @@ struct Header {
 #[derive(Serialize, Deserialize)]
 struct FittedHeader {
     space: String,
-    fill: String,
     n_tables: usize,
     n_bits: usize,
     dim: usize,
     n_probes: usize,
     max_entries: usize,
+    n_neighbors: usize,
     n_rescore: usize,
+    exact: bool,
     /// Groups of 8, 4, 2 and 1 bits.
     sketch_groups: Option<[usize; 4]>,
+    exemplar_groups: Option<[usize; 4]>,
 }
 
 struct Tensor<'a> {
@@ -89,42 +98,54 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
     tensors.push(Tensor::new("bias", Dtype::F32, vec![m], rows.bias()));
     let mut header = Header { fitted: None };
     if let Some(fitted) = fitted.as_deref() {
-        let Fitted { planes, coordinates, tables, head, sketches, fill, n_probes, max_entries, n_rescore } =
-            fitted;
+        let Fitted { planes, coordinates, tables, exemplars, always_include, sketches, point } = fitted;
         let (n, stride) = (planes.matrix().rows(), planes.matrix().stride());
         tensors.push(Tensor::new("planes", Dtype::F32, vec![n, stride], planes.matrix().values()));
         tensors.push(Tensor::new("thresholds", Dtype::F32, vec![n], planes.thresholds()));
         tensors.push(Tensor::new("offsets", Dtype::U32, vec![tables.offsets().len()], tables.offsets()));
         tensors.push(Tensor::new("entries", Dtype::U32, vec![tables.entries().len()], tables.entries()));
-        tensors.push(Tensor::new("head", Dtype::U32, vec![head.len()], head));
+        tensors.push(Tensor::new("always_include", Dtype::U32, vec![always_include.len()], always_include));
         if let Some(map) = coordinates {
             let (p, stride) = (map.matrix().rows(), map.matrix().stride());
             tensors.push(Tensor::new("query_map", Dtype::F32, vec![p, stride], map.matrix().values()));
             tensors.push(Tensor::new("query_offset", Dtype::F32, vec![p], map.offset()));
         }
-        if let Some((sketcher, sketches)) = sketches {
-            let half_steps = sketcher.half_steps();
-            tensors.push(Tensor::new(
-                "sketches",
-                Dtype::U8,
-                vec![m, sketcher.layout().bytes()],
-                sketches.codes(),
-            ));
-            tensors.push(Tensor::new("half_steps", Dtype::F32, vec![half_steps.len()], half_steps));
+        if let Some(sketched) = sketches {
+            tensors.extend(sketch_tensors(SKETCHES, sketched));
+        }
+        if let Some(exemplars) = exemplars {
+            tensors.extend(sketch_tensors(EXEMPLARS, exemplars.sketched()));
+            let (offsets, labels) = (exemplars.offsets(), exemplars.labels());
+            tensors.push(Tensor::new("exemplar_offsets", Dtype::U32, vec![offsets.len()], offsets));
+            tensors.push(Tensor::new("exemplar_labels", Dtype::U32, vec![labels.len()], labels));
         }
         header.fitted = Some(FittedHeader {
             space: planes.space().name().into(),
-            fill: fill.name().into(),
             n_tables: planes.n_tables(),
             n_bits: planes.n_bits(),
             dim: planes.dim(),
-            n_probes: *n_probes,
-            max_entries: *max_entries,
-            n_rescore: *n_rescore,
+            n_probes: point.n_probes,
+            max_entries: point.max_entries,
+            n_neighbors: point.n_neighbors,
+            n_rescore: point.n_rescore,
+            exact: point.exact,
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
+            exemplar_groups: exemplars.as_ref().map(|exemplars| exemplars.sketched().0.layout().counts()),
         });
     }
     write_tensors(&tensors, &header, extra, &mut to)
+}
+
+fn sketch_tensors<'a>(
+    [name, steps]: [&'static str; 2],
+    (sketcher, sketches): &'a (Sketcher, Sketches),
+) -> [Tensor<'a>; 2] {
+    let (bytes, half_steps) = (sketcher.layout().bytes(), sketcher.half_steps());
+    let shape = vec![sketches.codes().len() / bytes, bytes];
+    [
+        Tensor::new(name, Dtype::U8, shape, sketches.codes()),
+        Tensor::new(steps, Dtype::F32, vec![half_steps.len()], half_steps),
+    ]
 }
 
 fn write_tensors(tensors: &[Tensor<'_>], header: &Header, extra: &str, to: &mut impl Write) -> Result<()> {
@@ -219,18 +240,13 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             Some(Affine::new(Matrix::from_padded(p, d, values)?, offset)?)
         }
     };
-    let sketches = match header.sketch_groups {
+    let sketches = header.sketch_groups.map(|groups| reader.sketches(SKETCHES, groups, m)).transpose()?;
+    let exemplars = match header.exemplar_groups {
         None => None,
-        Some(counts) => {
-            let bytes = reader.tensor("sketches")?.shape().last().copied().unwrap_or(0);
-            let layout = Layout::new(bytes, counts)?;
-            let half_steps = reader.block(
-                "half_steps",
-                Dtype::F32,
-                &[counts.iter().sum::<usize>() * crate::sketch::GROUP],
-            )?;
-            let codes = reader.block("sketches", Dtype::U8, &[m, bytes])?;
-            Some((Sketcher::from_parts(layout, half_steps.to_vec())?, Sketches::new(layout, codes, m)?))
+        Some(groups) => {
+            let (offsets, labels) = (reader.list("exemplar_offsets")?, reader.list("exemplar_labels")?);
+            let sketched = reader.sketches(EXEMPLARS, groups, offsets.len().saturating_sub(1))?;
+            Some(Exemplars::from_parts(sketched, offsets, labels)?)
         }
     };
     Ok(Fitted {
@@ -240,14 +256,18 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             reader.list("offsets")?,
             reader.list("entries")?,
         )?,
-        head: reader.list("head")?,
+        always_include: reader.list("always_include")?,
         planes,
         coordinates,
         sketches,
-        fill: Fill::from_name(&header.fill)?,
-        n_probes: header.n_probes,
-        max_entries: header.max_entries,
-        n_rescore: header.n_rescore,
+        exemplars,
+        point: OperatingPoint {
+            n_probes: header.n_probes,
+            max_entries: header.max_entries,
+            n_neighbors: header.n_neighbors,
+            n_rescore: header.n_rescore,
+            exact: header.exact,
+        },
     })
 }
 
@@ -271,6 +291,19 @@ impl Reader<'_> {
         }
         let offset = tensor.data().as_ptr() as usize - self.bytes.as_ptr() as usize;
         self.bytes.block(offset, shape.iter().product())
+    }
+
+    fn sketches(
+        &self,
+        [name, steps]: [&str; 2],
+        groups: [usize; 4],
+        n: usize,
+    ) -> Result<(Sketcher, Sketches)> {
+        let bytes = self.tensor(name)?.shape().last().copied().unwrap_or(0);
+        let layout = Layout::new(bytes, groups)?;
+        let half_steps = self.block(steps, Dtype::F32, &[layout.groups() * GROUP])?;
+        let codes = self.block(name, Dtype::U8, &[n, bytes])?;
+        Ok((Sketcher::from_parts(layout, half_steps.to_vec())?, Sketches::new(layout, codes, n)?))
     }
 
     fn list(&self, name: &str) -> Result<Block<u32>> {

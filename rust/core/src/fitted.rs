@@ -2,6 +2,7 @@
 
 use crate::coordinates::Affine;
 use crate::error::{Error, Result};
+use crate::exemplars::Exemplars;
 use crate::hash::{Planes, Space};
 use crate::memory::Block;
 use crate::sketch::{Sketcher, Sketches};
@@ -12,7 +13,7 @@ use crate::tables::Tables;
 pub enum Fill {
     /// The rows that hash there, as in the paper.
     Rows,
-    /// The labels that training queries which hash there needed.
+    /// The training queries that hash there, each with the labels that it needed.
     Queries,
 }
 
@@ -35,6 +36,38 @@ impl Fill {
     }
 }
 
+/// How much a search does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperatingPoint {
+    /// Buckets probed at most, on average over the tables.
+    pub n_probes: usize,
+    /// No further bucket is probed once so many entries have been met.
+    pub max_entries: usize,
+    /// Exemplars, the nearest of those met, whose labels are candidates.
+    pub n_neighbors: usize,
+    /// Candidates scored in full precision.
+    pub n_rescore: usize,
+    /// Score all rows instead, where nothing less is good enough.
+    pub exact: bool,
+}
+
+impl OperatingPoint {
+    /// Refuse what cannot answer.
+    pub fn check(self) -> Result<Self> {
+        let OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: _ } = self;
+        let all = [
+            ("n_probes", n_probes),
+            ("max_entries", max_entries),
+            ("n_neighbors", n_neighbors),
+            ("n_rescore", n_rescore),
+        ];
+        match all.into_iter().find(|&(_, value)| value == 0) {
+            Some((arg, value)) => Err(Error::value(arg, "at least 1", value)),
+            None => Ok(self),
+        }
+    }
+}
+
 /// What fitting adds to the rows. Clones share memory.
 #[derive(Clone)]
 pub struct Fitted {
@@ -42,37 +75,41 @@ pub struct Fitted {
     pub planes: Planes,
     /// The query's map into aligned coordinates, where planes or sketches need it.
     pub coordinates: Option<Affine>,
-    /// The buckets.
+    /// The buckets: of exemplars if there are any, else of rows.
     pub tables: Tables,
+    /// The training queries, with [`Fill::Queries`].
+    pub exemplars: Option<Exemplars>,
     /// Labels that are candidates of every query, rising.
-    pub head: Block<u32>,
+    pub always_include: Block<u32>,
     /// Codes of the rows and how to read them.
     pub sketches: Option<(Sketcher, Sketches)>,
-    /// What stands in the buckets.
-    pub fill: Fill,
-    /// Buckets probed at most, on average over the tables.
-    pub n_probes: usize,
-    /// No further bucket is probed once so many entries have been met.
-    pub max_entries: usize,
-    /// Candidates scored in full precision.
-    pub n_rescore: usize,
+    /// How much a search does.
+    pub point: OperatingPoint,
 }
 
 impl Fitted {
+    /// What stands in the buckets.
+    pub fn fill(&self) -> Fill {
+        if self.exemplars.is_some() { Fill::Queries } else { Fill::Rows }
+    }
+
     /// Prove that the parts fit each other and a layer of `m` rows of dimension `d`.
     pub fn validate(&self, m: usize, d: usize) -> Result<()> {
         let bad = |expected: String, got: String| Err(Error::Format { expected, got });
-        self.tables.validate(m)?;
+        self.tables.validate(self.exemplars.as_ref().map_or(m, Exemplars::len))?;
+        if let Some(exemplars) = &self.exemplars {
+            exemplars.validate(m)?;
+        }
         if (self.tables.n_tables(), self.tables.n_bits()) != (self.planes.n_tables(), self.planes.n_bits()) {
             return bad(
                 "tables and planes of one shape".into(),
                 format!("{} tables", self.tables.n_tables()),
             );
         }
-        if self.head.windows(2).any(|pair| pair[0] >= pair[1])
-            || self.head.last().is_some_and(|&id| id as usize >= m)
+        if self.always_include.windows(2).any(|pair| pair[0] >= pair[1])
+            || self.always_include.last().is_some_and(|&id| id as usize >= m)
         {
-            return bad("a head of rising labels".into(), "another".into());
+            return bad("'always_include' of rising labels".into(), "others".into());
         }
         let p = self.coordinates.as_ref().map_or(0, |map| map.matrix().rows());
         if self.coordinates.as_ref().is_some_and(|map| map.matrix().cols() != d) {
@@ -86,26 +123,12 @@ impl Fitted {
         if !fits {
             return bad("planes that fit the dimension".into(), format!("planes of dimension {dim}"));
         }
-        if self.sketches.is_some() && p == 0 {
+        if (self.sketches.is_some() || self.exemplars.is_some()) && p == 0 {
             return bad("coordinates beside sketches".into(), "none".into());
         }
-        if self.n_probes == 0 || self.max_entries == 0 || self.n_rescore == 0 {
-            return bad("an operating point".into(), "zero probes, entries or rescored rows".into());
+        if self.point.check().is_err() {
+            return bad("an operating point".into(), format!("{:?}", self.point));
         }
         Ok(())
     }
-}
-
-/// Refuse operating points that cannot answer.
-pub fn check_operating_point(n_probes: usize, max_entries: usize, n_rescore: usize) -> Result<()> {
-    if n_probes == 0 {
-        return Err(Error::value("n_probes", "at least 1", n_probes));
-    }
-    if max_entries == 0 {
-        return Err(Error::value("max_entries", "at least 1", max_entries));
-    }
-    if n_rescore == 0 {
-        return Err(Error::value("n_rescore", "at least 1", n_rescore));
-    }
-    Ok(())
 }

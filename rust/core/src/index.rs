@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::exact;
-use crate::fitted::{Fitted, check_operating_point};
+use crate::fitted::{Fitted, OperatingPoint};
 use crate::kernels::Kernel;
 use crate::rows::Rows;
 use crate::search::{OnShort, Scratch, Searcher, Work};
@@ -41,12 +41,25 @@ impl Index {
         *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fitted));
     }
 
+    /// The same rows, not fitted.
+    pub fn bare(&self) -> Self {
+        Index::new(self.rows.clone())
+    }
+
+    /// The same index with another operating point; it shares all memory.
+    pub fn at(&self, point: OperatingPoint) -> Result<Self> {
+        let (point, twin) = (point.check()?, self.bare());
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        twin.install(Fitted { point, ..(*fitted).clone() });
+        Ok(twin)
+    }
+
     /// Change what a search costs.
-    pub fn set_operating_point(&self, n_probes: usize, max_entries: usize, n_rescore: usize) -> Result<()> {
-        check_operating_point(n_probes, max_entries, n_rescore)?;
+    pub fn set_operating_point(&self, point: OperatingPoint) -> Result<()> {
+        let point = point.check()?;
         let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
         let fitted = current.as_deref().ok_or(Error::NotFitted)?;
-        *current = Some(Arc::new(Fitted { n_probes, max_entries, n_rescore, ..fitted.clone() }));
+        *current = Some(Arc::new(Fitted { point, ..fitted.clone() }));
         Ok(())
     }
 
@@ -101,8 +114,10 @@ impl Index {
             let got = format!("{} values, {} labels, {} scores", queries.len(), labels.len(), scores.len());
             return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), got));
         }
-        if how.exact {
-            work.fill(Work { probes: 0, entries: 0, candidates: self.rows.m(), rescored: self.rows.m() });
+        let fitted = if how.exact { None } else { Some(self.fitted().ok_or(Error::NotFitted)?) };
+        let Some(fitted) = fitted.filter(|fitted| !fitted.point.exact) else {
+            let m = self.rows.m();
+            work.fill(Work { candidates: m, rescored: m, ..Work::default() });
             let (kernel, places, values) = (Kernel::active(), exact::GROUP * k, exact::GROUP * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);
@@ -116,8 +131,7 @@ impl Index {
                 let outputs = labels.par_chunks_mut(places).zip(scores.par_chunks_mut(places));
                 outputs.zip(queries.par_chunks(values)).for_each(group);
             });
-        }
-        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        };
         let searcher = self.searcher(&fitted);
         let one = |scratch: &mut Scratch,
                    at: usize,
@@ -158,6 +172,10 @@ impl Index {
     pub fn candidates(&self, queries: &[f32], num_threads: usize) -> Result<(Vec<usize>, Vec<u32>)> {
         self.check_queries(queries)?;
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        if fitted.point.exact {
+            let (m, n) = (self.rows.m(), queries.len() / self.rows.d());
+            return Ok(((0..=n).map(|i| i * m).collect(), (0..n).flat_map(|_| 0..m as u32).collect()));
+        }
         let searcher = self.searcher(&fitted);
         let lists: Vec<Vec<u32>> = threads::install(num_threads, || {
             let lists = queries.par_chunks_exact(self.rows.d()).map_init(

@@ -12,6 +12,7 @@ pub mod candidates;
 pub mod coordinates;
 pub mod error;
 pub mod exact;
+pub mod exemplars;
 pub mod file;
 pub mod fitted;
 pub mod hash;
@@ -30,6 +31,6 @@ pub mod topk;
 
 pub use build::{Builder, Recipe};
 pub use error::{Error, Result};
-pub use fitted::{Fill, Fitted};
+pub use fitted::{Fill, Fitted, OperatingPoint};
 pub use index::{Answers, How, Index};
 pub use search::{OnShort, Work};

@@ -14,14 +14,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Recipe;
-use crate::coordinates::Affine;
+use crate::coordinates::{Affine, Coordinates};
 use crate::error::{Error, Result};
-use crate::fitted::{Fill, Fitted};
+use crate::fitted::{Fill, Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
 use crate::rows::{Rows, Weights};
 use crate::search::{OnShort, Work};
-use crate::sketch::{Layout, Sketcher};
+use crate::sketch::{Layout, Sketcher, Sketches};
 
 // ---------------------------------------------------------------------------------------------------- project
 
@@ -155,42 +155,15 @@ pub fn probes(margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
 /// What stands in each bucket (table, code) that is not empty.
 pub type Buckets = BTreeMap<(usize, u32), BTreeSet<u32>>;
 
-/// Put the labels of each item into the item's bucket of each table. `codes[item][table]`.
-pub fn tables(codes: &[Vec<u32>], labels: &[Vec<u32>]) -> Buckets {
+/// Put each item into its bucket of each table. `codes[item][table]`.
+pub fn tables(codes: &[Vec<u32>]) -> Buckets {
     let mut buckets = Buckets::new();
-    for (codes, labels) in codes.iter().zip(labels) {
+    for (item, codes) in codes.iter().enumerate() {
         for (table, &code) in codes.iter().enumerate() {
-            for &label in labels {
-                buckets.entry((table, code)).or_default().insert(label);
-            }
+            buckets.entry((table, code)).or_default().insert(item as u32);
         }
     }
     buckets
-}
-
-/// The `n` labels that stand in most buckets, ties to the lowest id.
-pub fn most_spread(buckets: &Buckets, n: usize) -> BTreeSet<u32> {
-    let mut counts = BTreeMap::<u32, usize>::new();
-    for ids in buckets.values() {
-        for &id in ids {
-            *counts.entry(id).or_default() += 1;
-        }
-    }
-    let mut labels: Vec<(usize, u32)> = counts.into_iter().map(|(id, count)| (count, id)).collect();
-    labels.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-    labels.iter().take(n).map(|&(_, id)| id).collect()
-}
-
-/// The buckets without these labels.
-pub fn without(buckets: &Buckets, labels: &BTreeSet<u32>) -> Buckets {
-    let mut kept = Buckets::new();
-    for (&bucket, ids) in buckets {
-        let ids: BTreeSet<u32> = ids.difference(labels).copied().collect();
-        if !ids.is_empty() {
-            kept.insert(bucket, ids);
-        }
-    }
-    kept
 }
 
 // ----------------------------------------------------------------------------------------------------- sketch
@@ -223,6 +196,21 @@ pub fn all_counts(bytes: usize) -> Vec<[usize; 4]> {
         }
     }
     all
+}
+
+/// The layout of the least expected error for coordinates of these variances.
+pub fn best_counts(variances: &[f32], bytes: usize) -> [usize; 4] {
+    let mut best = [0; 4];
+    // The most groups first: of equal errors the layout that leaves nothing unused.
+    for counts in all_counts(bytes) {
+        let groups = groups_of(counts);
+        let (error, least) = (expected_error(variances, counts), expected_error(variances, best));
+        let better = error < least || (error == least && groups > groups_of(best));
+        if groups <= variances.len().div_ceil(32) && (groups_of(best) == 0 || better) {
+            best = counts;
+        }
+    }
+    best
 }
 
 /// The width of each coordinate.
@@ -379,17 +367,83 @@ pub struct Answer {
     pub work: Work,
 }
 
-/// The sketches of all rows, unpacked.
+/// The sketches of all rows or exemplars, unpacked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sketched {
     /// Groups of 8, 4, 2 and 1 bits.
     pub counts: [usize; 4],
     /// Half a quantiser step of each coordinate.
     pub half_steps: Vec<f32>,
-    /// The code of each row in each coordinate.
+    /// The code of each in each coordinate.
     pub codes: Vec<Vec<u8>>,
-    /// The base logit of each row.
+    /// The base logit of each.
     pub base: Vec<f32>,
+}
+
+impl Sketched {
+    /// Sketch vectors in coordinates of these variances with this layout, with a base each.
+    pub fn new(counts: [usize; 4], variances: &[f32], vectors: &[Vec<f32>], base: Vec<f32>) -> Self {
+        let (widths, half_steps) = (widths(counts), half_steps(variances, counts));
+        let codes = |vector: &Vec<f32>| {
+            let value = |i: usize| vector.get(i).copied().unwrap_or(0.0);
+            (0..widths.len()).map(|i| encode(value(i), half_steps[i], widths[i])).collect()
+        };
+        Sketched { counts, codes: vectors.iter().map(codes).collect(), half_steps, base }
+    }
+
+    /// Read the sketches of an index.
+    pub fn of((sketcher, sketches): &(Sketcher, Sketches)) -> Self {
+        let counts = sketcher.layout().counts();
+        let all = sketches.codes().chunks(sketcher.layout().bytes());
+        Sketched {
+            counts,
+            half_steps: sketcher.half_steps().to_vec(),
+            codes: all.clone().map(|sketch| unpack(counts, sketch)).collect(),
+            base: all.map(base).collect(),
+        }
+    }
+
+    /// The scores of these ids for a query with coordinates `z`.
+    pub fn scores(&self, z: &[f32], ids: &BTreeSet<u32>) -> Vec<(f32, u32)> {
+        let query = quantise(self.counts, &self.half_steps, z);
+        let score = |id: usize| sketch_score(self.counts, &query, &self.codes[id], self.base[id]);
+        ids.iter().map(|&id| (score(id as usize), id)).collect()
+    }
+}
+
+/// The training queries that an index keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Their sketches.
+    pub sketched: Sketched,
+    /// What each needed.
+    pub labels: Vec<BTreeSet<u32>>,
+}
+
+impl Kept {
+    /// Keep queries with these coordinates, and what each needed. Coordinate j of a query weighs e_j / e_0, the
+    /// logit variances; the base is minus half the weighted sum of squares of what the codes stand for.
+    pub fn new(variances: &[f32], zs: &[Vec<f32>], labels: &[Vec<u32>]) -> Self {
+        let weight = |e: f32| if variances[0] > 0.0 { e.max(0.0) / variances[0] } else { 1.0 };
+        let weights: Vec<f32> = variances.iter().map(|&e| weight(e)).collect();
+        let squares: Vec<f32> = weights.iter().map(|weight| weight * weight).collect();
+        let vector = |z: &Vec<f32>| z.iter().zip(&weights).map(|(z, weight)| weight * z).collect();
+        let vectors: Vec<Vec<f32>> = zs.iter().map(vector).collect();
+        let counts = best_counts(&weights, 64);
+        let mut sketched = Sketched::new(counts, &squares, &vectors, vec![0.0; zs.len()]);
+        let widths = widths(counts);
+        for (base, codes) in sketched.base.iter_mut().zip(&sketched.codes) {
+            let mut sum = 0.0f64;
+            for (i, weight) in weights.iter().enumerate().take(widths.len()) {
+                if sketched.half_steps[i] > 0.0 {
+                    let value = level(codes[i], widths[i], sketched.half_steps[i]);
+                    sum -= value * value / (2.0 * f64::from(*weight));
+                }
+            }
+            *base = sum as f32;
+        }
+        Kept { sketched, labels: labels.iter().map(|labels| labels.iter().copied().collect()).collect() }
+    }
 }
 
 /// An index in ordered sets, which answers slowly.
@@ -400,11 +454,10 @@ pub struct Reference {
     planes: Planes,
     coordinates: Option<Affine>,
     buckets: Buckets,
-    head: BTreeSet<u32>,
+    kept: Option<Kept>,
+    always_include: BTreeSet<u32>,
     sketched: Option<Sketched>,
-    n_probes: usize,
-    max_entries: usize,
-    n_rescore: usize,
+    point: OperatingPoint,
 }
 
 /// All weights in single precision, row by row.
@@ -431,45 +484,28 @@ impl Reference {
         };
         let hash =
             |x: &[f32]| (0..planes.n_tables()).map(|t| code(&margins(planes, t, x))).collect::<Vec<u32>>();
-        let buckets = match recipe.fill {
-            Fill::Queries => {
-                let codes: Vec<_> =
-                    queries.iter().map(|query| hash(&hashed_query(planes, of_query, query))).collect();
-                tables(&codes, labels)
+        let (buckets, kept) = match (recipe.fill, &recipe.coordinates) {
+            (Fill::Queries, Some(coordinates)) => {
+                let code = |query: &Vec<f32>| hash(&hashed_query(planes, of_query, query));
+                // By the first table's code; equal ones stay in their order.
+                let mut order: Vec<usize> = (0..queries.len()).collect();
+                order.sort_by_key(|&item| code(&queries[item])[0]);
+                let queries: Vec<Vec<f32>> = order.iter().map(|&item| queries[item].clone()).collect();
+                let labels: Vec<Vec<u32>> = order.iter().map(|&item| labels[item].clone()).collect();
+                let zs: Vec<_> = queries.iter().map(|query| affine(&coordinates.query, query)).collect();
+                let kept = Kept::new(&coordinates.variances, &zs, &labels);
+                (tables(&queries.iter().map(code).collect::<Vec<_>>()), Some(kept))
             }
-            Fill::Rows => {
+            (Fill::Queries, None) => panic!("exemplars need coordinates"),
+            (Fill::Rows, _) => {
                 let row = |i: usize| hash(&hashed_row(planes, &weights[i], bias[i], &z[i]));
-                let codes: Vec<_> = (0..rows.m()).map(row).collect();
-                let labels: Vec<_> = (0..rows.m() as u32).map(|id| vec![id]).collect();
-                tables(&codes, &labels)
+                (tables(&(0..rows.m()).map(row).collect::<Vec<_>>()), None)
             }
         };
-        let mut head = most_spread(&buckets, recipe.n_head);
-        head.extend(&recipe.always_include);
         let sketched = match &recipe.coordinates {
-            Some(coordinates) if recipe.sketch_bytes > 0 => {
-                let variances = &coordinates.variances;
-                let mut best = [0; 4];
-                // The most groups first: of equal errors the layout that leaves nothing unused.
-                for counts in all_counts(recipe.sketch_bytes) {
-                    let groups: usize = counts.iter().sum();
-                    let fits = groups <= variances.len().div_ceil(32);
-                    let (error, least) = (expected_error(variances, counts), expected_error(variances, best));
-                    if fits
-                        && (groups_of(best) == 0
-                            || error < least
-                            || (error == least && groups > groups_of(best)))
-                    {
-                        best = counts;
-                    }
-                }
-                let (widths, half_steps) = (widths(best), half_steps(variances, best));
-                let row = |z: &Vec<f32>| {
-                    let value = |i: usize| z.get(i).copied().unwrap_or(0.0);
-                    (0..widths.len()).map(|i| encode(value(i), half_steps[i], widths[i])).collect()
-                };
-                let codes = z.iter().map(row).collect();
-                Some(Sketched { counts: best, half_steps, codes, base: coordinates.base.to_vec() })
+            Some(Coordinates { variances, base, .. }) if recipe.sketch_bytes > 0 => {
+                let counts = best_counts(variances, recipe.sketch_bytes);
+                Some(Sketched::new(counts, variances, &z, base.to_vec()))
             }
             _ => None,
         };
@@ -478,12 +514,11 @@ impl Reference {
             bias,
             planes: planes.clone(),
             coordinates: of_query.cloned(),
-            buckets: without(&buckets, &head),
-            head,
+            buckets,
+            kept,
+            always_include: recipe.always_include.iter().copied().collect(),
             sketched,
-            n_probes: recipe.n_probes,
-            max_entries: recipe.max_entries,
-            n_rescore: recipe.n_rescore,
+            point: recipe.point,
         }
     }
 
@@ -500,14 +535,12 @@ impl Reference {
                 buckets.insert((table, code as u32), ids);
             }
         }
-        let sketched = fitted.sketches.as_ref().map(|(sketcher, sketches)| {
-            let counts = sketcher.layout().counts();
-            let rows = sketches.codes().chunks(sketcher.layout().bytes());
-            Sketched {
-                counts,
-                half_steps: sketcher.half_steps().to_vec(),
-                codes: rows.clone().map(|sketch| unpack(counts, sketch)).collect(),
-                base: rows.map(base).collect(),
+        let kept = fitted.exemplars.as_ref().map(|exemplars| {
+            let ends = exemplars.offsets().windows(2);
+            let labels = ends.map(|pair| &exemplars.labels()[pair[0] as usize..pair[1] as usize]);
+            Kept {
+                sketched: Sketched::of(exemplars.sketched()),
+                labels: labels.map(|labels| labels.iter().copied().collect()).collect(),
             }
         });
         Reference {
@@ -516,22 +549,26 @@ impl Reference {
             planes: fitted.planes.clone(),
             coordinates: fitted.coordinates.clone(),
             buckets,
-            head: fitted.head.iter().copied().collect(),
-            sketched,
-            n_probes: fitted.n_probes,
-            max_entries: fitted.max_entries,
-            n_rescore: fitted.n_rescore,
+            kept,
+            always_include: fitted.always_include.iter().copied().collect(),
+            sketched: fitted.sketches.as_ref().map(Sketched::of),
+            point: fitted.point,
         }
     }
 
-    /// What stands in the buckets, without the head.
+    /// What stands in the buckets.
     pub fn buckets(&self) -> &Buckets {
         &self.buckets
     }
 
+    /// The training queries kept, if buckets hold them.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
     /// The labels that are candidates of every query.
-    pub fn head(&self) -> &BTreeSet<u32> {
-        &self.head
+    pub fn always_include(&self) -> &BTreeSet<u32> {
+        &self.always_include
     }
 
     /// The sketches, if there are any.
@@ -549,46 +586,55 @@ impl Reference {
         let x = hashed_query(&self.planes, self.coordinates.as_ref(), query);
         let n_tables = self.planes.n_tables();
         let margins: Vec<Vec<f32>> = (0..n_tables).map(|table| margins(&self.planes, table, &x)).collect();
-        let mut candidates = self.head.clone();
-        let (mut visited, mut met) = (0, 0);
-        for place in probes(&margins).iter().take(self.n_probes * n_tables) {
-            if met >= self.max_entries {
+        if self.point.exact {
+            let m = self.bias.len();
+            return ((0..m as u32).collect(), Work { candidates: m, ..Work::default() });
+        }
+        let mut work = Work::default();
+        let mut met = BTreeSet::new();
+        for place in probes(&margins).iter().take(self.point.n_probes * n_tables) {
+            if work.entries >= self.point.max_entries {
                 break;
             }
-            visited += 1;
+            work.probes += 1;
             if let Some(bucket) = self.buckets.get(place) {
-                candidates.extend(bucket);
-                met += bucket.len();
+                met.extend(bucket);
+                work.entries += bucket.len();
             }
         }
-        let (entries, found) = (self.head.len() + met, candidates.len());
-        (candidates, Work { probes: visited, entries, candidates: found, rescored: 0 })
+        let mut candidates = self.always_include.clone();
+        match (&self.kept, &self.coordinates) {
+            (Some(kept), Some(map)) => {
+                let near = top(&kept.sketched.scores(&affine(map, query), &met), self.point.n_neighbors);
+                work.neighbors = near.len();
+                for (_, exemplar) in near {
+                    candidates.extend(&kept.labels[exemplar as usize]);
+                }
+            }
+            _ => candidates.extend(&met),
+        }
+        work.candidates = candidates.len();
+        (candidates, work)
     }
 
     /// The sketch scores of these rows; nothing if there are no sketches.
     pub fn sketch_scores(&self, query: &[f32], ids: &BTreeSet<u32>) -> Option<Vec<(f32, u32)>> {
         let (sketched, map) = (self.sketched.as_ref()?, self.coordinates.as_ref()?);
-        let quantised = quantise(sketched.counts, &sketched.half_steps, &affine(map, query));
-        let score = |id: u32| {
-            sketch_score(
-                sketched.counts,
-                &quantised,
-                &sketched.codes[id as usize],
-                sketched.base[id as usize],
-            )
-        };
-        Some(ids.iter().map(|&id| (score(id), id)).collect())
+        Some(sketched.scores(&affine(map, query), ids))
     }
 
     /// All logits, sorted.
     pub fn exact(&self, query: &[f32], k: usize) -> Answer {
         let m = self.bias.len();
-        let work = Work { probes: 0, entries: 0, candidates: m, rescored: m };
+        let work = Work { candidates: m, rescored: m, ..Work::default() };
         answer(&(0..m as u32).map(|id| (self.logit(query, id), id)).collect::<Vec<_>>(), k, work)
     }
 
     /// Answer one query.
     pub fn search(&self, query: &[f32], k: usize, on_short: OnShort) -> Result<Answer> {
+        if self.point.exact {
+            return Ok(self.exact(query, k));
+        }
         let (candidates, work) = self.candidates(query);
         let found = candidates.len();
         if found < k && on_short == OnShort::Raise {
@@ -599,7 +645,7 @@ impl Reference {
             return Ok(Answer { work: Work { rescored: exact.work.rescored, ..work }, ..exact });
         }
         let finalists: Vec<u32> = match self.sketch_scores(query, &candidates) {
-            Some(scores) => top(&scores, self.n_rescore.max(k)).iter().map(|&(_, id)| id).collect(),
+            Some(scores) => top(&scores, self.point.n_rescore.max(k)).iter().map(|&(_, id)| id).collect(),
             None => candidates.into_iter().collect(),
         };
         let work = Work { rescored: finalists.len(), ..work };

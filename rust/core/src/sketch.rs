@@ -138,7 +138,11 @@ pub struct Sketcher {
 impl Sketcher {
     /// Fit steps to the variances of the coordinates.
     pub fn new(variances: &[f32], bytes: usize) -> Result<Self> {
-        let layout = Layout::allocate(variances, bytes)?;
+        Ok(Self::with_layout(Layout::allocate(variances, bytes)?, variances))
+    }
+
+    /// The same with a layout that other considerations chose.
+    pub fn with_layout(layout: Layout, variances: &[f32]) -> Self {
         let mut half_steps = vec![0.0; layout.groups() * GROUP];
         let steps =
             layout.widths().map(|width| QUANTISER[WIDTHS.iter().position(|&w| w == width).unwrap_or(0)].0);
@@ -149,7 +153,7 @@ impl Sketcher {
                 *half_step = (0.5 * step * f64::from(variance.max(0.0)).sqrt()) as f32;
             }
         }
-        Ok(Sketcher { layout, half_steps })
+        Sketcher { layout, half_steps }
     }
 
     /// As a file holds them.
@@ -191,13 +195,18 @@ impl Sketcher {
 }
 
 /// The code c whose level (2c + 1 - 2^width) half steps is nearest to `value`.
-fn encode_one(value: f32, half_step: f32, width: usize) -> u8 {
+pub(crate) fn encode_one(value: f32, half_step: f32, width: usize) -> u8 {
     let levels = (1u32 << width) as f32;
     if half_step <= 0.0 {
         return 0;
     }
     let code = (value / (2.0 * half_step)).floor() + levels / 2.0;
     code.clamp(0.0, levels - 1.0) as u8
+}
+
+/// The value that a code stands for.
+pub(crate) fn level(code: u8, half_step: f32, width: usize) -> f64 {
+    (2.0 * f64::from(code) + 1.0 - f64::from(1u32 << width)) * f64::from(half_step)
 }
 
 /// The sketches of all rows.

@@ -4,11 +4,11 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Case, any_case, cases, csr};
+use common::{Case, any_case, cases, csr, point};
 use lss_core::Fill;
+use lss_core::exemplars::Lists;
 use lss_core::hash::Space;
 use lss_core::memory::Block;
-use lss_core::tables::Lists;
 use lss_core::{Builder, Error, Recipe, file, reference, threads};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -54,7 +54,7 @@ proptest! {
             singly.add(query, Lists { offsets: &[0, labels.len()], labels }).unwrap();
         }
         // Until it is done nothing has changed.
-        built.index.set_operating_point(77, 77, 77).unwrap();
+        built.index.set_operating_point(point(77, 77, 77, 77)).unwrap();
         let before = bytes(&built.index);
         prop_assert!(before != expected || case.n_probes == 77);
         singly.finish().unwrap();
@@ -85,7 +85,7 @@ proptest! {
     /// Codes of rows of any values: each bit is the sign of its margin, but for margins that rounding can move.
     #[test]
     fn rows_stand_in_their_buckets(mut case in any_case()) {
-        (case.exact_sums, case.fill, case.n_head, case.n_always) = (false, Fill::Rows, 0, 0);
+        (case.exact_sums, case.fill, case.n_always) = (false, Fill::Rows, 0);
         let built = case.build();
         let twin = built.reference_of_parts();
         let planes = &built.recipe.planes;
@@ -141,12 +141,13 @@ fn case() -> Case {
         n_tables: 2,
         n_bits: 3,
         fill: Fill::Queries,
-        n_head: 0,
         n_always: 0,
         sketch_bytes: 64,
         n_probes: 1,
         max_entries: usize::MAX,
+        n_neighbors: 4,
         n_rescore: 5,
+        exact: false,
         n_train: 10,
         n_queries: 1,
     }
@@ -178,9 +179,14 @@ fn recipes_are_checked() {
     .unwrap();
     assert_eq!(refused(&|_| {}), "nothing");
     assert_eq!(refused(&|recipe| recipe.planes = augmented.clone()), "nothing");
-    assert_eq!(refused(&|recipe| recipe.n_probes = 0), "n_probes");
-    assert_eq!(refused(&|recipe| recipe.max_entries = 0), "max_entries");
-    assert_eq!(refused(&|recipe| recipe.n_rescore = 0), "n_rescore");
+    for (wrong, arg) in [
+        (point(0, 1, 1, 1), "n_probes"),
+        (point(1, 0, 1, 1), "max_entries"),
+        (point(1, 1, 0, 1), "n_neighbors"),
+        (point(1, 1, 1, 0), "n_rescore"),
+    ] {
+        assert_eq!(refused(&|recipe| recipe.point = wrong), arg);
+    }
     assert_eq!(refused(&|recipe| recipe.coordinates = None), "planes");
     assert_eq!(refused(&|recipe| recipe.planes = wide.clone()), "planes");
     assert_eq!(refused(&|recipe| recipe.planes = augmented_5.clone()), "planes");
@@ -188,6 +194,13 @@ fn recipes_are_checked() {
         refused(&|recipe| (recipe.planes, recipe.coordinates) = (augmented.clone(), None)),
         "coordinates",
         "sketches need coordinates"
+    );
+    assert_eq!(
+        refused(&|recipe| {
+            (recipe.planes, recipe.coordinates, recipe.sketch_bytes) = (augmented.clone(), None, 0);
+        }),
+        "coordinates",
+        "exemplars need coordinates"
     );
     assert_eq!(refused(&|recipe| recipe.always_include = vec![19, 20]), "always_include");
     assert_eq!(refused(&|recipe| recipe.coordinates = other.coordinates.clone()), "query_map");
@@ -236,21 +249,18 @@ fn training_data_is_checked() {
         let fitted = built.index.fitted().unwrap();
         fitted.validate(20, 4).unwrap();
         if fill == Fill::Queries {
-            assert_eq!(
-                fitted.tables.entries().len(),
-                4,
-                "two labels in two tables, in buckets of their own or shared"
-            );
+            assert_eq!(fitted.tables.entries().len(), 4, "two queries in two tables");
+            assert_eq!(fitted.exemplars.as_ref().unwrap().labels().len(), 2);
         }
     }
 }
 
-/// A fit from no queries at all: searches find the head alone.
+/// A fit from no queries at all: searches find what is always included.
 #[test]
 fn nothing_to_learn_from() {
     let built = Case { n_train: 0, n_always: 2, ..case() }.build();
     let fitted = built.index.fitted().unwrap();
     assert!(fitted.tables.entries().is_empty());
     let (offsets, ids) = built.index.candidates(&built.queries.concat(), 1).unwrap();
-    assert_eq!((offsets[1], ids), (fitted.head.len(), fitted.head.to_vec()));
+    assert_eq!((offsets[1], ids), (fitted.always_include.len(), fitted.always_include.to_vec()));
 }

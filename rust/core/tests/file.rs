@@ -80,12 +80,13 @@ fn small() -> Case {
         n_tables: 2,
         n_bits: 2,
         fill: Fill::Queries,
-        n_head: 1,
         n_always: 1,
         sketch_bytes: 64,
         n_probes: 2,
         max_entries: usize::MAX,
+        n_neighbors: 4,
         n_rescore: 3,
+        exact: false,
         n_train: 20,
         n_queries: 4,
     }
@@ -125,8 +126,8 @@ proptest! {
             assert_answers(&answers(&index, &built.queries), &answers(&built.index, &built.queries), "search");
             let (read, written) = (index.fitted().unwrap(), built.index.fitted().unwrap());
             read.validate(case.m, case.d).unwrap();
-            prop_assert_eq!((read.fill, read.n_probes, read.max_entries, read.n_rescore), (written.fill, written.n_probes, written.max_entries, written.n_rescore));
-            prop_assert_eq!((&read.tables.offsets()[..], &read.head[..]), (&written.tables.offsets()[..], &written.head[..]));
+            prop_assert_eq!((read.fill(), read.point), (written.fill(), written.point));
+            prop_assert_eq!((&read.tables.offsets()[..], &read.always_include[..]), (&written.tables.offsets()[..], &written.always_include[..]));
         }
     }
 
@@ -237,9 +238,17 @@ fn differs_not(index: &Index, queries: &[Vec<f32>]) {
 
 #[test]
 fn every_flipped_byte_is_survived() {
-    for case in
-        [small(), Case { space: Space::Augmented, p: 0, sketch_bytes: 0, dtype: Dtype::F32, ..small() }]
-    {
+    for case in [
+        small(),
+        Case {
+            space: Space::Augmented,
+            p: 0,
+            sketch_bytes: 0,
+            fill: Fill::Rows,
+            dtype: Dtype::F32,
+            ..small()
+        },
+    ] {
         let built = case.build();
         let bytes = write(&built.index, "extra");
         let mut accepted = 0;
@@ -302,9 +311,11 @@ fn hostile_headers_are_refused() {
         ),
         ("n_probes", vec![json!(0), json!(-1)]),
         ("max_entries", vec![json!(0), json!(-1)]),
+        ("n_neighbors", vec![json!(0)]),
         ("n_rescore", vec![json!(0)]),
+        ("exemplar_groups", vec![json!([0, 0, 0, 0]), json!([0, 0, 0, 16]), json!([0, 1, 1, 0]), json!("1")]),
         ("space", vec![json!("augmented"), json!("hamming"), json!(""), json!(1)]),
-        ("fill", vec![json!("both"), json!("Rows"), Value::Null]),
+        ("exact", vec![json!("yes"), json!(1), Value::Null]),
         (
             "sketch_groups",
             vec![
@@ -327,7 +338,7 @@ fn hostile_headers_are_refused() {
         }
     }
     // Any operating point that could answer is one.
-    for field in ["n_probes", "max_entries", "n_rescore"] {
+    for field in ["n_probes", "max_entries", "n_neighbors", "n_rescore"] {
         let changed = with_index(&bytes, |index| index["fitted"][field] = max.clone());
         let (index, _) = parse(&changed).unwrap();
         assert_eq!(answers(&index, &[vec![0.5, -0.5, 0.1]])[0].labels.len(), 3);
@@ -349,7 +360,7 @@ fn overflowing_shapes_are_refused() {
     for dim in [1u64 << 32, u64::MAX, u64::MAX - 30, (1 << 63) + 1] {
         for n_bits in [0u64, 1, 3, 24] {
             let index = json!({"fitted": {
-                "space": "aligned", "fill": "rows", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_rescore": 1, "sketch_groups": null,
+                "space": "aligned", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_neighbors": 1, "n_rescore": 1, "exact": false, "sketch_groups": null, "exemplar_groups": null,
             }});
             let metadata = json!({"format": "lss-rs", "format_version": "1", "index": index.to_string()});
             let bytes = from_tensors(
@@ -361,7 +372,7 @@ fn overflowing_shapes_are_refused() {
                     ("thresholds", "F32", vec![0], vec![]),
                     ("offsets", "U32", vec![1], f32s(1)),
                     ("entries", "U32", vec![0], vec![]),
-                    ("head", "U32", vec![0], vec![]),
+                    ("always_include", "U32", vec![0], vec![]),
                 ],
             );
             assert_refused(parse(&bytes), &[], &format!("dim {dim}, {n_bits} bits"));
@@ -384,11 +395,15 @@ fn contradicting_tensors_are_refused() {
         "thresholds",
         "offsets",
         "entries",
-        "head",
+        "always_include",
         "query_map",
         "query_offset",
         "sketches",
         "half_steps",
+        "exemplars",
+        "exemplar_half_steps",
+        "exemplar_offsets",
+        "exemplar_labels",
     ];
     let all = tensors(&bytes);
     let list = |change: &dyn Fn(&str) -> Option<ShapeAndBytes>, skip: &str| {
@@ -407,11 +422,11 @@ fn contradicting_tensors_are_refused() {
     for name in names {
         // Coordinates are optional, but not to what is hashed by them.
         assert_refused(parse(&list(&|_| None, name)), &[], &format!("without {name}"));
-        // A row short. Of the head any number is one.
+        // A row short. Of what is always included any number is one.
         let (shape, data) = (&all[name].1, &all[name].2);
         let row = data.len() / shape[0];
         let short = ([&[shape[0] - 1], &shape[1..]].concat(), data[..data.len() - row].to_vec());
-        if name != "head" {
+        if name != "always_include" {
             assert_refused(
                 parse(&list(&|n| (n == name).then(|| short.clone()), "")),
                 &[],
@@ -434,10 +449,16 @@ fn contradicting_tensors_are_refused() {
         );
     }
     for (name, values, words) in [
-        ("head", vec![12], vec!["head"]),
-        ("head", vec![3, 3], vec!["head"]),
-        ("head", vec![4, 3], vec!["head"]),
-        ("head", vec![u32::MAX], vec!["head"]),
+        ("always_include", vec![12], vec!["always_include"]),
+        ("always_include", vec![3, 3], vec!["always_include"]),
+        ("always_include", vec![4, 3], vec!["always_include"]),
+        ("always_include", vec![u32::MAX], vec!["always_include"]),
+        ("exemplar_offsets", vec![0; 21], vec!["exemplars", "cover"]),
+        (
+            "exemplar_offsets",
+            [vec![0, 9, 0], vec![all["exemplar_labels"].1[0] as u32; 18]].concat(),
+            vec!["exemplars", "falling"],
+        ),
         ("offsets", vec![1; 9], vec!["offsets"]),
         ("offsets", vec![0, 0, 0, 9, 0, 0, 0, 0, all["entries"].1[0] as u32], vec!["falling"]),
     ] {
@@ -445,9 +466,13 @@ fn contradicting_tensors_are_refused() {
         assert_refused(parse(&changed), &words, &format!("{name} {values:?}"));
     }
     let mut entries: Vec<u32> = bytemuck::cast_slice(&all["entries"].2).to_vec();
-    *entries.last_mut().unwrap() = 12;
+    *entries.last_mut().unwrap() = 20;
     let changed = list(&|n| (n == "entries").then(|| (vec![entries.len()], u32s(&entries))), "");
-    assert_refused(parse(&changed), &["label 12 of 12"], "an entry that is no row");
+    assert_refused(parse(&changed), &["id 20 of 20"], "an entry that is no exemplar");
+    let mut labels: Vec<u32> = bytemuck::cast_slice(&all["exemplar_labels"].2).to_vec();
+    *labels.last_mut().unwrap() = 12;
+    let changed = list(&|n| (n == "exemplar_labels").then(|| (vec![labels.len()], u32s(&labels))), "");
+    assert_refused(parse(&changed), &["label 12 of 12"], "a label that is no row");
 }
 
 /// Sketches can be read by coordinates alone, whatever the planes cut.
@@ -544,9 +569,9 @@ proptest! {
         thread_local! {
             static FILES: Vec<(Vec<u8>, Vec<Vec<f32>>)> = [
                 small(),
-                Case { space: Space::Augmented, p: 0, sketch_bytes: 0, dtype: Dtype::F32, ..small() },
+                Case { space: Space::Augmented, sketch_bytes: 0, dtype: Dtype::F32, ..small() },
                 Case { sketch_bytes: 128, dtype: Dtype::Bf16, fill: Fill::Rows, p: 70, ..small() },
-                Case { n_bits: 5, n_tables: 1, n_always: 0, n_head: 0, ..small() },
+                Case { space: Space::Augmented, p: 0, sketch_bytes: 0, fill: Fill::Rows, n_always: 0, ..small() },
             ].map(|case| { let built = case.build(); (write(&built.index, "x"), built.queries) }).to_vec();
         }
         let (bytes, queries) = FILES.with(|files| files[flavour].clone());
@@ -789,10 +814,10 @@ fn the_golden_file_answers_as_it_did() {
         let fitted = index.fitted().unwrap();
         assert_eq!((index.rows().m(), index.rows().d(), index.rows().weights().dtype()), (24, 5, "float16"));
         assert_eq!(
-            (fitted.planes.n_tables(), fitted.planes.n_bits(), fitted.n_probes, fitted.n_rescore),
+            (fitted.planes.n_tables(), fitted.planes.n_bits(), fitted.point.n_probes, fitted.point.n_rescore),
             (2, 3, 2, 6)
         );
-        assert_eq!((fitted.fill, fitted.planes.space()), (Fill::Queries, Space::Aligned));
+        assert_eq!((fitted.fill(), fitted.planes.space()), (Fill::Queries, Space::Aligned));
         let got: Vec<(Vec<i64>, Vec<u32>, [usize; 3])> = answers(&index, &queries)
             .into_iter()
             .map(|answer| {
@@ -813,8 +838,8 @@ fn the_golden_file_answers_as_it_did() {
 /// Labels, bits of the scores, and entries, candidates and rows rescored, as recorded when the file was written.
 type Recorded = ([i64; 3], [u32; 3], [usize; 3]);
 const GOLDEN_ANSWERS: [Recorded; 4] = [
-    ([13, 0, 15], [1058537472, 3233939456, 3233939456], [13, 11, 6]),
-    ([3, 20, 14], [1082523648, 1059061760, 1042284544], [47, 22, 6]),
-    ([0, 15, 21], [1069547520, 1069547520, 1069547520], [14, 9, 6]),
-    ([2, 23, 8], [1088684032, 1084489728, 1083965440], [21, 12, 6]),
+    ([16, 20, 2], [1058537472, 1056964608, 3189768192], [8, 7, 6]),
+    ([23, 2, 19], [1075707904, 1054867456, 3204448256], [26, 6, 6]),
+    ([0, 15, 21], [1069547520, 1069547520, 1069547520], [7, 7, 6]),
+    ([22, 23, 8], [1094057984, 1084489728, 1083965440], [10, 9, 6]),
 ];

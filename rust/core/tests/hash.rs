@@ -5,12 +5,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{Case, Dtype, Rng, any_case, assert_same, cases, pad};
+use common::{Case, Dtype, Rng, any_case, assert_same, cases, pad, point};
 use lss_core::Fill;
 use lss_core::hash::{MAX_BITS, Planes, Space, augment, code, lead, lead_of_row};
 use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Matrix};
-use lss_core::tables::Lists;
+use lss_core::rows::Rows;
 use lss_core::{Builder, Error, Index, Recipe, reference};
 use proptest::prelude::*;
 
@@ -47,36 +47,30 @@ fn every_code_is_reached_once() {
     }
 }
 
-/// A label for each code, put there by a query, is found by that query alone: through building, tables and search.
+/// A row for each code is found by the query of that code alone: through building, tables and search.
 #[test]
 fn every_bucket_of_every_table_is_its_own() {
     for (n_tables, n_bits) in [(1, 1), (1, 4), (2, 3), (3, 6), (1, 10), (4, 8)] {
         let m = 1 << n_bits;
-        let rows = common::Dtype::F32.store(&vec![1.0; m * n_bits]);
-        let rows = lss_core::rows::Rows::new(n_bits, rows, Block::copy_of(&vec![0.0; m])).unwrap();
+        let corners: Vec<f32> = (0..m).flat_map(|code| corner(code, n_bits)).collect();
+        let rows = Rows::new(n_bits, Dtype::F32.store(&corners), Block::copy_of(&vec![0.0; m])).unwrap();
         let index = Arc::new(Index::new(rows));
         let recipe = Recipe {
             planes: signs(n_tables, n_bits, n_bits + 1),
             coordinates: None,
-            fill: Fill::Queries,
-            n_head: 0,
+            fill: Fill::Rows,
             always_include: vec![],
             sketch_bytes: 0,
-            n_probes: 1,
-            max_entries: usize::MAX,
-            n_rescore: 1,
+            point: point(1, usize::MAX, 1, 1),
         };
-        let queries: Vec<f32> = (0..m).flat_map(|code| corner(code, n_bits)).collect();
-        let (offsets, labels): (Vec<usize>, Vec<u32>) = ((0..=m).collect(), (0..m as u32).collect());
-        let mut builder = Builder::new(Arc::clone(&index), recipe).unwrap();
-        builder.add(&queries, Lists { offsets: &offsets, labels: &labels }).unwrap();
-        builder.finish().unwrap();
+        Builder::new(Arc::clone(&index), recipe).unwrap().finish().unwrap();
         let tables = index.fitted().unwrap().tables.clone();
         assert!(
             tables.offsets().windows(2).all(|pair| pair[1] - pair[0] == 1),
-            "one label in each bucket of each table"
+            "one row in each bucket of each table"
         );
-        assert_eq!(index.candidates(&queries, 0).unwrap(), (offsets, labels), "K={n_bits} L={n_tables}");
+        let own: (Vec<usize>, Vec<u32>) = ((0..=m).collect(), (0..m as u32).collect());
+        assert_eq!(index.candidates(&corners, 0).unwrap(), own, "K={n_bits} L={n_tables}");
     }
 }
 
@@ -184,12 +178,13 @@ fn tables_have_planes_of_their_own() {
         n_tables: 4,
         n_bits: 6,
         fill: Fill::Rows,
-        n_head: 0,
         n_always: 0,
         sketch_bytes: 0,
         n_probes: 1,
         max_entries: usize::MAX,
+        n_neighbors: 4,
         n_rescore: 1,
+        exact: false,
         n_train: 0,
         n_queries: 1,
     };

@@ -3,15 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
-    Built, Case, DTYPES, Dtype, Rng, any_case, assert_answers, assert_same, cases, how, search, search_one,
+    Case, DTYPES, Dtype, Rng, any_case, assert_answers, assert_same, cases, how, point, search, search_one,
 };
 use lss_core::hash::Space;
 use lss_core::memory::Block;
-use lss_core::reference::{Answer, Reference};
+use lss_core::reference::{self, Answer, Reference};
 use lss_core::rows::Rows;
 use lss_core::{Answers, Fill, How};
 use lss_core::{Error, Index, OnShort, Work};
@@ -83,18 +84,19 @@ proptest! {
         let reference = built.reference();
         let parts = built.reference_of_parts();
         prop_assert_eq!(reference.buckets(), parts.buckets());
-        prop_assert_eq!(reference.head(), parts.head());
+        prop_assert_eq!(reference.kept(), parts.kept());
+        prop_assert_eq!(reference.always_include(), parts.always_include());
         prop_assert_eq!(reference.sketched(), parts.sketched());
         assert_agrees(&built.index, &reference, &built.queries, k);
     }
 
     /// Searching alone, with rows of any values: sketches and buckets are the index's own.
     #[test]
-    fn search_answers_as_its_parts_do(mut case in any_case(), k in 1usize..=12, n_probes in 1usize..=70, max_entries in 1usize..=200, n_rescore in 1usize..=60) {
+    fn search_answers_as_its_parts_do(mut case in any_case(), k in 1usize..=12, n_probes in 1usize..=70, max_entries in 1usize..=200, n_neighbors in 1usize..=130, n_rescore in 1usize..=60) {
         case.exact_sums = false;
         let built = case.build();
         assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k);
-        built.index.set_operating_point(n_probes, max_entries, n_rescore).unwrap();
+        built.index.set_operating_point(point(n_probes, max_entries, n_neighbors, n_rescore)).unwrap();
         assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k);
     }
 
@@ -186,7 +188,7 @@ proptest! {
             Answer {
                 labels: best.iter().map(|&(_, id)| i64::from(id)).chain(vec![-1; pad]).collect(),
                 scores: best.iter().map(|&(score, _)| score).chain(vec![f32::NEG_INFINITY; pad]).collect(),
-                work: Work { probes: 0, entries: 0, candidates: m, rescored: m },
+                work: Work { candidates: m, rescored: m, ..Work::default() },
             }
         }).collect();
         for threads in 1..=3 {
@@ -238,12 +240,13 @@ fn small() -> Case {
         n_tables: 2,
         n_bits: 3,
         fill: Fill::Queries,
-        n_head: 3,
         n_always: 2,
         sketch_bytes: 64,
         n_probes: 2,
         max_entries: usize::MAX,
+        n_neighbors: 4,
         n_rescore: 8,
+        exact: false,
         n_train: 60,
         n_queries: 9,
     }
@@ -295,7 +298,7 @@ fn arguments_are_checked() {
     assert!(matches!(search(&built.index, queries, 1, how(OnShort::Pad, 1)), Err(Error::NotFitted)));
     assert!(matches!(search_one(&built.index, &queries[0], 1, OnShort::Pad), Err(Error::NotFitted)));
     assert!(matches!(built.index.candidates(&queries[0], 0), Err(Error::NotFitted)));
-    assert!(matches!(built.index.set_operating_point(1, 1, 1), Err(Error::NotFitted)));
+    assert!(matches!(built.index.set_operating_point(point(1, 1, 1, 1)), Err(Error::NotFitted)));
     let exact = How { exact: true, ..how(OnShort::Pad, 1) };
     assert!(search(&built.index, queries, 1, exact).is_ok(), "exact needs no tables");
     built.fit();
@@ -305,9 +308,18 @@ fn arguments_are_checked() {
         assert!(search(&built.index, &[], 3, how).unwrap().is_empty());
     }
     assert_eq!(built.index.candidates(&[], 0).unwrap(), (vec![0], vec![]));
-    assert!(matches!(built.index.set_operating_point(0, 1, 1), Err(Error::Value { arg: "n_probes", .. })));
-    assert!(matches!(built.index.set_operating_point(1, 0, 1), Err(Error::Value { arg: "max_entries", .. })));
-    assert!(matches!(built.index.set_operating_point(1, 1, 0), Err(Error::Value { arg: "n_rescore", .. })));
+    assert!(matches!(
+        built.index.set_operating_point(point(0, 1, 1, 1)),
+        Err(Error::Value { arg: "n_probes", .. })
+    ));
+    assert!(matches!(
+        built.index.set_operating_point(point(1, 0, 1, 1)),
+        Err(Error::Value { arg: "max_entries", .. })
+    ));
+    assert!(matches!(
+        built.index.set_operating_point(point(1, 1, 1, 0)),
+        Err(Error::Value { arg: "n_rescore", .. })
+    ));
     for threads in [4097, usize::MAX] {
         assert!(matches!(
             search(&built.index, queries, 3, how(OnShort::Pad, threads)),
@@ -332,9 +344,8 @@ fn the_first_short_query_is_named() {
         n_bits: 1,
         space: Space::Augmented,
         d: 1,
-        p: 0,
+        p: 1,
         sketch_bytes: 0,
-        n_head: 0,
         n_always: 0,
         n_probes: 1,
         max_entries: usize::MAX,
@@ -371,7 +382,7 @@ fn searches_see_whole_states() {
     let mut second = Case { seed: 5, ..small() }.prepare();
     let other_seed = second.recipe.clone();
     second.index = Arc::clone(&first.index);
-    second.recipe = lss_core::Recipe { n_head: 0, always_include: vec![], ..other_seed };
+    second.recipe = lss_core::Recipe { always_include: vec![], ..other_seed };
     second.fit();
     let after = first.index.fitted().unwrap();
     let answers = |fitted: &lss_core::Fitted| -> Vec<Answer> {
@@ -417,7 +428,12 @@ fn operating_points_do_not_undo_a_fit() {
         scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 index
-                    .set_operating_point(1 + turns.fetch_add(1, Ordering::Relaxed) % 7, usize::MAX, 5)
+                    .set_operating_point(point(
+                        1 + turns.fetch_add(1, Ordering::Relaxed) % 7,
+                        usize::MAX,
+                        9,
+                        5,
+                    ))
                     .unwrap();
             }
         });
@@ -425,13 +441,14 @@ fn operating_points_do_not_undo_a_fit() {
         let begin = std::time::Instant::now();
         while begin.elapsed().as_millis() < 500 && undone == 0 {
             let fill = if turn % 2 == 0 { Fill::Rows } else { Fill::Queries };
-            index.install(lss_core::Fitted { fill, ..(*fitted).clone() });
+            let exemplars = fitted.exemplars.clone().filter(|_| fill == Fill::Queries);
+            index.install(lss_core::Fitted { exemplars, ..(*fitted).clone() });
             // Long enough for a change that had begun before to end.
             let begun = turns.load(Ordering::Relaxed);
             while turns.load(Ordering::Relaxed) < begun + 2 {
                 std::thread::yield_now();
             }
-            undone += usize::from(index.fitted().unwrap().fill != fill);
+            undone += usize::from(index.fitted().unwrap().fill() != fill);
             turn += 1;
         }
         done.store(true, Ordering::Relaxed);
@@ -464,20 +481,40 @@ fn overflowing_logits_are_survived() {
     );
 }
 
-fn built_size(built: &Built) -> usize {
-    built.index.fitted().unwrap().tables.entries().len()
+/// Labels that are always included are candidates of every query.
+#[test]
+fn what_is_always_included_is_in_every_answer() {
+    let built = small().build();
+    let always: BTreeSet<u32> = built.recipe.always_include.iter().copied().collect();
+    let (offsets, ids) = built.index.candidates(&built.queries.concat(), 1).unwrap();
+    for pair in offsets.windows(2) {
+        assert!(always.iter().all(|label| ids[pair[0]..pair[1]].contains(label)));
+    }
 }
 
-/// Labels of the head stand in no bucket and in every answer's candidates.
+/// With every bucket probed, the neighbours are the nearest of all training queries, in the metric of the logits.
 #[test]
-fn the_head_is_in_every_answer() {
-    let with = small().build();
-    let without = Case { n_head: 0, n_always: 0, ..small() }.build();
-    assert!(built_size(&with) < built_size(&without));
-    let head = with.index.fitted().unwrap().head.to_vec();
-    assert!((3..=5).contains(&head.len()));
-    let (offsets, ids) = with.index.candidates(&with.queries.concat(), 1).unwrap();
-    for pair in offsets.windows(2) {
-        assert!(head.iter().all(|label| ids[pair[0]..pair[1]].contains(label)));
+fn neighbors_are_the_nearest() {
+    let case = Case { n_probes: 8, n_neighbors: 6, n_always: 0, n_train: 200, d: 12, p: 12, ..small() };
+    let built = case.build();
+    let coordinates = built.recipe.coordinates.as_ref().unwrap();
+    let z = |query: &Vec<f32>| reference::affine(&coordinates.query, query);
+    let (mut shared, mut of) = (0, 0);
+    for query in &built.queries {
+        let near = z(query);
+        let distance = |item: usize| -> f64 {
+            let terms = z(&built.train[item]).into_iter().zip(&near).zip(&coordinates.variances);
+            terms.map(|((x, z), e)| f64::from(*e) * f64::from(x - z).powi(2)).sum()
+        };
+        let mut order: Vec<usize> = (0..200).collect();
+        order.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+        let nearest: BTreeSet<u32> =
+            order[..6].iter().flat_map(|&item| built.labels[item].iter().copied()).collect();
+        let (offsets, ids) = built.index.candidates(query, 1).unwrap();
+        assert_eq!(offsets, [0, ids.len()]);
+        shared += ids.iter().filter(|id| nearest.contains(id)).count();
+        of += ids.len().max(nearest.len());
     }
+    // Sketches are short: nearly, not always, the same.
+    assert!(shared * 10 > of * 8, "{shared} of {of}");
 }

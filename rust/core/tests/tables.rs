@@ -1,57 +1,38 @@
-//! Tables hold exactly the pairs they were given, whoever builds them, and notice damage.
+//! Tables hold exactly the items they were given, whoever builds them, and notice damage.
 
 mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Rng, cases, csr};
+use common::{Rng, cases};
 use lss_core::memory::Block;
 use lss_core::reference::{self, Buckets};
-use lss_core::tables::{Lists, Tables};
+use lss_core::tables::Tables;
 use lss_core::{Error, threads};
 use proptest::prelude::*;
 
-/// Codes a item, labels an item.
+/// Codes of items.
 #[derive(Debug, Clone)]
-struct Pairs {
+struct Items {
     n_tables: usize,
     n_bits: usize,
-    m: usize,
     codes: Vec<Vec<u32>>,
-    labels: Vec<Vec<u32>>,
 }
 
-fn pairs() -> impl Strategy<Value = Pairs> {
-    (1usize..=4, 1usize..=9, 1usize..=60, 0usize..=150, any::<u64>()).prop_map(
-        |(n_tables, n_bits, m, n, seed)| {
-            let mut rng = Rng(seed);
-            // Few codes make full buckets, all codes make empty ones.
-            let codes = if rng.below(2) == 0 { 1 << n_bits } else { 2 };
-            Pairs {
-                n_tables,
-                n_bits,
-                m,
-                codes: (0..n).map(|_| (0..n_tables).map(|_| rng.below(codes) as u32).collect()).collect(),
-                labels: (0..n).map(|_| (0..rng.below(8)).map(|_| rng.below(m) as u32).collect()).collect(),
-            }
-        },
-    )
+fn items() -> impl Strategy<Value = Items> {
+    (1usize..=4, 1usize..=9, 0usize..=150, any::<u64>()).prop_map(|(n_tables, n_bits, n, seed)| {
+        let mut rng = Rng(seed);
+        // Few codes make full buckets, all codes make empty ones.
+        let codes = if rng.below(2) == 0 { 1 << n_bits } else { 2 };
+        let code = |_| rng.below(codes) as u32;
+        let flat: Vec<u32> = (0..n * n_tables).map(code).collect();
+        Items { n_tables, n_bits, codes: flat.chunks(n_tables).map(<[u32]>::to_vec).collect() }
+    })
 }
 
-impl Pairs {
+impl Items {
     fn build(&self) -> Tables {
-        let (offsets, labels) = csr(&self.labels);
-        Tables::build(
-            self.n_tables,
-            self.n_bits,
-            &self.codes.concat(),
-            Lists { offsets: &offsets, labels: &labels },
-        )
-        .unwrap()
-    }
-
-    fn naive(&self) -> Buckets {
-        reference::tables(&self.codes, &self.labels)
+        Tables::build(self.n_tables, self.n_bits, &self.codes.concat()).unwrap()
     }
 }
 
@@ -73,56 +54,30 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
-    fn tables_hold_the_pairs_given(pairs in pairs()) {
-        let tables = pairs.build();
-        prop_assert_eq!((tables.n_tables(), tables.n_bits()), (pairs.n_tables, pairs.n_bits));
-        assert_holds(&tables, &pairs.naive());
-        tables.validate(pairs.m).unwrap();
+    fn tables_hold_the_items_given(items in items()) {
+        let tables = items.build();
+        prop_assert_eq!((tables.n_tables(), tables.n_bits()), (items.n_tables, items.n_bits));
+        assert_holds(&tables, &reference::tables(&items.codes));
+        tables.validate(items.codes.len()).unwrap();
     }
 
     #[test]
-    fn any_pool_builds_the_same(pairs in pairs()) {
-        let alone = pairs.build();
+    fn any_pool_builds_the_same(items in items()) {
+        let alone = items.build();
         for n in [1, 2, 5] {
-            let pooled = threads::install(n, || pairs.build()).unwrap();
+            let pooled = threads::install(n, || items.build()).unwrap();
             prop_assert_eq!(&pooled.offsets()[..], &alone.offsets()[..], "{} threads", n);
             prop_assert_eq!(&pooled.entries()[..], &alone.entries()[..], "{} threads", n);
         }
     }
 
-    /// Only the set of pairs matters: not the order of items, not repeats.
-    #[test]
-    fn order_and_repeats_do_not_matter(pairs in pairs()) {
-        let mut other = pairs.clone();
-        other.codes.reverse();
-        other.labels.reverse();
-        for labels in &mut other.labels {
-            labels.extend(labels.clone());
-        }
-        assert_holds(&other.build(), &pairs.naive());
-    }
-
-    #[test]
-    fn heads(pairs in pairs(), n in 0usize..=70, extra in prop::collection::btree_set(0u32..200, 0..=10)) {
-        let (tables, naive) = (pairs.build(), pairs.naive());
-        let head = tables.most_spread(n, pairs.m);
-        prop_assert_eq!(&head, &reference::most_spread(&naive, n).into_iter().collect::<Vec<_>>());
-
-        // Labels that stand nowhere may be left out too.
-        let out: BTreeSet<u32> = head.into_iter().chain(extra).collect();
-        let without = tables.without(&out.iter().copied().collect::<Vec<_>>());
-        assert_holds(&without, &reference::without(&naive, &out));
-        without.validate(pairs.m).unwrap();
-        assert_holds(&tables, &naive);
-    }
-
     /// Each kind of damage is noticed.
     #[test]
-    fn damage_is_noticed(pairs in pairs(), at: prop::sample::Index, by in 1u32..=1000) {
-        let tables = pairs.build();
-        let (n_tables, n_bits, m) = (pairs.n_tables, pairs.n_bits, pairs.m);
+    fn damage_is_noticed(items in items(), at: prop::sample::Index, by in 1u32..=1000) {
+        let tables = items.build();
+        let (n_tables, n_bits, n) = (items.n_tables, items.n_bits, items.codes.len());
         let check = |offsets: &[u32], entries: &[u32]| {
-            Tables::from_parts(n_tables, n_bits, Block::copy_of(offsets), Block::copy_of(entries)).and_then(|t| t.validate(m))
+            Tables::from_parts(n_tables, n_bits, Block::copy_of(offsets), Block::copy_of(entries)).and_then(|t| t.validate(n))
         };
         let (offsets, entries) = (tables.offsets().to_vec(), tables.entries().to_vec());
         prop_assert!(check(&offsets, &entries).is_ok());
@@ -155,8 +110,8 @@ proptest! {
         prop_assert!(check(&offsets, &entries[1..]).is_err(), "an entry short");
         let i = at.index(entries.len());
         let mut wrong = entries.clone();
-        wrong[i] = m as u32 + by - 1;
-        prop_assert!(check(&offsets, &wrong).is_err(), "a label that is no row");
+        wrong[i] = n as u32 + by - 1;
+        prop_assert!(check(&offsets, &wrong).is_err(), "an id that is no item");
         // Within one bucket: a repeat, a fall.
         if let Some(bucket) = (0..offsets.len() - 1).find(|&b| offsets[b + 1] - offsets[b] >= 2) {
             let from = offsets[bucket] as usize;
@@ -175,18 +130,17 @@ fn damage_is_a_format_error() {
     let tables = Tables::from_parts(1, 1, Block::copy_of(&[0, 1, 2]), Block::copy_of(&[7, 7])).unwrap();
     tables.validate(8).unwrap();
     match tables.validate(7) {
-        Err(Error::Format { got, .. }) => assert!(got.contains("label 7 of 7 in bucket 0"), "{got}"),
-        _ => panic!("label 7 is no row"),
+        Err(Error::Format { got, .. }) => assert!(got.contains("id 7 of 7 in bucket 0"), "{got}"),
+        _ => panic!("item 7 is none"),
     }
 }
 
 #[test]
-fn codes_must_be_as_many_as_items() {
-    let lists = Lists { offsets: &[0, 1, 2], labels: &[0, 0] };
-    for codes in [&[][..], &[0], &[0, 0, 0], &[0; 5]] {
-        assert!(matches!(Tables::build(2, 3, codes, lists), Err(Error::Value { arg: "codes", .. })));
+fn items_have_a_code_in_each_table() {
+    for n in [1, 3, 5] {
+        assert!(matches!(Tables::build(2, 3, &vec![0; n]), Err(Error::Value { arg: "codes", .. })));
     }
-    assert!(Tables::build(2, 3, &[0; 4], lists).is_ok());
+    assert_eq!(Tables::build(2, 3, &[0; 4]).unwrap().entries()[..], [0, 1, 0, 1]);
 }
 
 #[test]

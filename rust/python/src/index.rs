@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
-use lss_core::{Answers, Error, How, OnShort, Work, file, teacher};
+use lss_core::{Answers, Error, How, OnShort, OperatingPoint, Work, file, teacher};
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
     PyUntypedArrayMethods,
@@ -88,6 +88,14 @@ impl Index {
         let nbytes = PyDict::new(py);
         nbytes.set_item("rows", self.0.rows().weights().nbytes() + self.0.rows().bias().nbytes())?;
         nbytes.set_item("tables", fitted.tables.offsets().nbytes() + fitted.tables.entries().nbytes())?;
+        let exemplars = fitted.exemplars.as_ref();
+        nbytes.set_item(
+            "exemplars",
+            exemplars.map_or(0, |exemplars| {
+                let sketches = exemplars.sketched().1.codes().nbytes();
+                sketches + exemplars.offsets().nbytes() + exemplars.labels().nbytes()
+            }),
+        )?;
         nbytes.set_item(
             "sketches",
             fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().nbytes()),
@@ -98,22 +106,57 @@ impl Index {
         let layout = fitted.sketches.as_ref().map(|(sketcher, _)| *sketcher.layout());
         let dict = PyDict::new(py);
         dict.set_item("space", fitted.planes.space().name())?;
-        dict.set_item("fill", fitted.fill.name())?;
+        dict.set_item("fill", fitted.fill().name())?;
         dict.set_item("n_bits", fitted.planes.n_bits())?;
         dict.set_item("n_tables", fitted.planes.n_tables())?;
-        dict.set_item("n_probes", fitted.n_probes)?;
-        dict.set_item("max_entries", fitted.max_entries)?;
-        dict.set_item("n_rescore", fitted.n_rescore)?;
-        dict.set_item("n_head", fitted.head.len())?;
+        dict.set_item("n_probes", fitted.point.n_probes)?;
+        dict.set_item("max_entries", fitted.point.max_entries)?;
+        dict.set_item("n_neighbors", fitted.point.n_neighbors)?;
+        dict.set_item("n_rescore", fitted.point.n_rescore)?;
+        dict.set_item("exact", fitted.point.exact)?;
         dict.set_item("n_entries", fitted.tables.entries().len())?;
+        dict.set_item("n_labels", exemplars.map_or(0, |exemplars| exemplars.labels().len()))?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;
         dict.set_item("sketch_widths", layout.map_or_else(Vec::new, |layout| layout.widths().collect()))?;
         dict.set_item("nbytes", nbytes)?;
         Ok(dict)
     }
 
-    fn set_operating_point(&self, n_probes: usize, max_entries: usize, n_rescore: usize) -> PyResult<()> {
-        self.0.set_operating_point(n_probes, max_entries, n_rescore).map_err(raise)
+    fn set_operating_point(
+        &self,
+        n_probes: usize,
+        max_entries: usize,
+        n_neighbors: usize,
+        n_rescore: usize,
+        exact: bool,
+    ) -> PyResult<()> {
+        let point = OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact };
+        self.0.set_operating_point(point).map_err(raise)
+    }
+
+    /// The same rows, not fitted.
+    fn bare(&self) -> Self {
+        Index(Arc::new(self.0.bare()))
+    }
+
+    /// Take what a fit of the same rows has found.
+    fn adopt(&self, other: &Index) -> PyResult<()> {
+        let fitted = other.0.fitted().ok_or(Error::NotFitted).map_err(raise)?;
+        self.0.install((*fitted).clone());
+        Ok(())
+    }
+
+    /// The same index with another operating point; it shares all memory.
+    fn at(
+        &self,
+        n_probes: usize,
+        max_entries: usize,
+        n_neighbors: usize,
+        n_rescore: usize,
+        exact: bool,
+    ) -> PyResult<Self> {
+        let point = OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact };
+        Ok(Index(Arc::new(self.0.at(point).map_err(raise)?)))
     }
 
     fn teacher<'py>(
@@ -194,9 +237,12 @@ impl Index {
         enter(py, || self.0.search(&queries, k, how, Answers { labels, scores, work: &mut work }))?;
         let counters: Vec<i64> = work
             .iter()
-            .flat_map(|work| [work.probes, work.entries, work.candidates, work.rescored].map(|n| n as i64))
+            .flat_map(|work| {
+                let Work { probes, entries, neighbors, candidates, rescored } = *work;
+                [probes, entries, neighbors, candidates, rescored].map(|n| n as i64)
+            })
             .collect();
-        PyArray1::from_vec(py, counters).reshape([n, 4])
+        PyArray1::from_vec(py, counters).reshape([n, 5])
     }
 
     fn candidates<'py>(

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 
 use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates};
+use lss_core::exemplars::{ExemplarSketcher, Lists};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
 use lss_core::sketch::Layout;
-use lss_core::tables::Lists;
-use lss_core::{Error, Fill, Recipe};
+use lss_core::{Error, Fill, OperatingPoint, Recipe};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -76,6 +76,13 @@ pub fn sketch_widths(variances: PyReadonlyArray1<'_, f32>, n_bytes: usize) -> Py
     Ok(Layout::allocate(vector(&variances)?, n_bytes).map_err(raise)?.widths().collect())
 }
 
+/// The same for the sketches of exemplars.
+#[pyfunction]
+pub fn exemplar_widths(variances: PyReadonlyArray1<'_, f32>) -> PyResult<Vec<usize>> {
+    let sketcher = ExemplarSketcher::new(vector(&variances)?).map_err(raise)?;
+    Ok(sketcher.sketcher().layout().widths().collect())
+}
+
 /// Gathers training queries, then builds.
 #[pyclass(frozen)]
 pub struct Builder {
@@ -87,30 +94,27 @@ pub struct Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (index, planes, coordinates, *, fill, n_head, always_include, sketch_bytes, n_probes, max_entries, n_rescore))]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, always_include, sketch_bytes, n_probes, max_entries, n_neighbors, n_rescore))]
     #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
     fn new(
         index: &Index,
         planes: &Planes,
         coordinates: Option<&Coordinates>,
         fill: &str,
-        n_head: usize,
         always_include: PyReadonlyArray1<'_, i64>,
         sketch_bytes: usize,
         n_probes: usize,
         max_entries: usize,
+        n_neighbors: usize,
         n_rescore: usize,
     ) -> PyResult<Self> {
         let recipe = Recipe {
             planes: planes.0.clone(),
             coordinates: coordinates.map(|coordinates| coordinates.0.clone()),
             fill: Fill::from_name(fill).map_err(raise)?,
-            n_head,
             always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
             sketch_bytes,
-            n_probes,
-            max_entries,
-            n_rescore,
+            point: OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: false },
         };
         let builder = lss_core::Builder::new(index.0.clone(), recipe).map_err(raise)?;
         Ok(Builder { m: index.0.rows().m(), d: index.0.rows().d(), state: Mutex::new(Some(builder)) })

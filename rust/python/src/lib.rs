@@ -59,5 +59,6 @@ fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
     module.add_function(wrap_pyfunction!(active_kernel, module)?)?;
     module.add_function(wrap_pyfunction!(learn::sketch_widths, module)?)?;
+    module.add_function(wrap_pyfunction!(learn::exemplar_widths, module)?)?;
     Ok(())
 }

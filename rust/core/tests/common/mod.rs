@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use lss_core::coordinates::Coordinates;
+use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space};
 use lss_core::memory::{Block, padded};
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::rows::{Rows, Weights};
-use lss_core::tables::Lists;
-use lss_core::{Answers, Fill, How};
+use lss_core::{Answers, Fill, How, OperatingPoint};
 use lss_core::{Builder, Index, OnShort, Recipe, Work};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -159,12 +159,13 @@ pub struct Case {
     pub n_tables: usize,
     pub n_bits: usize,
     pub fill: Fill,
-    pub n_head: usize,
     pub n_always: usize,
     pub sketch_bytes: usize,
     pub n_probes: usize,
     pub max_entries: usize,
+    pub n_neighbors: usize,
     pub n_rescore: usize,
+    pub exact: bool,
     pub n_train: usize,
     pub n_queries: usize,
 }
@@ -181,36 +182,48 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     );
     let hash = (any::<bool>(), 1usize..=4, 1usize..=6, any::<bool>());
     let rest = (
-        prop_oneof![Just(0), 0usize..=20],
         prop_oneof![Just(0), 0usize..=8],
         prop::sample::select(&[0usize, 64, 128][..]),
         prop_oneof![3 => 1usize..=12, 1 => 1usize..=80],
         prop_oneof![2 => Just(usize::MAX), 1 => 1usize..=150],
+        prop_oneof![1usize..=16, 1usize..=130],
         prop_oneof![1usize..=16, 1usize..=220],
+        prop::bool::weighted(0.05),
         0usize..=120,
         1usize..=12,
     );
     (shape, hash, rest).prop_map(|(shape, hash, rest)| {
         let (seed, dtype, exact_sums, m, d, p) = shape;
         let (aligned, n_tables, n_bits, rows) = hash;
-        let (n_head, n_always, sketch_bytes, n_probes, max_entries, n_rescore, n_train, n_queries) = rest;
+        let (
+            n_always,
+            sketch_bytes,
+            n_probes,
+            max_entries,
+            n_neighbors,
+            n_rescore,
+            exact,
+            n_train,
+            n_queries,
+        ) = rest;
         Case {
             seed,
             dtype,
             exact_sums,
             m,
             d,
-            p: if aligned || sketch_bytes > 0 { p } else { 0 },
+            p: if aligned || sketch_bytes > 0 || !rows { p } else { 0 },
             space: if aligned { Space::Aligned } else { Space::Augmented },
             n_tables,
             n_bits,
             fill: if rows { Fill::Rows } else { Fill::Queries },
-            n_head,
             n_always,
             sketch_bytes,
             n_probes,
             max_entries,
+            n_neighbors,
             n_rescore,
+            exact,
             n_train,
             n_queries,
         }
@@ -300,12 +313,15 @@ impl Case {
             planes,
             coordinates,
             fill: self.fill,
-            n_head: self.n_head,
             always_include,
             sketch_bytes: self.sketch_bytes,
-            n_probes: self.n_probes,
-            max_entries: self.max_entries,
-            n_rescore: self.n_rescore,
+            point: OperatingPoint {
+                n_probes: self.n_probes,
+                max_entries: self.max_entries,
+                n_neighbors: self.n_neighbors,
+                n_rescore: self.n_rescore,
+                exact: self.exact,
+            },
         };
         Built { case: self.clone(), index: Arc::new(Index::new(rows)), recipe, train, labels, queries }
     }
@@ -395,4 +411,9 @@ pub fn assert_answers(got: &[Answer], expected: &[Answer], what: &str) {
         assert_same(&got.scores, &expected.scores, &format!("{what}: scores of query {i}"));
         assert_eq!(got.work, expected.work, "{what}: work of query {i}");
     }
+}
+
+/// How much a search does.
+pub fn point(n_probes: usize, max_entries: usize, n_neighbors: usize, n_rescore: usize) -> OperatingPoint {
+    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: false }
 }

@@ -1,0 +1,420 @@
+"""Tuning: the cheapest operating point that is as good as the full layer, found by measuring.
+
+An operating point says how much a search does: buckets, entries, neighbours, rows rescored. Each of them buys
+quality with time, and how much depends on the data, so points are tried on queries that the index was not
+filled from, until the cheapest is found that keeps the target.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from lss_rs._arrays import QueryRows, as_count, as_labels, message
+from lss_rs._intervals import Interval, paired_bootstrap
+from lss_rs.config import OperatingPoint
+from lss_rs.learn.progress import Progress
+from lss_rs.metrics import precision_per_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from lss_rs._arrays import Labels
+    from lss_rs.index import Index
+
+__all__ = ["OperatingPoint", "Trial", "TuneReport", "tune"]
+
+_ENTRIES = tuple(2**i for i in range(5, 16))
+_NEIGHBORS = (3, 5, 10, 20, 30, 50, 100, 200, 400)
+_RESCORE = (8, 16, 32, 64, 128, 256, 512)
+_PROBES_AN_ENTRY = 2
+"""Buckets probed at most: where training queries are thin, most are empty, and a search must end."""
+
+_LEAST, _MOST = 1000, 12_288
+"""Training queries that are enough to hold some out, and the most held out."""
+
+_RESAMPLES = 2000
+
+_GLANCE = 1024
+"""Queries that are enough to see that a point is far from good."""
+
+_TIMED, _BLOCK, _ROUNDS, _SECONDS = 200, 4096, 5, 0.05
+"""Queries timed one by one, queries of a batch, rounds in which all points take turns, and the most that one
+point takes of a round."""
+
+
+class Trial(NamedTuple):
+    """An operating point and what it was found to be worth.
+
+    Attributes
+    ----------
+    point : OperatingPoint
+    quality : dict of int to Interval
+        P@k as a share of the full layer's, for each k.
+    candidates : float
+        Labels looked at by a query, on average.
+    us : float
+        Microseconds a query, by the objective; NaN where quality alone decided.
+    """
+
+    point: OperatingPoint
+    quality: dict[int, Interval]
+    candidates: float
+    us: float
+
+
+class TuneReport(NamedTuple):
+    """What tuning found.
+
+    Attributes
+    ----------
+    best : OperatingPoint
+        The quickest that keeps the target; exact search where none does, or where it is the quickest.
+    feasible : bool
+        Whether one does besides exact search.
+    full : Trial
+        Exact search.
+    trials : list of Trial
+        All that was timed, the quickest first.
+    target : float
+        Share of the full layer's P@k to be kept.
+    n : int
+        Queries that decided.
+    """
+
+    best: OperatingPoint
+    feasible: bool
+    full: Trial
+    trials: list[Trial]
+    target: float
+    n: int
+
+    @property
+    def frontier(self) -> list[Trial]:
+        """Trials that no quicker one is as good as, the quickest first."""
+        kept: list[Trial] = []
+        for trial in self.trials:
+            if not kept or _worst(trial) > _worst(kept[-1]):
+                kept.append(trial)
+        return kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that ``json.dumps`` takes."""
+        return {
+            "best": self.best._asdict(),
+            "feasible": self.feasible,
+            "target": self.target,
+            "queries": self.n,
+            "trials": [_row(trial) for trial in (*self.trials, self.full)],
+        }
+
+    def to_frame(self) -> Any:
+        """Return the trials as a ``pandas.DataFrame``, a row each, the full layer last."""
+        import pandas as pd  # type: ignore[import-untyped]
+
+        return pd.DataFrame([_row(trial) for trial in (*self.trials, self.full)])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw quality against time with matplotlib, the target as a line; return the axes."""
+        if ax is None:
+            from matplotlib import pyplot as plt
+
+            ax = plt.figure().add_subplot()
+        for k in self.full.quality:
+            us = [trial.us for trial in self.frontier]
+            shares = [trial.quality[k] for trial in self.frontier]
+            ax.plot(us, [share.estimate for share in shares], marker="o", label=f"P@{k} / full")
+            ax.fill_between(us, [share.low for share in shares], [share.high for share in shares], alpha=0.2)
+        ax.axhline(self.target, linestyle=":", label=f"target {self.target}")
+        ax.axvline(self.full.us, linestyle="--", label="full layer")
+        ax.set(xscale="log", xlabel="microseconds a query", ylabel="share of the full layer's")
+        ax.legend()
+        return ax
+
+    def __str__(self) -> str:
+        rows = [_row(trial) for trial in (*self.frontier, self.full)]
+        rows = [{name: _shown(value) for name, value in row.items()} for row in rows]
+        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+        lines = ["  ".join(name.rjust(width) for name, width in widths.items())]
+        lines += ["  ".join(row[name].rjust(width) for name, width in widths.items()) for row in rows]
+        who = f"{self.best} keeps" if self.feasible else "nothing keeps"
+        return "\n".join([f"{who} {self.target} of the full layer on {self.n:,} queries", *lines])
+
+
+def tune(
+    index: Index,
+    Q: ArrayLike,
+    Y: Any = None,
+    *,
+    ks: Sequence[int] = (1, 5),
+    target: float = 0.99,
+    confidence: float = 0.95,
+    objective: str = "latency",
+    groups: ArrayLike | None = None,
+    num_threads: int | None = None,
+    progress: bool = True,
+    callback: Callable[[str, int, int], object] | None = None,
+) -> TuneReport:
+    """Find the quickest operating point that keeps a share of the full layer's precision.
+
+    A point counts as good if, for every k, the lower bound of its P@k divided by the full layer's, from a
+    paired bootstrap, is at least the target. Few queries make wide intervals, and so a dearer point: ten
+    thousand or more are well spent. The index is not changed: :meth:`lss_rs.Index.apply` does that.
+
+    Parameters
+    ----------
+    index : Index
+        Fitted.
+    Q : array-like or CPU tensor of float, shape (n, d)
+        Queries that the index was not filled from, or it will look better than it is.
+    Y : labels of the n queries, optional
+        True labels. Without them the full layer's best k are the truth for P@k.
+    ks : sequence of int
+        Which P@k must be kept.
+    target : float
+        Share of the full layer's P@k, in (0, 1].
+    confidence : float
+        Of the two-sided interval, whose lower bound decides, in (0, 1).
+    objective : {"latency", "throughput"}
+        What is made small: the median time of one query alone, or a query's share of the time of a batch of
+        all of them.
+    groups : array-like, shape (n,), optional
+        What each query belongs to, such as its document: whole groups are then resampled.
+    num_threads : int, optional
+        Threads of a batch, for ``objective="throughput"``.
+    progress : bool
+        Show a progress bar, if tqdm is installed.
+    callback : callable, optional
+        Called as ``callback("tuning", done, total)``.
+
+    Returns
+    -------
+    TuneReport
+        ``best`` is exact search where nothing else is good enough, and ``feasible`` then False, or where the
+        layer is so small that nothing else is as quick.
+
+    Raises
+    ------
+    NotFittedError
+        If the index is not fitted.
+    TypeError, ValueError
+        As :meth:`lss_rs.Index.search`, and if there are fewer than two queries or an option is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lss_rs import Index, tune
+    >>> rng = np.random.default_rng(0)
+    >>> W = rng.standard_normal((1000, 16), dtype=np.float32)
+    >>> Q = rng.standard_normal((3000, 16), dtype=np.float32)
+    >>> index = Index.from_weights(W).fit(Q[:2000], k=5, target=None, progress=False)
+    >>> report = tune(index, Q[2000:], progress=False)
+    >>> report.feasible, all(share.low >= 0.99 for share in report.trials[0].quality.values())
+    (True, True)
+    """
+    if objective not in ("latency", "throughput"):
+        raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
+    each_k = {as_count(k, "ks") for k in ks}
+    if not each_k:
+        raise ValueError(message("ks", "at least one k", "none"))
+    _ = index.operating_point  # raises where there is none
+    queries = QueryRows(Q, index.d)
+    if queries.n < 2:
+        raise ValueError(message("Q", "at least two queries", queries.n))
+    if groups is not None and np.shape(groups) != (queries.n,):
+        raise ValueError(message("groups", f"of shape ({queries.n},)", f"shape {np.shape(groups)}"))
+    labels = None if Y is None else as_labels(Y, queries.n, index.m)
+    judge = Judge(index, queries.slice(0, queries.n), labels, each_k, target, confidence, groups)
+    with Progress(progress, callback) as report:
+        return find_point(index, judge, report, objective, num_threads)
+
+
+def find_point(
+    index: Index,
+    judge: Judge,
+    report: Callable[[str, int, int], object],
+    objective: str = "latency",
+    num_threads: int | None = None,
+) -> TuneReport:
+    """Try points, time them, and choose the quickest that `judge` lets pass."""
+    trials = _staircase(judge, index, report)
+    full = judge.trial(index.operating_point._replace(exact=True))
+    *timed, full = _time([*trials, full], judge, objective, num_threads)
+    timed.sort(key=lambda trial: trial.us)
+    good = [trial for trial in timed if judge.keeps(trial)]
+    best = min([*good, full], key=lambda trial: trial.us) if good else full
+    return TuneReport(best.point, bool(good), full, timed, judge.target, len(judge.Q))
+
+
+def held_out_from(n: int, groups: ArrayLike | None) -> int:
+    """Return where those of n training queries begin that are for tuning alone: n where all are few."""
+    if groups is not None:
+        of = np.asarray(groups)
+        if of.shape != (n,):
+            raise ValueError(message("groups", f"of shape ({n},)", f"shape {of.shape}"))
+        starts = np.flatnonzero(of[1:] != of[:-1]) + 1
+        if len(starts) + 1 > len(np.unique(of)):
+            raise ValueError(message("groups", "such that queries of a group follow each other", "pieces"))
+    if n < _LEAST:
+        return n
+    cut = n - min(n // 10, _MOST)
+    if groups is None:
+        return cut
+    before = starts[starts <= cut]
+    return int(before[-1] if len(before) else starts[0] if len(starts) else n)
+
+
+class Judge:
+    """Measures points against the full layer on the same queries."""
+
+    def __init__(
+        self,
+        index: Index,
+        Q: NDArray[np.float32],
+        labels: Labels | None,
+        ks: set[int],
+        target: float,
+        confidence: float = 0.95,
+        groups: ArrayLike | None = None,
+    ) -> None:
+        if not 0 < target <= 1:
+            raise ValueError(message("target", "above 0 and at most 1", target))
+        self.Q, self.target, self.k = Q, target, max(ks)
+        self._index, self._ks, self._confidence = index, sorted(ks), confidence
+        self._groups = None if groups is None or len(np.unique(groups)) < 2 else np.asarray(groups)
+        full = index.search(Q, self.k, exact=True).labels
+        self._truth = (
+            full
+            if labels is None
+            else [ids.tolist() for ids in np.split(labels.indices, labels.indptr[1:-1])]
+        )
+        self._all = np.arange(len(Q))
+        self._few = self._all[:: -(-len(Q) // _GLANCE)]
+        self._full = {k: self._precision(full, k, self._all) for k in self._ks}
+
+    def _precision(self, answers: NDArray[np.int64], k: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        truth = self._truth
+        Y = truth[rows, :k] if isinstance(truth, np.ndarray) else [truth[row] for row in rows]
+        return precision_per_query(answers, Y, k)
+
+    def at(self, point: OperatingPoint) -> Index:
+        """Return the index at another point, sharing its memory."""
+        return self._index._at(point)
+
+    def trial(self, point: OperatingPoint) -> Trial:
+        """Measure the quality of a point: by few queries where they tell that it is not good, else by all."""
+        trial = self._measure(point, self._few)
+        if any(share.high < self.target for share in trial.quality.values()):
+            return trial
+        return self._measure(point, self._all)
+
+    def _measure(self, point: OperatingPoint, rows: NDArray[np.int64]) -> Trial:
+        found = self.at(point).search(self.Q[rows], self.k, stats=True)
+        groups = None if self._groups is None else self._groups[rows]
+        quality = {
+            k: paired_bootstrap(
+                self._precision(found.labels, k, rows),
+                self._full[k][rows],
+                confidence=self._confidence,
+                n_boot=_RESAMPLES,
+                groups=groups,
+            )
+            for k in self._ks
+        }
+        stats = cast("dict[str, NDArray[np.int64]]", found.stats)
+        return Trial(point, quality, float(stats["candidates"].mean()), np.nan)
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether a point keeps the target for every k."""
+        return all(share.low >= self.target for share in trial.quality.values())
+
+
+def _staircase(judge: Judge, index: Index, report: Callable[[str, int, int], object]) -> list[Trial]:
+    """Try points along the border of what keeps the target.
+
+    Quality rises with each parameter, so for each number of neighbours the fewest entries that will do are
+    found by bisection, and for these the fewest rows rescored; more neighbours never need more entries.
+    """
+    params = index.params
+    entries = [n for n in _ENTRIES if n < params["n_entries"]] + [max(params["n_entries"], 1)]
+    neighbors = (1,) if params["fill"] == "rows" else _NEIGHBORS
+    # never fewer than answers: the last of them would be what the sketches think
+    least = max(params["k"], judge.k)
+    rescored = [least, *(r for r in _RESCORE if r > least)] if params["sketch_bytes"] else [least]
+    trials: dict[OperatingPoint, Trial] = {}
+
+    def keeps(n: int, r: int, e: int) -> bool:
+        n_probes = max(1, _PROBES_AN_ENTRY * entries[e] // params["n_tables"])
+        point = OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r])
+        if point not in trials:
+            trials[point] = judge.trial(point)
+        return judge.keeps(trials[point])
+
+    last = len(rescored) - 1
+    enough = len(entries)
+    for done, n in enumerate(neighbors):
+        e = _least(enough, partial(keeps, n, last))
+        if e < enough:
+            _least(last, partial(keeps, n, e=e))
+            enough = e + 1
+        report("tuning", done + 1, len(neighbors))
+    return list(trials.values())
+
+
+def _least(end: int, good: Callable[[int], bool]) -> int:
+    """Find the least of 0..end-1 that is good, where all after it are, or ``end``."""
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle + 1, high)
+    return low
+
+
+def _time(trials: list[Trial], judge: Judge, objective: str, num_threads: int | None) -> list[Trial]:
+    """Microseconds a query of each: points take turns, so that noise hits all alike."""
+    order = np.random.default_rng(0).permutation(len(judge.Q))
+    queries = np.ascontiguousarray(judge.Q[order[:_BLOCK]])
+    indexes = [judge.at(trial.point) for trial in trials]
+    rounds = np.empty((_ROUNDS, len(trials)))
+    for turn in rounds:
+        for i, index in enumerate(indexes):
+            if objective == "latency":
+                turn[i] = _median_us(index, queries[:_TIMED], judge.k)
+            else:
+                start = time.perf_counter()
+                index.search(queries, judge.k, num_threads=num_threads)
+                turn[i] = 1e6 * (time.perf_counter() - start) / len(queries)
+    return [trial._replace(us=float(us)) for trial, us in zip(trials, np.median(rounds, axis=0), strict=True)]
+
+
+def _median_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
+    times, end = [], time.perf_counter() + _SECONDS
+    for query in queries:
+        start = time.perf_counter()
+        index.search(query, k)
+        now = time.perf_counter()
+        times.append(now - start)
+        if now > end:
+            break
+    return 1e6 * float(np.median(times))
+
+
+def _worst(trial: Trial) -> float:
+    return min(share.estimate for share in trial.quality.values())
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    shares = {f"P@{k} / full": share for k, share in trial.quality.items()}
+    row: dict[str, Any] = trial.point._asdict()
+    for name, share in shares.items():
+        row |= {name: share.estimate, f"{name}, low": share.low}
+    return row | {"candidates": trial.candidates, "us": trial.us}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

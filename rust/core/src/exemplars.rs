@@ -1,0 +1,218 @@
+//! Exemplars: the training queries that an index keeps, each with a sketch, to tell how near it is to a query, and
+//! the labels that it needed, which are what a query near it needs, too.
+//!
+//! Two queries are near each other if all rows' logits are: over rows, the logits of queries with aligned
+//! coordinates z and x differ by sum_j e_j (z_j - x_j)^2 on average, e_j being the logit variance of coordinate j.
+//! What varies with the exemplar x in that, halved, is an inner product and a constant,
+//! sum_j z_j (e_j x_j) - sum_j e_j x_j^2 / 2, so that an exemplar is sketched and scored as a row is, with
+//! coordinates e_j x_j and the constant as its base logit.
+//!
+//! The constant is that of the x which the sketch stands for, not of the exemplar itself. The score is then the
+//! distance to a point beside the exemplar, and its error is small where the query is near; with the exemplar's own
+//! constant it would be as large as the query is far from the mean.
+
+use crate::error::{Error, Result};
+use crate::kernels::prefetch;
+use crate::memory::{Block, Buffer, LINE};
+use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level};
+
+/// Bytes of an exemplar's sketch.
+pub const SKETCH_BYTES: usize = 64;
+
+/// What training queries (item i) needed: `labels[offsets[i]..offsets[i + 1]]`.
+#[derive(Clone, Copy)]
+pub struct Lists<'a> {
+    /// One more than there are items, rising from 0.
+    pub offsets: &'a [usize],
+    /// All labels.
+    pub labels: &'a [u32],
+}
+
+impl<'a> Lists<'a> {
+    /// The labels of one item.
+    pub fn get(&self, item: usize) -> &'a [u32] {
+        &self.labels[self.offsets[item]..self.offsets[item + 1]]
+    }
+}
+
+/// Training queries kept.
+#[derive(Clone)]
+pub struct Exemplars {
+    sketched: (Sketcher, Sketches),
+    offsets: Block<u32>,
+    labels: Block<u32>,
+}
+
+impl Exemplars {
+    /// Keep the items of `order`, in this order. `sketches` holds [`SKETCH_BYTES`] an item.
+    pub fn build(sketcher: Sketcher, sketches: &[u8], lists: Lists<'_>, order: &[u32]) -> Result<Self> {
+        let mut codes = Sketches::buffer(sketcher.layout(), order.len());
+        let mut offsets = Buffer::zeroed(order.len() + 1);
+        let mut labels = Vec::with_capacity(lists.labels.len());
+        let mut list = Vec::new();
+        for (place, &item) in order.iter().enumerate() {
+            let item = item as usize;
+            codes[place * SKETCH_BYTES..][..SKETCH_BYTES]
+                .copy_from_slice(&sketches[item * SKETCH_BYTES..][..SKETCH_BYTES]);
+            list.clear();
+            list.extend_from_slice(lists.get(item));
+            list.sort_unstable();
+            list.dedup();
+            labels.extend_from_slice(&list);
+            offsets[place + 1] = u32::try_from(labels.len()).map_err(|_| {
+                Error::value("teacher_top", "so that all lists hold fewer than 2**32 labels", "more")
+            })?;
+        }
+        let sketches = Sketches::new(*sketcher.layout(), codes.freeze(), order.len())?;
+        Ok(Exemplars {
+            sketched: (sketcher, sketches),
+            offsets: offsets.freeze(),
+            labels: Block::copy_of(&labels),
+        })
+    }
+
+    /// Check the shape alone; [`Exemplars::validate`] checks the contents.
+    pub fn from_parts(
+        sketched: (Sketcher, Sketches),
+        offsets: Block<u32>,
+        labels: Block<u32>,
+    ) -> Result<Self> {
+        let (size, n) = (sketched.1.codes().len(), offsets.len().saturating_sub(1));
+        if sketched.1.layout().bytes() != SKETCH_BYTES || Some(size) != n.checked_mul(SKETCH_BYTES) {
+            return Err(Error::format(
+                format!("sketches of {SKETCH_BYTES} bytes for {n} exemplars"),
+                format!("{size} bytes"),
+            ));
+        }
+        Ok(Exemplars { sketched, offsets, labels })
+    }
+
+    /// Prove that offsets rise and cover the labels, and that every exemplar has rising labels below `m`.
+    pub fn validate(&self, m: usize) -> Result<()> {
+        let bad = |what: String| Err(Error::format("valid exemplars", what));
+        if self.offsets.first() != Some(&0)
+            || self.offsets.last().is_none_or(|&end| end as usize != self.labels.len())
+        {
+            return bad("offsets that do not cover the labels".into());
+        }
+        if let Some(at) = self.offsets.windows(2).position(|pair| pair[0] > pair[1]) {
+            return bad(format!("falling offsets at exemplar {at}"));
+        }
+        let view = self.view();
+        for exemplar in 0..self.len() {
+            let labels = view.labels(exemplar as u32);
+            if labels.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return bad(format!("labels that do not rise at exemplar {exemplar}"));
+            }
+            if let Some(&id) = labels.last().filter(|&&id| id as usize >= m) {
+                return bad(format!("label {id} of {m} at exemplar {exemplar}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Their sketches and how to read them.
+    pub fn sketched(&self) -> &(Sketcher, Sketches) {
+        &self.sketched
+    }
+
+    /// One more than there are exemplars.
+    pub fn offsets(&self) -> &Block<u32> {
+        &self.offsets
+    }
+
+    /// The labels of all exemplars.
+    pub fn labels(&self) -> &Block<u32> {
+        &self.labels
+    }
+
+    /// The labels as a search reads them, resolved once.
+    pub fn view(&self) -> ExemplarsView<'_> {
+        ExemplarsView { offsets: &self.offsets, labels: &self.labels }
+    }
+}
+
+/// The labels of [`Exemplars`] as slices. A damaged file can hold anything in them: what makes no sense reads as
+/// no labels.
+#[derive(Clone, Copy)]
+pub struct ExemplarsView<'a> {
+    offsets: &'a [u32],
+    labels: &'a [u32],
+}
+
+impl<'a> ExemplarsView<'a> {
+    /// What an exemplar needed.
+    #[inline(always)]
+    pub fn labels(&self, exemplar: u32) -> &'a [u32] {
+        let at = exemplar as usize;
+        match self.offsets.get(at..at + 2) {
+            Some(&[from, to]) => self.labels.get(from as usize..to as usize).unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+
+    /// Ask for the place where an exemplar's labels begin.
+    #[inline(always)]
+    pub fn prefetch_offset(&self, exemplar: u32) {
+        prefetch(self.offsets, exemplar as usize);
+    }
+
+    /// Ask for an exemplar's labels.
+    #[inline(always)]
+    pub fn prefetch_labels(&self, exemplar: u32) {
+        let labels = self.labels(exemplar);
+        for at in (0..labels.len()).step_by(LINE / size_of::<u32>()) {
+            prefetch(labels, at);
+        }
+    }
+}
+
+/// Writes the sketches of exemplars.
+pub struct ExemplarSketcher {
+    sketcher: Sketcher,
+    weights: Vec<f32>,
+}
+
+impl ExemplarSketcher {
+    /// For aligned coordinates with these logit variances.
+    pub fn new(variances: &[f32]) -> Result<Self> {
+        // Only ratios matter, and squares of the variances themselves might not be floats.
+        let largest = variances.first().copied().unwrap_or(0.0);
+        let weights: Vec<f32> =
+            variances.iter().map(|&e| if largest > 0.0 { e.max(0.0) / largest } else { 1.0 }).collect();
+        let squares: Vec<f32> = weights.iter().map(|e| e * e).collect();
+        // Bits go where a distance has its variance: e_j a coordinate, as all x_j have the same.
+        let layout = Layout::allocate(&weights, SKETCH_BYTES)?;
+        Ok(ExemplarSketcher { sketcher: Sketcher::with_layout(layout, &squares), weights })
+    }
+
+    /// Sketch a query with aligned coordinates `x`.
+    pub fn encode(&self, x: &[f32], sketch: &mut [u8]) {
+        let weighted: Vec<f32> = x.iter().zip(&self.weights).map(|(x, e)| e * x).collect();
+        let widths = self.sketcher.layout().widths().flat_map(|width| [width; GROUP]);
+        let coordinates = weighted.iter().zip(&self.weights).zip(self.sketcher.half_steps()).zip(widths);
+        let mut base = 0.0f64;
+        for (((&value, &weight), &half_step), width) in coordinates {
+            if half_step > 0.0 {
+                let stands_for = level(encode_one(value, half_step, width), half_step, width);
+                base -= stands_for * stands_for / (2.0 * f64::from(weight));
+            }
+        }
+        self.sketcher.encode(&weighted, base as f32, sketch);
+    }
+
+    /// How the sketches are read.
+    pub fn sketcher(&self) -> &Sketcher {
+        &self.sketcher
+    }
+}

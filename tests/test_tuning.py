@@ -1,0 +1,316 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lss_rs
+from lss_rs import Index, LSSConfig, OperatingPoint, metrics, tune
+from lss_rs.tuning import _least, held_out_from
+
+pytestmark = pytest.mark.inference
+
+ROWS = LSSConfig(method="simhash", fill="rows", sketch_bytes=0)
+
+
+def layer(m=300, d=16, n=2400):
+    rng = np.random.default_rng(0)
+    spread = np.geomspace(3, 0.3, d).astype(np.float32)
+    W = rng.standard_normal((m, d), dtype=np.float32)
+    return W, rng.standard_normal(m, dtype=np.float32), spread * rng.standard_normal((n, d), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return layer()
+
+
+@pytest.fixture(scope="module")
+def taught(data):
+    W, b, Q = data
+    return Index.from_weights(W, b, LSSConfig(teacher_top=5)).fit(Q[:2000], k=5, target=None, progress=False)
+
+
+@pytest.fixture
+def index(taught):
+    return Index.from_bytes(taught.to_bytes())
+
+
+@pytest.fixture(scope="module")
+def report(data, taught):
+    return tune(taught, data[2][2000:], target=0.9, progress=False)
+
+
+# The report
+
+
+def test_the_best_is_the_quickest_that_keeps_the_target(report):
+    times = [trial.us for trial in report.trials]
+    assert times == sorted(times)
+    assert len({trial.point for trial in report.trials}) == len(times) > 5
+    good = [trial for trial in report.trials if all(share.low >= 0.9 for share in trial.quality.values())]
+    assert report.feasible
+    assert report.best == min([*good, report.full], key=lambda trial: trial.us).point
+    assert (report.target, report.n) == (0.9, 400)
+
+
+def test_the_full_layer_is_the_measure(report):
+    assert report.full.point.exact
+    assert report.full.candidates == 300
+    assert all(share == (1, 1, 1) for share in report.full.quality.values())
+
+
+def test_quality_is_what_a_search_has(report, index, data):
+    Q = data[2][2000:]
+    full = index.search(Q, 5, exact=True).labels
+    whole = [trial for trial in report.trials if all(share.high >= 0.9 for share in trial.quality.values())]
+    for trial in whole[:4]:
+        found = index.apply(trial.point).search(Q, 5, stats=True)
+        assert trial.candidates == found.stats["candidates"].mean()
+        for k, share in trial.quality.items():
+            ours, theirs = (metrics.precision_per_query(ids, full[:, :k], k) for ids in (found.labels, full))
+            assert share == metrics.paired_bootstrap(ours, theirs, n_boot=2000)
+
+
+def test_true_labels_decide_where_they_are_given(index, data):
+    """Labels that no row of the layer is best for: nothing is worse than the full layer, so anything goes."""
+    Q = data[2][2000:]
+    worst = (Q @ data[0].T + data[1]).argmin(axis=1)
+    report = tune(index, Q, worst, ks=(1,), progress=False)
+    assert report.feasible
+    assert {share.estimate for trial in report.trials for share in trial.quality.values()} == {1.0}
+
+
+def test_the_frontier_rises(report):
+    worst = [min(share.estimate for share in trial.quality.values()) for trial in report.frontier]
+    assert (np.diff(worst) > 0).all()
+    assert report.frontier[0] == report.trials[0]
+    assert max(worst) == max(min(s.estimate for s in trial.quality.values()) for trial in report.trials)
+
+
+def test_reports_can_be_read(report):
+    text = str(report)
+    assert text.startswith(f"{report.best} keeps 0.9 of the full layer on 400 queries\n")
+    assert len(text.splitlines()) == 3 + len(report.frontier)
+    told = json.loads(json.dumps(report.to_json()))
+    assert told["best"] == report.best._asdict()
+    assert len(told["trials"]) == len(report.trials) + 1
+    assert told["trials"][0]["P@5 / full"] == report.trials[0].quality[5].estimate
+
+
+def test_frames(report):
+    pytest.importorskip("pandas")
+    frame = report.to_frame()
+    assert len(frame) == len(report.trials) + 1
+    assert frame["us"].iloc[0] == report.trials[0].us
+    assert frame["exact"].tolist() == [False] * len(report.trials) + [True]
+
+
+def test_plots(report):
+    pytest.importorskip("matplotlib").use("agg")
+    axes = report.plot()
+    assert {line.get_label() for line in axes.lines} >= {"P@1 / full", "P@5 / full", "target 0.9"}
+    assert report.plot(axes) is axes
+
+
+# Tuning
+
+
+def test_tuning_changes_nothing(taught, data):
+    before = taught.to_bytes()
+    tune(taught, data[2][2000:2100], progress=False)
+    assert taught.to_bytes() == before
+
+
+def test_exact_search_where_nothing_else_is_good_enough(data):
+    W, b, Q = data
+    wrong = np.zeros(len(Q), int)
+    index = Index.from_weights(W, b, LSSConfig(teacher_top=0)).fit(Q, wrong, target=None, progress=False)
+    report = tune(index, Q[:300], progress=False)
+    assert not report.feasible
+    assert report.best.exact
+    assert str(report).startswith("nothing keeps 0.99 of the full layer on 300 queries\n")
+    index.apply(report.best)
+    expected = index.search(Q, 5, exact=True)
+    for again in (index, Index.from_bytes(index.to_bytes())):
+        found = again.search(Q, 5, stats=True)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        assert (found.stats["rescored"] == 300).all()
+        np.testing.assert_array_equal(again.search(Q[0], 5).labels, expected.labels[0])
+        assert np.diff(again.candidates(Q[:3])[0]).tolist() == [300] * 3
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_buckets_of_rows_can_be_tuned(data, objective):
+    W, b, Q = data
+    index = Index.from_weights(W, b, ROWS).fit(Q[:500], progress=False)
+    report = tune(index, Q[:500], ks=[1], target=0.5, objective=objective, progress=False)
+    assert {trial.point.n_neighbors for trial in report.trials} == {1}
+    assert index.apply(report.best).params["n_neighbors"] == 1
+
+
+def test_progress_is_reported(taught, data):
+    heard = []
+    tune(taught, data[2][:300], progress=False, callback=lambda *what: heard.append(what))
+    assert heard == [("tuning", done, 9) for done in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"objective": "size"}, "'objective' must be 'latency' or 'throughput'. Got 'size' instead."),
+        ({"target": 0}, "'target' must be above 0 and at most 1. Got 0 instead."),
+        ({"target": 1.01}, "'target' must be above 0 and at most 1. Got 1.01 instead."),
+        ({"ks": ()}, "'ks' must be at least one k. Got none instead."),
+        ({"ks": (0,)}, "'ks' must be an int >= 1. Got 0 instead."),
+        ({"confidence": 1}, "'confidence' must be between 0 and 1. Got 1 instead."),
+        ({"groups": [1, 2]}, "'groups' must be of shape (60,). Got shape (2,) instead."),
+        ({"Y": [1, 2]}, "'Y' must be as long as the queries (60). Got 2 instead."),
+        ({"Q": np.zeros((1, 16), np.float32)}, "'Q' must be at least two queries. Got 1 instead."),
+    ],
+)
+def test_refuses(taught, data, options, text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        tune(taught, **{"Q": data[2][:60], "progress": False, **options})
+
+
+def test_an_unfitted_index_cannot_be_tuned(data):
+    with pytest.raises(lss_rs.NotFittedError):
+        tune(Index.from_weights(data[0]), data[2][:60], progress=False)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_bisection_finds_the_border(values):
+    values = sorted(values)
+    asked = []
+    found = _least(len(values), lambda i: asked.append(i) or values[i])
+    assert found == sum(not value for value in values)
+    assert len(asked) <= len(values).bit_length()
+
+
+# Operating points
+
+
+def test_apply(index, data):
+    point = OperatingPoint(n_probes=3, max_entries=70, n_neighbors=6, n_rescore=9)
+    assert index.apply(point) is index
+    assert index.operating_point == point
+    again = Index.from_bytes(index.to_bytes())
+    assert again.operating_point == point
+    assert {**again.params} == {**index.params}
+    found = index.search(data[2][:50], 5, stats=True)
+    assert found.stats["neighbors"].max() <= 6
+    assert found.stats["rescored"].max() <= 9
+    np.testing.assert_array_equal(again.search(data[2][:50], 5).labels, found.labels)
+
+
+@pytest.mark.parametrize(
+    ("point", "error", "text"),
+    [
+        ((1, 2, 3, 4, False), TypeError, "'point' must be an OperatingPoint. Got a tuple instead."),
+        (OperatingPoint(0, 1, 1, 1), ValueError, "The 'n_probes' parameter of LSSConfig must be an int in"),
+        (OperatingPoint(1, 1, 1, 2.5), ValueError, "The 'n_rescore' parameter of LSSConfig must be an int"),
+    ],
+)
+def test_apply_refuses(index, point, error, text):
+    before = index.to_bytes()
+    with pytest.raises(error, match=f"^{re.escape(text)}"):
+        index.apply(point)
+    assert index.to_bytes() == before
+
+
+def test_an_unfitted_index_has_no_point(data):
+    index = Index.from_weights(data[0])
+    with pytest.raises(lss_rs.NotFittedError):
+        index.apply(OperatingPoint(1, 1, 1, 1))
+    with pytest.raises(lss_rs.NotFittedError):
+        _ = index.operating_point
+
+
+# Fit
+
+
+def test_fit_keeps_the_target_on_queries_it_held_out(data):
+    W, b, Q = data
+    index = Index.from_weights(W, b).fit(Q, k=5, target=0.9, progress=False)
+    held = Q[2160:]
+    full = index.search(held, 5, exact=True).labels
+    found = index.search(held, 5).labels
+    assert metrics.precision_at_k(found, full, 5) >= 0.9
+    # and learned from the rest alone
+    other = Index.from_weights(W, b).fit(Q[:2160], k=5, target=None, progress=False)
+    assert other.apply(index.operating_point).to_bytes() == index.to_bytes()
+
+
+def test_fit_warns_where_it_must_search_exactly(data):
+    W, b, Q = data
+    wrong = np.r_[np.zeros(2160, int), (Q[2160:] @ W.T + b).argmax(1)]
+    index = Index.from_weights(W, b, LSSConfig(teacher_top=0))
+    with pytest.warns(UserWarning, match=r"^No operating point keeps 0\.99 of .* on 240 queries held out"):
+        index.fit(Q, wrong, progress=False)
+    assert index.operating_point.exact
+
+
+@pytest.mark.parametrize(
+    ("config", "n", "options"),
+    [
+        (LSSConfig(n_rescore=64), 2400, {}),
+        (LSSConfig(), 2400, {"target": None}),
+        (LSSConfig(), 999, {}),
+    ],
+)
+def test_fit_tunes_only_where_it_is_to(data, config, n, options):
+    W, b, Q = data
+    index = Index.from_weights(W, b, config).fit(Q[:n], progress=False, **options)
+    resolved = config.resolve(m=300, d=16, n=n, k=10)
+    names = OperatingPoint._fields[:-1]
+    assert index.operating_point == (*(getattr(resolved, name) for name in names), False)
+
+
+def test_an_interrupted_fit_changes_nothing(index, data):
+    before = index.to_bytes()
+
+    def interrupt(stage, _done, _total):
+        if stage == "tuning":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.fit(data[2], target=0.9, progress=False, callback=interrupt)
+    assert index.to_bytes() == before
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=30))
+def test_whole_groups_are_held_out(sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    n = len(groups)
+    cut = held_out_from(n, groups)
+    if n < 1000 or len(sizes) == 1:
+        assert cut == n
+        return
+    assert 0 < cut < n
+    assert groups[cut - 1] != groups[cut]
+    # no less than a tenth, and no group more than that takes
+    assert n - cut >= n // 10 or cut == sizes[0]
+    later = cut + sizes[groups[cut]]
+    assert n - later < n // 10
+
+
+@pytest.mark.parametrize("n", [0, 1, 999, 1000, 5000, 122_879, 122_890, 10**6])
+def test_a_tenth_is_held_out(n):
+    held = n - held_out_from(n, None)
+    assert held == (0 if n < 1000 else min(n // 10, 12_288))
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ([0, 1, 0], "'groups' must be such that queries of a group follow each other. Got pieces instead."),
+        ([0, 1], "'groups' must be of shape (3,). Got shape (2,) instead."),
+    ],
+)
+def test_groups_refused(data, groups, text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        Index.from_weights(data[0]).fit(data[2][:3], groups=groups, progress=False)
