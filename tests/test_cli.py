@@ -123,6 +123,22 @@ def test_fit_takes_every_option(folder, tmp_path):
     assert [*known, report["dtype"]] == list(options.values())[:-1]
 
 
+def test_fit_learns_planes(folder, tmp_path):
+    pytest.importorskip("torch")
+    fit = ("fit", folder / "W.npy", "--queries", folder / "Q.npy", "--labels", folder / "Y.npy", "-k", 5)
+    fit = (*fit, "-o", tmp_path / "i.lss", "--method", "iul", "--fill", "rows", "--iul", "rounds=2")
+    report = run_json(*fit, "--iul", "rate=0.02", "--iul", "positives=rows")
+    options = lss_rs.IULOptions(rounds=2, rate=0.02, positives="rows")
+    config = lss_rs.LSSConfig(method="iul", fill="rows", iul=options)
+    index = lss_rs.Index.from_weights(W, config=config).fit(Q, Y, k=5, progress=False)
+    assert (tmp_path / "i.lss").read_bytes() == index.to_bytes()
+    assert report["params"] == json.loads(json.dumps(index.params))
+    assert report["history"] == [met._asdict() for met in index.history]
+    text = run(*fit, "--iul", "rate=0.02", "--iul", "positives=rows").stdout
+    assert "IUL, before each step" in text
+    assert re.search(rf"\b{index.history[1].negatives:,}\b", text)
+
+
 def test_search_is_the_librarys(ask, index, tmp_path):
     labels, scores = index.search(Q, 3)
     lines = [json.loads(line) for line in run("search", *ask, "-k", 3, "--json").stdout.splitlines()]
@@ -242,7 +258,10 @@ def test_errors_are_one_line(folder, ask, tmp_path):
     damaged.write_bytes((folder / "index.lss").read_bytes()[:1000])
     lss_rs.Index.from_weights(W, B).save(tmp_path / "unfitted.lss")
     assert "'n_bits' parameter of LSSConfig must be an int in 1..24" in error_of(*fit, "--bits", 99)
-    assert "must be one of 'aligned', 'simhash'. Got 'pca'" in error_of(*fit, "--method", "pca")
+    assert "must be one of 'aligned', 'simhash', 'iul'. Got 'pca'" in error_of(*fit, "--method", "pca")
+    assert "'--iul' must be NAME=VALUE. Got 'rounds'" in error_of(*fit, "--method", "iul", "--iul", "rounds")
+    assert "no parameter 'round'" in error_of(*fit, "--method", "iul", "--iul", "round=3")
+    assert "None with method='aligned'" in error_of(*fit, "--iul", "rounds=3")
     assert "'b' must be of shape (300,)" in error_of(*fit, "--bias", folder / "Q.npy")
     assert "'Q' must be of shape (n, 8)" in error_of(*fit[:3], folder / "b.npy", *fit[4:])
     assert "'k' must be an int >= 1" in error_of("search", *ask, "-k", 0)

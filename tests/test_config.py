@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from lss_rs import LSSConfig
+from lss_rs import IULOptions, LSSConfig
 
 pytestmark = pytest.mark.inference
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.inference
         ("n_neighbors", 1.5, "an int in 1..2147483647 or None. Got 1.5 instead."),
         ("seed", None, f"an int in 0..{2**63 - 1}. Got None instead."),
         ("seed", -1, f"an int in 0..{2**63 - 1}. Got -1 instead."),
-        ("method", "iul", "one of 'aligned', 'simhash'. Got 'iul' instead."),
-        ("method", None, "one of 'aligned', 'simhash'. Got None instead."),
+        ("method", "pca", "one of 'aligned', 'simhash', 'iul'. Got 'pca' instead."),
+        ("method", None, "one of 'aligned', 'simhash', 'iul'. Got None instead."),
         ("sketch_bytes", 32, "one of 0, 64, 128. Got 32 instead."),
         ("sketch_bytes", False, "one of 0, 64, 128. Got False instead."),
         ("fill", "both", "one of 'queries', 'rows'. Got 'both' instead."),
@@ -37,12 +37,46 @@ pytestmark = pytest.mark.inference
         ("always_include", (1, -1), "a sequence of label ids, ints of 0 or more. Got (1, -1) instead."),
         ("always_include", (1.0,), "a sequence of label ids, ints of 0 or more. Got (1.0,) instead."),
         ("always_include", "ab", "a sequence of label ids, ints of 0 or more. Got 'ab' instead."),
+        ("iul", 3, "IULOptions or None. Got 3 instead."),
+        (
+            "iul",
+            IULOptions(),
+            f"None with method='aligned', which learns no planes. Got {IULOptions()!r} instead.",
+        ),
     ],
 )
 def test_refuses(name, value, expected):
     text = re.escape(f"The '{name}' parameter of LSSConfig must be {expected}")
     with pytest.raises(ValueError, match=f"^{text}$"):
         LSSConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rounds", 0, "an int in 1..2147483647. Got 0 instead."),
+        ("rounds", None, "an int in 1..2147483647. Got None instead."),
+        ("batch", 65_537, "an int in 1..65536. Got 65537 instead."),
+        ("batch", True, "an int in 1..65536. Got True instead."),
+        ("pairs", 2.0, "an int in 1..2147483647. Got 2.0 instead."),
+        ("rate", 0, "a number above 0, at most 1000. Got 0 instead."),
+        ("rate", "fast", "a number above 0, at most 1000. Got 'fast' instead."),
+        ("rate", float("inf"), "a number above 0, at most 1000. Got inf instead."),
+        ("beta", float("nan"), "a number above 0, at most 1000. Got nan instead."),
+        ("beta", True, "a number above 0, at most 1000. Got True instead."),
+        ("t1_quantile", 1.1, "a number above 0, at most 1. Got 1.1 instead."),
+        ("t2_quantile", 0.0, "a number above 0, at most 1. Got 0.0 instead."),
+        ("positives", "all", "one of 'labels', 'rows'. Got 'all' instead."),
+        ("device", "", "the name of a torch device. Got '' instead."),
+        ("device", 0, "the name of a torch device. Got 0 instead."),
+    ],
+)
+def test_iul_refuses(name, value, expected):
+    text = re.escape(f"The '{name}' parameter of IULOptions must be {expected}")
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        IULOptions(**{name: value})
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        LSSConfig.from_json({"method": "iul", "iul": {name: value}})
 
 
 def test_refuses_what_buckets_of_rows_have_no_use_for():
@@ -59,6 +93,9 @@ def test_takes_numpy_integers_and_keeps_plain_ones():
     config = LSSConfig(n_bits=np.int32(9), always_include=np.array([3, 1]), seed=np.uint8(7))
     assert (config.n_bits, config.always_include, config.seed) == (9, (3, 1), 7)
     assert [type(value) for value in (config.n_bits, *config.always_include, config.seed)] == [int] * 4
+    options = IULOptions(rounds=np.int64(3), rate=np.float32(0.5), beta=2)
+    assert (options.rounds, options.rate, options.beta) == (3, 0.5, 2.0)
+    assert [type(value) for value in (options.rounds, options.rate, options.beta)] == [int, float, float]
 
 
 def test_is_frozen_hashable_and_keyword_only():
@@ -87,6 +124,9 @@ def test_is_frozen_hashable_and_keyword_only():
             always_include=[2, 9],
         ),
         LSSConfig().resolve(m=1000, d=8, n=200, k=3),
+        LSSConfig(method="iul"),
+        LSSConfig(method="iul", iul=IULOptions(rounds=2, rate=0.1, positives="rows", device="cuda:1")),
+        LSSConfig(method="iul").resolve(m=1000, d=8, n=200, k=3),
     ],
 )
 def test_round_trips(config):
@@ -97,6 +137,8 @@ def test_round_trips(config):
 def test_from_json_refuses_names_it_does_not_know():
     with pytest.raises(ValueError, match="LSSConfig has no parameter 'alpha', 'n_bit'"):
         LSSConfig.from_json({"n_bit": 4, "alpha": 1, "seed": 0})
+    with pytest.raises(ValueError, match="IULOptions has no parameter 'round'"):
+        LSSConfig.from_json({"method": "iul", "iul": {"round": 4}})
 
 
 def test_resolves_the_case_of_the_design():
@@ -119,8 +161,17 @@ def test_resolves_the_paper():
     assert (resolved.teacher_top, resolved.n_neighbors) == (0, None)
 
 
+def test_iul_resolves_to_buckets_of_rows_whatever_they_hold_in_the_end():
+    for fill in ("queries", "rows"):
+        resolved = LSSConfig(method="iul", fill=fill).resolve(m=2**16, d=128, n=10**6, k=5)
+        assert resolved.n_bits == 10
+        assert resolved.iul == IULOptions()
+    given = IULOptions(rounds=3)
+    assert LSSConfig(method="iul", iul=given).resolve(m=2**16, d=128, n=10, k=5).iul == given
+
+
 @pytest.mark.parametrize("fill", ["queries", "rows"])
-@pytest.mark.parametrize("method", ["aligned", "simhash"])
+@pytest.mark.parametrize("method", ["aligned", "simhash", "iul"])
 @pytest.mark.parametrize("m", [1, 3, 70, 10_000_000])
 @pytest.mark.parametrize("d", [1, 7, 4096])
 @pytest.mark.parametrize("n", [0, 1, 30, 10_000_000])
@@ -128,9 +179,10 @@ def test_resolves_the_paper():
 def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
     resolved = LSSConfig(fill=fill, method=method).resolve(m, d, n, k)
     unset = [field.name for field in dataclasses.fields(resolved) if getattr(resolved, field.name) is None]
-    assert unset == (["dtype"] if fill == "queries" else ["n_neighbors", "dtype"])
+    unused = {"n_neighbors": fill == "rows", "dtype": True, "iul": method != "iul"}
+    assert unset == [name for name, is_unused in unused.items() if is_unused]
     assert 1 <= resolved.n_bits <= 20
-    assert method == "simhash" or resolved.n_bits <= d
+    assert method != "aligned" or resolved.n_bits <= d
     assert resolved.n_probes <= 2**resolved.n_bits
     assert resolved.n_rescore >= k
     assert resolved.teacher_top <= m

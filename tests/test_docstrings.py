@@ -26,8 +26,8 @@ def public():
                 continue
             if inspect.isfunction(value):
                 yield f"{module.__name__}.{name}", value, inspect.signature(value)
-            elif name in ("Index", "LSSConfig"):
-                if name == "LSSConfig":
+            elif name in ("Index", "LSSConfig", "IULOptions"):
+                if name != "Index":
                     yield f"{module.__name__}.{name}", value, inspect.signature(value)
                 for method, member in vars(value).items():
                     function = getattr(member, "__func__", member)

@@ -49,6 +49,24 @@ except TypeError:
 """)
 
 
+def test_iul_without_torch_names_the_extra():
+    run("""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+import numpy as np
+from lss_rs import Index, LSSConfig
+
+index = Index.from_weights(np.eye(3), config=LSSConfig(method="iul"))
+try:
+    index.fit(np.eye(3), [0, 1, 2], progress=False)
+except ImportError as error:
+    assert "pip install 'lss-rs[torch]'" in str(error), error
+else:
+    raise AssertionError
+assert not index.fitted
+""")
+
+
 def test_nothing_is_said_unasked():
     assert run("import logging, lss_rs; logging.getLogger('lss_rs').error('not shown')") == ""
 
@@ -59,6 +77,7 @@ def test_the_surface():
     modules = {"config", "index", "learn", "tuning"}
     assert {name for name in names if not name.startswith("_")} - modules == {
         "FormatError",
+        "IULOptions",
         "Index",
         "LSSConfig",
         "NotFittedError",

@@ -26,12 +26,13 @@ from lss_rs._core import (
     set_num_threads,
 )
 from lss_rs._versions import show_versions
-from lss_rs.config import LSSConfig, OperatingPoint
+from lss_rs.config import IULOptions, LSSConfig, OperatingPoint
 from lss_rs.index import Index, SearchResult
 from lss_rs.tuning import TuneReport, tune
 
 __all__ = [
     "FormatError",
+    "IULOptions",
     "Index",
     "LSSConfig",
     "NotFittedError",

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from lss_rs._files import read_labels, read_matrix, write_answers
 from lss_rs.config import LSSConfig
 from lss_rs.index import Index
 from lss_rs.tuning import tune
+
+if TYPE_CHECKING:
+    from lss_rs.learn.iul import Round
 
 _SHOWN = 10
 """Queries in the table of ``search``."""
@@ -111,7 +114,11 @@ def fit(
     rescore: Annotated[int | None, typer.Option(help="Candidates scored exactly.")] = None,
     sketch_bytes: Annotated[int | None, typer.Option(help="Bytes of a row's sketch: 0, 64 or 128.")] = None,
     fill: Annotated[str | None, typer.Option(help="What buckets hold: queries or rows.")] = None,
-    method: Annotated[str | None, typer.Option(help="Planes: aligned or simhash.")] = None,
+    method: Annotated[str | None, typer.Option(help="Planes: aligned, simhash or iul.")] = None,
+    iul: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of --method iul, such as rounds=20; repeat it."),
+    ] = None,
     teacher_top: Annotated[int | None, typer.Option(help="Best labels that a query teaches.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the random directions.")] = None,
     dtype: Annotated[
@@ -134,6 +141,7 @@ def fit(
         "teacher_top": teacher_top,
         "seed": seed,
         "dtype": dtype,
+        "iul": dict(map(_parse_option, iul)) if iul else None,
     }
     config = LSSConfig.from_json({name: value for name, value in given.items() if value is not None})
     if not output.parent.is_dir():  # better now than after the work
@@ -167,9 +175,11 @@ def fit(
         "params": index.params,
     }
     if as_json:
-        _print_json(report)
-    else:
-        Console().print(_listing(report, f"{index.m:,} rows, taught by {len(Q):,} queries"))
+        _print_json({**report, "history": [met._asdict() for met in index.history]})
+        return
+    Console().print(_listing(report, f"{index.m:,} rows, taught by {len(Q):,} queries"))
+    if index.history:
+        Console().print(_learning_curve(index.history))
 
 
 @app.command()
@@ -358,7 +368,27 @@ def _side_by_side(generation: dict[str, Any]) -> Table:
     return table
 
 
+def _learning_curve(history: tuple[Round, ...]) -> Table:
+    """Lay out what the rounds of IUL met."""
+    table = Table(
+        "round", *(name.replace("_", " ") for name in history[0]._fields), title="IUL, before each step"
+    )
+    for number, met in enumerate(history, 1):
+        table.add_row(f"{number:,}", *map(_text, met))
+    return table
+
+
 # Small things
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"'--iul' must be NAME=VALUE. Got {text!r} instead.")
+    try:
+        return name, json.loads(value)
+    except ValueError:  # a word
+        return name, value
 
 
 def _parse_ks(text: str) -> list[int]:

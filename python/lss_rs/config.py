@@ -1,15 +1,15 @@
-"""What an index is built from: :class:`LSSConfig`, its limits and its defaults."""
+"""What an index is built from: :class:`LSSConfig`, :class:`IULOptions`, their limits and defaults."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
 
 from lss_rs._arrays import DTYPES, is_int
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _RANGES: Final = {
     "n_bits": (1, 24),
@@ -22,11 +22,17 @@ _RANGES: Final = {
     "seed": (0, 2**63 - 1),
 }
 _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
-    "method": ("aligned", "simhash"),
+    "method": ("aligned", "simhash", "iul"),
     "sketch_bytes": (0, 64, 128),
     "fill": ("queries", "rows"),
     "dtype": (None, *DTYPES),
 }
+_IUL_INTS: Final = {
+    "rounds": (1, 2**31 - 1),
+    "batch": (1, 65_536),
+    "pairs": (1, 2**31 - 1),
+}
+_IUL_LARGEST: Final = {"rate": 1e3, "beta": 1e3, "t1_quantile": 1.0, "t2_quantile": 1.0}
 
 # The defaults, all of them: what LSSConfig.resolve puts in the place of None. docs/design.md has the
 # measurements behind them.
@@ -63,14 +69,63 @@ class OperatingPoint(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IULOptions:
+    """How ``method="iul"`` learns its planes; it needs torch.
+
+    Parameters
+    ----------
+    rounds : int
+        Steps. Before each, the tables are filled anew and pairs are looked for.
+    batch : int
+        Queries of a round, drawn at random. Of each and all m rows, inner product and masks are held: some 12
+        bytes.
+    pairs : int
+        Pairs of either kind that a round learns from, at most.
+    rate : float
+        Adam's step. Planes begin with coordinates of unit deviation.
+    beta : float
+        Bits are relaxed to ``tanh(beta * plane . x)``, which is flat, and learns slowly, where beta times the
+        norm of queries is far above 1.
+    positives : {"labels", "rows"}
+        What a query should have found: "labels", its own, or "rows", any row. In either case only where the
+        inner product is above t1.
+    t1_quantile, t2_quantile : float
+        In (0, 1]: t1 and t2 are these quantiles of a query's inner products with all rows, averaged over the
+        batch, t1 at least 0. Rows found that are no label of a query should part from it below t2.
+    device : str
+        Where torch computes, such as "cuda" or "cuda:1".
+    """
+
+    rounds: int = 50
+    batch: int = 512
+    pairs: int = 4096
+    rate: float = 0.01
+    beta: float = 1.0
+    positives: Literal["labels", "rows"] = "labels"
+    t1_quantile: float = 0.999
+    t2_quantile: float = 0.5
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, limits in _IUL_INTS.items():
+            _take_int(self, name, *limits)
+        for name, most in _IUL_LARGEST.items():
+            _take_positive(self, name, most)
+        _check_choice(self, "positives", ("labels", "rows"))
+        if not isinstance(self.device, str) or not self.device:
+            raise _refuse(self, "device", "the name of a torch device", self.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LSSConfig:
     """How an index is learned and searched; None is derived from the sizes at ``fit``.
 
     Parameters
     ----------
-    method : {"aligned", "simhash"}
+    method : {"aligned", "simhash", "iul"}
         Where the planes come from. "aligned": random directions in logit-aligned coordinates, a closed form
-        of the training queries and the rows. "simhash": random planes over ``[q, 1]`` and ``[w, b]``.
+        of the training queries and the rows. "simhash": random planes over ``[q, 1]`` and ``[w, b]``. "iul":
+        these, and then learned as in the paper; it needs torch.
     n_bits : int, optional
         Bits of a code, 1..24: a table has ``2**n_bits`` buckets.
     n_tables : int, optional
@@ -99,12 +154,15 @@ class LSSConfig:
     always_include : sequence of int
         Labels that are candidates of every query.
     seed : int
-        Seed of the random directions.
+        Seed of the random directions, and of all else that is drawn.
+    iul : IULOptions, optional
+        With ``method="iul"``, how it learns.
 
     Notes
     -----
-    ``LSSConfig(method="simhash", fill="rows", sketch_bytes=0)`` is the random SimHash that the paper starts
-    from and compares with [1]_.
+    ``LSSConfig(method="iul", fill="rows", sketch_bytes=0)`` is the paper's index [1]_, and with "simhash" the
+    random one that it starts from and compares with. Each parameter has one default, whatever the others: the
+    planes of "iul" are learned over tables of rows, but what the index's tables hold is for ``fill`` to say.
 
     References
     ----------
@@ -120,7 +178,7 @@ class LSSConfig:
     14
     """
 
-    method: Literal["aligned", "simhash"] = "aligned"
+    method: Literal["aligned", "simhash", "iul"] = "aligned"
     n_bits: int | None = None
     n_tables: int | None = None
     n_probes: int | None = None
@@ -133,36 +191,32 @@ class LSSConfig:
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     always_include: tuple[int, ...] = ()
     seed: int = 0
+    iul: IULOptions | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is None and name != "seed":
-                continue
-            if not is_int(value) or not low <= value <= high:
-                optional = "" if name == "seed" else " or None"
-                raise _refuse(name, f"an int in {low}..{high}{optional}", value)
-            object.__setattr__(self, name, int(value))
+        for name, limits in _RANGES.items():
+            _take_int(self, name, *limits, optional=name != "seed")
         for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            # bool equals int, and an array compares elementwise: the type is part of the choice
-            if not any(type(value) is type(choice) and value == choice for choice in allowed):
-                raise _refuse(name, f"one of {', '.join(map(repr, allowed))}", value)
+            _check_choice(self, name, allowed)
         try:
             ids = tuple(self.always_include)
         except TypeError:
-            raise _refuse("always_include", "a sequence of label ids", self.always_include) from None
+            raise _refuse(self, "always_include", "a sequence of label ids", self.always_include) from None
         if not all(is_int(label) and label >= 0 for label in ids):
-            raise _refuse("always_include", "a sequence of label ids, ints of 0 or more", self.always_include)
+            expected = "a sequence of label ids, ints of 0 or more"
+            raise _refuse(self, "always_include", expected, self.always_include)
         object.__setattr__(self, "always_include", tuple(int(label) for label in ids))
         if self.fill == "rows":
             if self.teacher_top:
                 expected = "None or 0 with fill='rows', which learns no labels"
-                raise _refuse("teacher_top", expected, self.teacher_top)
+                raise _refuse(self, "teacher_top", expected, self.teacher_top)
             if self.n_neighbors is not None:
-                raise _refuse(
-                    "n_neighbors", "None with fill='rows', which keeps no queries", self.n_neighbors
-                )
+                expected = "None with fill='rows', which keeps no queries"
+                raise _refuse(self, "n_neighbors", expected, self.n_neighbors)
+        if not isinstance(self.iul, IULOptions | None):
+            raise _refuse(self, "iul", "IULOptions or None", self.iul)
+        if self.iul is not None and self.method != "iul":
+            raise _refuse(self, "iul", f"None with method={self.method!r}, which learns no planes", self.iul)
 
     def resolve(self, m: int, d: int, n: int, k: int) -> LSSConfig:
         """Fill what is None from the sizes.
@@ -179,11 +233,11 @@ class LSSConfig:
         Returns
         -------
         LSSConfig
-            Nothing in it is None but ``dtype``, which is the index's own affair, and ``n_neighbors`` with
-            ``fill="rows"``.
+            Nothing in it is None but ``dtype``, which is the index's own affair, ``n_neighbors`` with
+            ``fill="rows"``, and ``iul`` where it has no use.
         """
         by_rows = self.fill == "rows"
-        if by_rows:
+        if by_rows or self.method == "iul":  # which learns from rows that share a bucket with queries
             log2_buckets = math.log2(m) - _LOG2_ROWS_PER_BUCKET
         else:
             log2_buckets = math.log2(max(n, 2)) - _LOG2_QUERIES_PER_BUCKET
@@ -200,6 +254,7 @@ class LSSConfig:
             n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
+            iul=self.iul or (IULOptions() if self.method == "iul" else None),
         )
 
     @property
@@ -231,15 +286,51 @@ class LSSConfig:
         ValueError
             If a name or value is not known.
         """
-        unknown = set(data) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"LSSConfig has no parameter {', '.join(map(repr, sorted(unknown)))}.")
-        return cls(**data)
+        known = _known(cls, data)
+        if isinstance(iul := known.get("iul"), Mapping):
+            known["iul"] = IULOptions(**_known(IULOptions, iul))
+        return cls(**known)
 
 
 def _either(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _refuse(name: str, expected: str, value: object) -> ValueError:
-    return ValueError(f"The '{name}' parameter of LSSConfig must be {expected}. Got {value!r} instead.")
+def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse names that ``cls`` does not have."""
+    unknown = set(data) - {field.name for field in fields(cls)}
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no parameter {', '.join(map(repr, sorted(unknown)))}.")
+    return dict(data)
+
+
+def _take_int(config: object, name: str, low: int, high: int, *, optional: bool = False) -> None:
+    """Keep a plain int."""
+    value = getattr(config, name)
+    if optional and value is None:
+        return
+    if not is_int(value) or not low <= value <= high:
+        raise _refuse(config, name, f"an int in {low}..{high}{' or None' * optional}", value)
+    object.__setattr__(config, name, int(value))
+
+
+def _take_positive(config: object, name: str, most: float) -> None:
+    """Keep a plain float."""
+    value = getattr(config, name)
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 < value <= most:
+        raise _refuse(config, name, f"a number above 0, at most {most:g}", value)
+    object.__setattr__(config, name, float(value))
+
+
+def _check_choice(config: object, name: str, allowed: tuple[str | int | None, ...]) -> None:
+    value = getattr(config, name)
+    # bool equals int, and an array compares elementwise: the type is part of the choice
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        raise _refuse(config, name, f"one of {', '.join(map(repr, allowed))}", value)
+
+
+def _refuse(config: object, name: str, expected: str, value: object) -> ValueError:
+    return ValueError(
+        f"The '{name}' parameter of {type(config).__name__} must be {expected}. Got {value!r} instead."
+    )

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
 
+    from lss_rs.learn.iul import Round
+
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -98,6 +100,7 @@ class Index:
         "_config",
         "_core",
         "_fitted_k",
+        "_history",
         "_lock",
         "_resolved",
         "_search_one",
@@ -109,6 +112,7 @@ class Index:
     _config: LSSConfig
     _resolved: LSSConfig | None
     _fitted_k: int
+    _history: tuple[Round, ...]
     _trusted_k: int
     _search_one: Callable[[object, int], tuple[NDArray[np.int64], NDArray[np.float32]] | None]
 
@@ -125,10 +129,11 @@ class Index:
         self._settle(resolved, fitted_k)
         return self
 
-    def _settle(self, resolved: LSSConfig | None, fitted_k: int) -> None:
+    def _settle(self, resolved: LSSConfig | None, fitted_k: int, history: tuple[Round, ...] = ()) -> None:
         """Take note of a fit that the core has installed."""
         self._resolved = resolved
         self._fitted_k = fitted_k
+        self._history = history
         trusted = [_EVERY_K]
         if resolved is not None:
             if resolved.fill == "queries":
@@ -212,6 +217,7 @@ class Index:
         Y : labels of the n queries, optional
             Their true labels: ids (n,) or (n, t), lists of ids, or a scipy sparse matrix (n, m). Without it
             the full layer's best ``teacher_top`` labels alone are what a query should find; with it, both.
+            ``method="iul"`` learns planes from true labels, and without them from the full layer's k best.
         k : int
             Answers that searches will ask for.
         target : float, optional
@@ -226,7 +232,7 @@ class Index:
         progress : bool
             Show progress bars, if tqdm is installed.
         callback : callable, optional
-            Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
+            Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of "iul",
             "queries", "rows", "teacher", "build" and "tuning".
 
         Returns
@@ -236,6 +242,8 @@ class Index:
 
         Raises
         ------
+        ImportError
+            If ``method="iul"`` finds no torch.
         TypeError
             If Q is not of floats, Y not of ints, or either not on the CPU.
         ValueError
@@ -247,7 +255,7 @@ class Index:
         -----
         UserWarning
             If there are fewer than ``2 * d`` queries to take a covariance of, Y is given but has no use, or
-            no operating point keeps the target.
+            ``method="iul"`` has found no pairs to learn from, or no operating point keeps the target.
         """
         k = as_k(k)
         queries = QueryRows(Q, self.d)
@@ -257,7 +265,7 @@ class Index:
             raise ValueError(message("target", "above 0 and at most 1, or None", target))
         n = queries.n if target is None or config._picks_a_point else held_out_from(queries.n, groups)
         by_rows = config.fill == "rows"
-        if by_rows and labels is not None and n == queries.n:
+        if by_rows and labels is not None and config.method != "iul" and n == queries.n:
             warnings.warn("'Y' has no use with fill='rows'.", UserWarning, stacklevel=2)
         if not by_rows and labels is None and config.teacher_top == 0:
             raise ValueError(
@@ -270,7 +278,7 @@ class Index:
         core = self._core.bare()
         taught_from, taught = queries.first(n), None if labels is None else labels.slice(0, n)
         with Progress(progress, callback) as report:
-            planes, coordinates, resolved = learn(core, taught_from, config, k, report)
+            planes, coordinates, resolved, history = learn(core, taught_from, taught, config, k, report)
             builder = Builder(
                 core,
                 planes,
@@ -310,7 +318,7 @@ class Index:
                 fitted.apply(found.best)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
             self._core.adopt(core)
-            self._settle(fitted._resolved, k)
+            self._settle(fitted._resolved, k, history)
         return self
 
     # Asking
@@ -482,7 +490,7 @@ class Index:
             raise TypeError(message("point", "an OperatingPoint", f"a {type(point).__name__}"))
         with self._lock:
             if self._resolved is not None:
-                self._settle(self._resolved._at(point), self._fitted_k)
+                self._settle(self._resolved._at(point), self._fitted_k, self._history)
             self._core.set_operating_point(*point)
         return self
 
@@ -633,6 +641,11 @@ class Index:
         if self._resolved is None:
             return {}
         return {**self._resolved.to_json(), "k": self._fitted_k, **self._core.params}
+
+    @property
+    def history(self) -> tuple[Round, ...]:
+        """What each round of ``method="iul"`` met; empty for other methods, and not kept in files."""
+        return self._history
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Learning: from training queries and rows to planes and coordinates. Needs numpy alone."""
+"""Learning: from training queries and rows to planes and coordinates. Needs numpy alone, but for IUL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lss_rs._arrays import QueryRows
-    from lss_rs.config import LSSConfig
+    from lss_rs._arrays import Labels, QueryRows
+    from lss_rs.config import IULOptions, LSSConfig
     from lss_rs.learn.aligned import Alignment
+    from lss_rs.learn.iul import Round
 
     Report = Callable[[str, int, int], None]
 
@@ -30,14 +31,17 @@ _SAMPLE = 20_000
 
 
 class Learned(NamedTuple):
-    """What learning found, and the configuration it settled on."""
+    """What learning found, the configuration it settled on, and the rounds it took."""
 
     planes: _core.Planes
     coordinates: _core.Coordinates | None
     config: LSSConfig
+    history: tuple[Round, ...] = ()
 
 
-def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, report: Report) -> Learned:
+def learn(
+    index: _core.Index, queries: QueryRows, labels: Labels | None, config: LSSConfig, k: int, report: Report
+) -> Learned:
     """Learn planes, and coordinates where planes or sketches need them.
 
     Parameters
@@ -46,6 +50,8 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
         Holds the rows.
     queries : QueryRows
         Training queries.
+    labels : Labels, optional
+        Their true labels.
     config : LSSConfig
         As given.
     k : int
@@ -55,13 +61,16 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
     """
     resolved = config.resolve(index.m, index.d, queries.n, k)
     n_tables, n_bits = cast("int", resolved.n_tables), cast("int", resolved.n_bits)
-    if config.method == "simhash":
+    if config.method != "aligned":
         planes, thresholds = simhash_planes(index.d, n_tables, n_bits, config.seed)
+        history: tuple[Round, ...] = ()
+        if resolved.iul is not None:
+            planes, history = _iul(index, queries, labels, planes, resolved, k, report)
         coordinates = None
         if config.sketch_bytes or config.fill == "queries":
             alignment, base = _align(index, queries, report)
             coordinates = _coordinates(alignment, base, config, 1)
-        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved)
+        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history)
     alignment, base = _align(index, queries, report)
     if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
         n_bits = alignment.rank
@@ -73,6 +82,33 @@ def learn(index: _core.Index, queries: QueryRows, config: LSSConfig, k: int, rep
     )
     coordinates = _coordinates(alignment, base, config, r)
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
+
+
+def _iul(
+    index: _core.Index,
+    queries: QueryRows,
+    labels: Labels | None,
+    planes: NDArray[np.float32],
+    config: LSSConfig,
+    k: int,
+    report: Report,
+) -> tuple[NDArray[np.float32], tuple[Round, ...]]:
+    """Learn planes as the paper does."""
+    from lss_rs.learn.iul import iul_planes  # torch, which no other method needs
+
+    if queries.n == 0:
+        raise ValueError(message(queries.arg, "at least one query with method='iul'", 0))
+    options = cast("IULOptions", config.iul)
+    planes, history = iul_planes(index, queries, labels, planes, options, k, config.seed, report)
+    if not any(met.pairs for met in history):
+        positives, negatives = history[-1].positives, history[-1].negatives
+        warnings.warn(
+            f"IUL learned nothing, for it needs pairs that should meet and pairs that should not: it found "
+            f"{positives} and {negatives}. Fewer n_bits bring more rows together, more n_bits part them.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return planes, history
 
 
 def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alignment, NDArray[np.float32]]:
