@@ -49,7 +49,7 @@ def report(data, taught):
 def test_the_best_is_the_quickest_that_keeps_the_target(report):
     times = [trial.us for trial in report.trials]
     assert times == sorted(times)
-    assert len({trial.point for trial in report.trials}) == len(times) > 5
+    assert len({trial.point for trial in report.trials}) == len(times) > 4
     good = [trial for trial in report.trials if all(share.low >= 0.9 for share in trial.quality.values())]
     assert report.feasible
     assert report.best == min([*good, report.full], key=lambda trial: trial.us).point
@@ -155,7 +155,7 @@ def test_buckets_of_rows_can_be_tuned(data, objective):
 def test_progress_is_reported(taught, data):
     heard = []
     tune(taught, data[2][:300], progress=False, callback=lambda *what: heard.append(what))
-    assert heard == [("tuning", done, 9) for done in range(1, 10)]
+    assert heard == [("tuning", done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize(

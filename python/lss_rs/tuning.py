@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OperatingPoint", "Trial", "TuneReport", "tune"]
 
-_ENTRIES = tuple(2**i for i in range(5, 16))
-_NEIGHBORS = (3, 5, 10, 20, 30, 50, 100, 200, 400)
-_RESCORE = (8, 16, 32, 64, 128, 256, 512)
+_ENTRIES = tuple(2**i for i in range(5, 14))
+_NEIGHBORS = (5, 10, 20, 50, 100, 200)
+_RESCORE = (8, 16, 32, 64, 128, 256)
 _PROBES_AN_ENTRY = 2
 """Buckets probed at most: where training queries are thin, most are empty, and a search must end."""
 
@@ -341,7 +341,7 @@ def _staircase(judge: Judge, index: Index, report: Callable[[str, int, int], obj
     found by bisection, and for these the fewest rows rescored; more neighbours never need more entries.
     """
     params = index.params
-    entries = [n for n in _ENTRIES if n < params["n_entries"]] + [max(params["n_entries"], 1)]
+    entries = [n for n in _ENTRIES if n < params["n_entries"]] or [1]
     neighbors = (1,) if params["fill"] == "rows" else _NEIGHBORS
     # never fewer than answers: the last of them would be what the sketches think
     least = max(params["k"], judge.k)
@@ -356,6 +356,8 @@ def _staircase(judge: Judge, index: Index, report: Callable[[str, int, int], obj
         return judge.keeps(trials[point])
 
     last = len(rescored) - 1
+    if not keeps(neighbors[-1], last, len(entries) - 1):
+        return list(trials.values())  # where the most is not enough, nothing is
     enough = len(entries)
     for done, n in enumerate(neighbors):
         e = _least(enough, partial(keeps, n, last))
