@@ -56,7 +56,7 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
     """Fit with labels that the teacher gave once for all settings."""
     lss_rs.learn.SPARE_COORDINATES = spare  # no option: nobody should have to know it
     core = index._core
-    learned = lss_rs.learn.learn(core, QueryRows(Q, index.d), config, 5, lambda *_: None)
+    learned = lss_rs.learn.learn(core, QueryRows(Q, index.d), None, config, 5, lambda *_: None)
     chosen = learned.config
     builder = Builder(
         core,

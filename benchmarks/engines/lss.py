@@ -41,10 +41,7 @@ class Engine(BaseEngine):
             data.Q, Y, k=5, target=None, progress=False, callback=self._lap
         )
         self.search = self.index.search
-        params = self.index.params
-        self._defaults = {
-            name: params[name] for name in ("n_probes", "max_entries", "n_neighbors", "n_rescore")
-        }
+        self._point = self.index.operating_point
 
     def _lap(self, stage: str, done: int, total: int) -> None:
         now = time.perf_counter()
@@ -55,7 +52,7 @@ class Engine(BaseEngine):
         return self._stages
 
     def configure(self, **search: int) -> None:
-        self.index._core.set_operating_point(*(self._defaults | search).values())
+        self.index.apply(self._point._replace(**search))
 
     def set_num_threads(self, n: int) -> None:
         set_num_threads(n)
