@@ -152,10 +152,10 @@ def fit(
         W, stored = read_matrix(weights)
         if stored == "bfloat16" and dtype is None:
             config = LSSConfig.from_json({**config.to_json(), "dtype": stored})
-        b = None if bias is None else read_matrix(bias)[0]
+        b = _read_optional(bias)
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
-        documents = None if groups is None else read_matrix(groups)[0]
+        documents = _read_optional(groups)
         index = Index.from_weights(W, b, config)
         del W
     seconds = {"read": clock()}
@@ -237,7 +237,7 @@ def evaluate_command(
         index = Index.load(index_file)
         rows = _query_rows(queries, index.d)
         truth = as_labels(read_labels(labels), rows.n, index.m)
-        documents = None if groups is None else read_matrix(groups)[0]
+        documents = _read_optional(groups)
     report = evaluate(index, rows, truth, wanted, groups=documents)
     if as_json:
         _print_json(report)
@@ -267,7 +267,7 @@ def tune_command(
         index = Index.load(index_file)
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
-        documents = None if groups is None else read_matrix(groups)[0]
+        documents = _read_optional(groups)
     report = tune(index, Q, Y, ks=wanted, target=target, objective=objective, groups=documents)
     if output is not None:
         index.apply(report.best).save(output)
@@ -389,6 +389,10 @@ def _parse_option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:  # a word
         return name, value
+
+
+def _read_optional(spec: str | None) -> Any:
+    return None if spec is None else read_matrix(spec)[0]
 
 
 def _parse_ks(text: str) -> list[int]:

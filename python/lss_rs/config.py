@@ -68,6 +68,10 @@ class OperatingPoint(NamedTuple):
     exact: bool = False
 
 
+POINT_NUMBERS: Final = OperatingPoint._fields[:-1]
+"""What of an operating point a configuration can give."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IULOptions:
     """How ``method="iul"`` learns its planes; it needs torch.
@@ -260,11 +264,11 @@ class LSSConfig:
     @property
     def _picks_a_point(self) -> bool:
         """Whether it gives any number of an operating point."""
-        return any(getattr(self, name) is not None for name in OperatingPoint._fields if name != "exact")
+        return any(getattr(self, name) is not None for name in POINT_NUMBERS)
 
     def _at(self, point: OperatingPoint) -> LSSConfig:
         """Replace what `point` says but ``exact``, which no configuration knows."""
-        numbers = {name: getattr(point, name) for name in OperatingPoint._fields if name != "exact"}
+        numbers = {name: getattr(point, name) for name in POINT_NUMBERS}
         if self.fill == "rows":
             del numbers["n_neighbors"]
         return replace(self, **numbers)

@@ -28,7 +28,7 @@ from lss_rs._arrays import (
 )
 from lss_rs._core import Builder, FormatError, ShortResultError
 from lss_rs._core import Index as Core
-from lss_rs.config import LSSConfig, OperatingPoint
+from lss_rs.config import POINT_NUMBERS, LSSConfig, OperatingPoint
 from lss_rs.learn import learn
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.teacher import taught_slices
@@ -307,7 +307,7 @@ class Index:
                 held = None if labels is None else labels.slice(n, queries.n)
                 units = None if groups is None else np.asarray(groups)[n:]
                 judge = Judge(fitted, queries.slice(n, queries.n), held, {1, min(k, 5)}, target, groups=units)
-                found = find_point(fitted, judge, report)
+                found = find_point(judge, report)
                 if not found.feasible:
                     warnings.warn(
                         f"No operating point keeps {target} of the full layer's P@k on {queries.n - n} "
@@ -658,16 +658,7 @@ class Index:
         head = f"Index(m={self.m}, d={self.d}, dtype={self.dtype!r}"
         if not self.fitted:
             return f"{head}, not fitted)"
-        names = (
-            "n_bits",
-            "n_tables",
-            "n_probes",
-            "max_entries",
-            "n_neighbors",
-            "n_rescore",
-            "sketch_bytes",
-            "fill",
-        )
+        names = ("n_bits", "n_tables", *POINT_NUMBERS, "sketch_bytes", "fill")
         params = self.params
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lss_rs._arrays import Labels
     from lss_rs.index import Index
 
-__all__ = ["OperatingPoint", "Trial", "TuneReport", "tune"]
+__all__ = ["Trial", "TuneReport", "tune"]
 
 _ENTRIES = tuple(2**i for i in range(5, 14))
 _NEIGHBORS = (5, 10, 20, 50, 100, 200)
@@ -219,6 +219,8 @@ def tune(
     """
     if objective not in ("latency", "throughput"):
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
+    if not 0 < target <= 1:
+        raise ValueError(message("target", "above 0 and at most 1", target))
     each_k = {as_count(k, "ks") for k in ks}
     if not each_k:
         raise ValueError(message("ks", "at least one k", "none"))
@@ -231,19 +233,18 @@ def tune(
     labels = None if Y is None else as_labels(Y, queries.n, index.m)
     judge = Judge(index, queries.slice(0, queries.n), labels, each_k, target, confidence, groups)
     with Progress(progress, callback) as report:
-        return find_point(index, judge, report, objective, num_threads)
+        return find_point(judge, report, objective, num_threads)
 
 
 def find_point(
-    index: Index,
     judge: Judge,
     report: Callable[[str, int, int], object],
     objective: str = "latency",
     num_threads: int | None = None,
 ) -> TuneReport:
     """Try points, time them, and choose the quickest that `judge` lets pass."""
-    trials = _staircase(judge, index, report)
-    full = judge.trial(index.operating_point._replace(exact=True))
+    trials = _staircase(judge, report)
+    full = judge.trial(judge.index.operating_point._replace(exact=True))
     *timed, full = _time([*trials, full], judge, objective, num_threads)
     timed.sort(key=lambda trial: trial.us)
     good = [trial for trial in timed if judge.keeps(trial)]
@@ -269,6 +270,15 @@ def held_out_from(n: int, groups: ArrayLike | None) -> int:
     return int(before[-1] if len(before) else starts[0] if len(starts) else n)
 
 
+class _Asked(NamedTuple):
+    """Queries, their true labels and the full layer's precision by k, and what they belong to."""
+
+    Q: NDArray[np.float32]
+    truth: dict[int, Any]
+    full: dict[int, NDArray[np.float64]]
+    groups: NDArray[Any] | None
+
+
 class Judge:
     """Measures points against the full layer on the same queries."""
 
@@ -282,29 +292,28 @@ class Judge:
         confidence: float = 0.95,
         groups: ArrayLike | None = None,
     ) -> None:
-        if not 0 < target <= 1:
-            raise ValueError(message("target", "above 0 and at most 1", target))
         self.Q, self.target, self.k = Q, target, max(ks)
-        self._index, self._ks, self._confidence = index, sorted(ks), confidence
+        self.index, self._ks, self._confidence = index, sorted(ks), confidence
         self._groups = None if groups is None or len(np.unique(groups)) < 2 else np.asarray(groups)
         full = index.search(Q, self.k, exact=True).labels
-        self._truth = (
-            full
-            if labels is None
-            else [ids.tolist() for ids in np.split(labels.indices, labels.indptr[1:-1])]
-        )
-        self._all = np.arange(len(Q))
-        self._few = self._all[:: -(-len(Q) // _GLANCE)]
-        self._full = {k: self._precision(full, k, self._all) for k in self._ks}
+        self._all = self._asked(full, labels, 1)
+        self._few = self._asked(full, labels, -(-len(Q) // _GLANCE))
 
-    def _precision(self, answers: NDArray[np.int64], k: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        truth = self._truth
-        Y = truth[rows, :k] if isinstance(truth, np.ndarray) else [truth[row] for row in rows]
-        return precision_per_query(answers, Y, k)
+    def _asked(self, full: NDArray[np.int64], labels: Labels | None, step: int) -> _Asked:
+        """Prepare every ``step``-th query once for all points."""
+        Q, best = self.Q[::step], full[::step]
+        truth: dict[int, Any]
+        if labels is None:
+            truth = {k: best[:, :k] for k in self._ks}
+        else:
+            own = np.split(labels.indices, labels.indptr[1:-1])[::step]
+            truth = dict.fromkeys(self._ks, as_labels([ids.tolist() for ids in own], len(Q)))
+        precision = {k: precision_per_query(best, truth[k], k) for k in self._ks}
+        return _Asked(Q, truth, precision, None if self._groups is None else self._groups[::step])
 
     def at(self, point: OperatingPoint) -> Index:
         """Return the index at another point, sharing its memory."""
-        return self._index._at(point)
+        return self.index._at(point)
 
     def trial(self, point: OperatingPoint) -> Trial:
         """Measure the quality of a point: by few queries where they tell that it is not good, else by all."""
@@ -313,16 +322,15 @@ class Judge:
             return trial
         return self._measure(point, self._all)
 
-    def _measure(self, point: OperatingPoint, rows: NDArray[np.int64]) -> Trial:
-        found = self.at(point).search(self.Q[rows], self.k, stats=True)
-        groups = None if self._groups is None else self._groups[rows]
+    def _measure(self, point: OperatingPoint, asked: _Asked) -> Trial:
+        found = self.at(point).search(asked.Q, self.k, stats=True)
         quality = {
             k: paired_bootstrap(
-                self._precision(found.labels, k, rows),
-                self._full[k][rows],
+                precision_per_query(found.labels, asked.truth[k], k),
+                asked.full[k],
                 confidence=self._confidence,
                 n_boot=_RESAMPLES,
-                groups=groups,
+                groups=asked.groups,
             )
             for k in self._ks
         }
@@ -334,13 +342,13 @@ class Judge:
         return all(share.low >= self.target for share in trial.quality.values())
 
 
-def _staircase(judge: Judge, index: Index, report: Callable[[str, int, int], object]) -> list[Trial]:
+def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[Trial]:
     """Try points along the border of what keeps the target.
 
     Quality rises with each parameter, so for each number of neighbours the fewest entries that will do are
     found by bisection, and for these the fewest rows rescored; more neighbours never need more entries.
     """
-    params = index.params
+    params = judge.index.params
     entries = [n for n in _ENTRIES if n < params["n_entries"]] or [1]
     neighbors = (1,) if params["fill"] == "rows" else _NEIGHBORS
     # never fewer than answers: the last of them would be what the sketches think
