@@ -115,7 +115,7 @@ class TuneReport(NamedTuple):
 
     def to_frame(self) -> Any:
         """Return the trials as a ``pandas.DataFrame``, a row each, the full layer last."""
-        import pandas as pd  # type: ignore[import-untyped]
+        import pandas as pd
 
         return pd.DataFrame([_row(trial) for trial in (*self.trials, self.full)])
 
