@@ -34,7 +34,7 @@ class Engine(BaseEngine):
         self._stages: dict[str, float] = {}
         self._clock = time.perf_counter()
         config = LSSConfig(**build)
-        learns = config.fill == "queries"
+        learns = config.fill == "queries" or config.method == "iul"
         Y = [data.Y.indices[lo:hi] for lo, hi in pairwise(data.Y.indptr)] if learns else None
         # k = 5: what the benchmark asks, and what a search must not exceed.
         self.index = Index.from_weights(data.W, data.b, config).fit(
