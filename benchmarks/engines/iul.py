@@ -1,4 +1,4 @@
-"""The paper's learned hashing: planes of SimHash moved by the index-update loss, buckets of rows, no sketches."""
+"""The paper's learned hashing: planes of SimHash moved by its loss, buckets of rows, no sketches."""
 
 from __future__ import annotations
 
