@@ -2,8 +2,8 @@
 
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
-A NAME is a bundle of definitions/bundles.toml, "shift", "scale" or "defaults"; without any, all of them. A
-PATH is any folder in the layout of bundles/README.md: your own output layer.
+A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults" or "methods"; without any, all of
+them. A PATH is any folder in the layout of bundles/README.md: your own output layer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import defaults, machine, record, report, run, scale, shift, smoke
+from benchmarks import defaults, machine, methods, record, report, run, scale, shift, smoke
 from benchmarks.engines import names
 
 
@@ -23,7 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bundles = run.DEFINITION["bundle"]
-    parts = {"shift": shift.measure, "scale": scale.measure, "defaults": defaults.measure}
+    parts = {
+        "shift": shift.measure,
+        "scale": scale.measure,
+        "defaults": defaults.measure,
+        "methods": methods.measure,
+    }
     known = ", ".join([*bundles, *parts])
     parser.add_argument("what", nargs="*", metavar="NAME or PATH", help=f"by default all of {known}")
     parser.add_argument("--engines", default="", metavar="NAMES", help=f"of {', '.join(names())}")

@@ -12,7 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-__all__ = ["FOLDER", "REFERENCE", "DefaultRow", "Row", "ScaleRow", "ShiftRow", "latest", "read", "write"]
+__all__ = [
+    "FOLDER",
+    "REFERENCE",
+    "DefaultRow",
+    "MethodRow",
+    "Row",
+    "ScaleRow",
+    "ShiftRow",
+    "latest",
+    "read",
+    "write",
+]
 
 FOLDER = Path(__file__).parent / "record"
 REFERENCE = "torch_f32"
@@ -144,6 +155,33 @@ class DefaultRow(NamedTuple):
     tables_bytes: int
 
 
+class MethodRow(NamedTuple):
+    """Planes of one method on one bundle, at one budget of search."""
+
+    bundle: str
+    method: str
+    build: str
+    budget: str
+    p1_ratio: float
+    p1_low: float | None
+    p1_high: float | None
+    p5_ratio: float
+    p5_low: float | None
+    p5_high: float | None
+    label_recall: float
+    """Share of true labels among the candidates."""
+    gain: float | None
+    """What of that is more than another method has at the same budget, and a 95 % interval."""
+    gain_low: float | None
+    gain_high: float | None
+    sample: float
+    """Candidates: rows that are scored, a query."""
+    entries: float
+    """Entries read from buckets, a query."""
+    learn_s: float
+    """Seconds until there were planes."""
+
+
 R = TypeVar("R", bound=NamedTuple)
 
 
@@ -155,7 +193,7 @@ def write(path: Path, head: dict[str, Any], rows: Iterable[NamedTuple]) -> None:
     path : Path
     head : dict
         What ``json.dumps`` takes.
-    rows : iterable of Row, ShiftRow or ScaleRow
+    rows : iterable of rows
         All of one type, at least one.
     """
     rows = list(rows)

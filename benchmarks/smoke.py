@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import record, report, run, scale, shift
+from benchmarks import methods, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -70,13 +70,21 @@ def main() -> None:
         if low := [row for row in grown if row.label_recall < LEAST]:
             raise RuntimeError(f"answers are missing: {low}")
         _write(records, "scale", head, grown)
+        planned = [
+            {"title": "closed form", "engine": "lss", "build": {"method": "aligned"}},
+            {"title": "refined", "engine": "lss", "build": {"method": "refine"}, "beside": "closed form"},
+        ]
+        planned = [{**method, "budgets": [{"max_entries": 900}]} for method in planned]
+        head, by_method = methods.measure(["lm-smollm2"], lambda name: folder / name, planned)
+        _check(by_method)
+        _write(records, "methods", head, by_method)
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 
 
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
-    for path in (folder / "README.md", folder / "docs" / "design.md"):
+    for path in (folder / "README.md", folder / "docs" / "design.md", folder / "docs" / "learning.md"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
     if not report.render(records, folder) or not plots.draw(records):

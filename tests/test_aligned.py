@@ -229,4 +229,4 @@ def test_thresholds_look_at_evenly_spaced_queries(n, step):
     doubled = Alignment(
         2 * np.eye(2, dtype=np.float32), np.ones(2, np.float32), *[np.ones(2, np.float32)] * 3
     )
-    np.testing.assert_array_equal(_sample(doubled, QueryRows(Q, 2)), 2 * Q[::step] + 1)
+    np.testing.assert_array_equal(_sample(doubled, QueryRows(Q, 2), 20_000), 2 * Q[::step] + 1)

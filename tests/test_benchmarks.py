@@ -23,7 +23,9 @@ cells = {
 }
 
 
-@pytest.mark.parametrize("kind", [record.Row, record.ShiftRow, record.ScaleRow, record.DefaultRow])
+@pytest.mark.parametrize(
+    "kind", [record.Row, record.ShiftRow, record.ScaleRow, record.DefaultRow, record.MethodRow]
+)
 def test_records_are_read_as_they_were_written(kind, tmp_path_factory):
     rows = st.builds(kind, **{name: cells[hint] for name, hint in get_type_hints(kind).items()})
     heads = st.dictionaries(st.sampled_from(["m", "cpu", "versions"]), st.integers() | text | st.lists(text))

@@ -93,6 +93,13 @@ def scale_row(kind, m, us):
     return ScaleRow(**hints)
 
 
+def method_row(method, gain=None):
+    hints = {"bundle": "lm-smollm2", "method": method, "build": "b=1", "budget": "max_entries=128"}
+    hints |= dict.fromkeys(("p1_ratio", "p1_low", "p1_high", "p5_ratio", "p5_low", "p5_high"), 0.98)
+    hints |= {"label_recall": 0.75, "gain": gain, "gain_low": gain and 0.01, "gain_high": gain and 0.07}
+    return record.MethodRow(**hints, sample=1500.0, entries=130.0, learn_s=12.0)
+
+
 @pytest.fixture
 def records(tmp_path):
     """Records of one bundle, of shift and of scale, and a repository to write into."""
@@ -110,13 +117,16 @@ def records(tmp_path):
     record.write(folder / "cpu" / "2026-01-02-scale.csv", HEAD | {"target_recall": 0.95}, scale)
     default = record.DefaultRow("16 bits", 0.98, 0.97, 8000.0, 3000.0, 0.061, 2**25)
     record.write(folder / "cpu" / "2026-01-02-defaults.csv", HEAD, [default])
+    record.write(
+        folder / "cpu" / "2026-01-02-methods.csv", HEAD, [method_row("IUL"), method_row("refined", 0.04)]
+    )
     write_places(tmp_path)
     return folder
 
 
 def write_places(root):
     """Write the files that have a place for a block."""
-    for path in (root / "README.md", root / "docs" / "design.md"):
+    for path in (root / "README.md", root / "docs" / "design.md", root / "docs" / "learning.md"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(README, encoding="utf-8")
 
@@ -360,7 +370,15 @@ class TestPage:
     def test_a_record_of_a_users_own_comes_after(self, records):
         for name in ("mine", "w2v-gcide"):
             record.write(records / "cpu" / f"2026-01-02-{name}.csv", HEAD, rows())
-        assert list(newest(records)) == ["lm-smollm2", "w2v-gcide", "mine", "shift", "scale", "defaults"]
+        assert list(newest(records)) == [
+            "lm-smollm2",
+            "w2v-gcide",
+            "mine",
+            "shift",
+            "scale",
+            "defaults",
+            "methods",
+        ]
 
     def test_the_newest_counts(self, records):
         record.write(
@@ -404,7 +422,7 @@ class TestStale:
     def test_each_file_is_watched(self, records):
         root = write_all(records)
         files = [path for path in root.rglob("*") if path.is_file() and records not in path.parents]
-        assert len(files) == 6
+        assert len(files) == 8
         for path in files:
             text = path.read_text(encoding="utf-8")
             digit = list(re.finditer(r"\d", text))[-1]
@@ -420,7 +438,7 @@ class TestStale:
                 assert stale(records, root) == [path.relative_to(root)]
             path.write_text(text, encoding="utf-8")
 
-    @pytest.mark.parametrize("name", ["lm-smollm2", "shift", "scale", "defaults"])
+    @pytest.mark.parametrize("name", ["lm-smollm2", "shift", "scale", "defaults", "methods"])
     def test_a_record_that_changed(self, records, name):
         root = write_all(records)
         path = records / "cpu" / f"2026-01-02-{name}.csv"
@@ -446,6 +464,14 @@ def test_plots(records):
     assert drawn.keys() == figures(records).keys()
     for path, text in drawn.items():
         assert stamp(figures(records)[path]) in text
-        assert "lss-rs" in text
+        assert ("refined" if path.stem == "methods" else "lss-rs") in text
         assert "<text" in text
     assert "Below 0.8 at best: SimHash (0.20)" in drawn[Path("docs/plots/lm-smollm2-p1.svg")]
+
+
+def test_methods(records):
+    text = render(records, records.parent)[Path("docs/learning.md")]
+    assert "**lm-smollm2**" in text
+    gain = "+0.0400 (+0.0100 to +0.0700)"
+    assert f"| refined | max_entries=128 | 0.9800 | 0.9800 | 0.7500 | {gain} | 1,500 | 130 | 12.0 s |" in text
+    assert "| IUL | max_entries=128 | 0.9800 | 0.9800 | 0.7500 |  | 1,500 | 130 | 12.0 s |" in text

@@ -258,10 +258,12 @@ def test_errors_are_one_line(folder, ask, tmp_path):
     damaged.write_bytes((folder / "index.lss").read_bytes()[:1000])
     lss_rs.Index.from_weights(W, B).save(tmp_path / "unfitted.lss")
     assert "'n_bits' parameter of LSSConfig must be an int in 1..24" in error_of(*fit, "--bits", 99)
-    assert "must be one of 'aligned', 'simhash', 'iul'. Got 'pca'" in error_of(*fit, "--method", "pca")
+    assert "must be one of None, 'refine', 'aligned', 'simhash', 'iul'. Got 'pca'" in error_of(
+        *fit, "--method", "pca"
+    )
     assert "'--iul' must be NAME=VALUE. Got 'rounds'" in error_of(*fit, "--method", "iul", "--iul", "rounds")
     assert "no parameter 'round'" in error_of(*fit, "--method", "iul", "--iul", "round=3")
-    assert "None with method='aligned'" in error_of(*fit, "--iul", "rounds=3")
+    assert "None with method=None" in error_of(*fit, "--iul", "rounds=3")
     assert "'b' must be of shape (300,)" in error_of(*fit, "--bias", folder / "Q.npy")
     assert "'Q' must be of shape (n, 8)" in error_of(*fit[:3], folder / "b.npy", *fit[4:])
     assert "'k' must be an int >= 1" in error_of("search", *ask, "-k", 0)

@@ -27,8 +27,7 @@ pytestmark = pytest.mark.inference
         ("n_neighbors", 1.5, "an int in 1..2147483647 or None. Got 1.5 instead."),
         ("seed", None, f"an int in 0..{2**63 - 1}. Got None instead."),
         ("seed", -1, f"an int in 0..{2**63 - 1}. Got -1 instead."),
-        ("method", "pca", "one of 'aligned', 'simhash', 'iul'. Got 'pca' instead."),
-        ("method", None, "one of 'aligned', 'simhash', 'iul'. Got None instead."),
+        ("method", "pca", "one of None, 'refine', 'aligned', 'simhash', 'iul'. Got 'pca' instead."),
         ("sketch_bytes", 32, "one of 0, 64, 128. Got 32 instead."),
         ("sketch_bytes", False, "one of 0, 64, 128. Got False instead."),
         ("fill", "both", "one of 'queries', 'rows'. Got 'both' instead."),
@@ -41,7 +40,7 @@ pytestmark = pytest.mark.inference
         (
             "iul",
             IULOptions(),
-            f"None with method='aligned', which learns no planes. Got {IULOptions()!r} instead.",
+            f"None with method=None, which has no such options. Got {IULOptions()!r} instead.",
         ),
     ],
 )
@@ -144,10 +143,11 @@ def test_from_json_refuses_names_it_does_not_know():
 def test_resolves_the_case_of_the_design():
     resolved = LSSConfig().resolve(m=49_152, d=576, n=92_700, k=10)
     assert resolved == LSSConfig(
+        method="refine",
         n_bits=14,
-        n_tables=4,
+        n_tables=1,
         n_probes=256,
-        max_entries=2048,
+        max_entries=1024,
         n_neighbors=50,
         n_rescore=64,
         teacher_top=200,
@@ -171,18 +171,20 @@ def test_iul_resolves_to_buckets_of_rows_whatever_they_hold_in_the_end():
 
 
 @pytest.mark.parametrize("fill", ["queries", "rows"])
-@pytest.mark.parametrize("method", ["aligned", "simhash", "iul"])
+@pytest.mark.parametrize("method", [None, "refine", "aligned", "simhash", "iul"])
 @pytest.mark.parametrize("m", [1, 3, 70, 10_000_000])
 @pytest.mark.parametrize("d", [1, 7, 4096])
 @pytest.mark.parametrize("n", [0, 1, 30, 10_000_000])
 @pytest.mark.parametrize("k", [1, 300])
 def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
+    if (fill, method) == ("rows", "refine"):
+        return  # refused: test_refine.py
     resolved = LSSConfig(fill=fill, method=method).resolve(m, d, n, k)
     unset = [field.name for field in dataclasses.fields(resolved) if getattr(resolved, field.name) is None]
     unused = {"n_neighbors": fill == "rows", "dtype": True, "iul": method != "iul"}
     assert unset == [name for name, is_unused in unused.items() if is_unused]
     assert 1 <= resolved.n_bits <= 20
-    assert method != "aligned" or resolved.n_bits <= d
+    assert resolved.method not in ("refine", "aligned") or resolved.n_bits <= d
     assert resolved.n_probes <= 2**resolved.n_bits
     assert resolved.n_rescore >= k
     assert resolved.teacher_top <= m
@@ -193,6 +195,7 @@ def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
 
 def test_resolve_keeps_what_is_given():
     given = LSSConfig(
+        method="aligned",
         n_bits=3,
         n_tables=2,
         n_probes=5,

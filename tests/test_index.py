@@ -694,7 +694,7 @@ def test_properties(data):
     assert params["nbytes"]["rows"] >= 300 * (24 * 2 + 4)
     assert index.nbytes == sum(params["nbytes"].values()) > params["nbytes"]["rows"]
     assert re.fullmatch(
-        r"Index\(m=300, d=24, dtype='float16', n_bits=7, n_tables=3, n_probes=128, max_entries=2048, "
+        r"Index\(m=300, d=24, dtype='float16', n_bits=7, n_tables=3, n_probes=128, max_entries=1024, "
         r"n_neighbors=50, n_rescore=64, sketch_bytes=128, fill='queries', 0\.\d MB\)",
         repr(index),
     )
@@ -817,9 +817,12 @@ def test_the_callback_hears_of_every_slice(data):
     options = {"target": None, "progress": False, "callback": lambda *what: heard.append(what)}
     Index.from_weights(W, b).fit(Q, **options)
     slices = [BLOCK, 2 * BLOCK, 2 * BLOCK + 5]
+    steps = sum(stage == "refine" for stage, _, _ in heard)
+    assert steps > 0
     assert heard == [
         *[("queries", done, 2 * BLOCK + 5) for done in slices],
         ("rows", 300, 300),
+        *[("refine", done + 1, steps) for done in range(steps)],
         *[("teacher", done, 2 * BLOCK + 5) for done in slices],
         ("build", 0, 1),
         ("build", 1, 1),
@@ -1059,7 +1062,7 @@ def test_files_refused(index, tmp_path):
     ("change", "text"),
     [
         (lambda text: text.replace("n_tables", "n_cables"), "has no parameter 'n_cables'"),
-        (lambda text: text.replace("aligned", "magical"), "'method' parameter"),
+        (lambda text: text.replace("refine", "magical"), "'method' parameter"),
         (lambda text: text.replace("resolved", "relovsed"), "damaged"),
         (lambda text: text[:-1], "damaged"),
         (lambda text: "[]", "damaged"),

@@ -63,7 +63,9 @@ def test_label_recall_is_that_of_sets(queries):
     found, Y = [f for f, _ in queries], [y for _, y in queries]
     indptr = np.cumsum([0, *map(len, found)])
     candidates = indptr, np.array([label for row in found for label in row], np.int64)
-    shares = [len(set(f) & set(y)) / len(set(y)) for f, y in queries if y]
+    every = [len(set(f) & set(y)) / len(set(y)) if y else np.nan for f, y in queries]
+    np.testing.assert_array_equal(metrics.label_recall_per_query(candidates, Y), every)
+    shares = [share for share in every if share == share]
     if not shares:
         with pytest.raises(
             ValueError, match=re.escape("'Y' must be labels of at least one query. Got none instead.")

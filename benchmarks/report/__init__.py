@@ -1,4 +1,4 @@
-"""The report: docs/benchmarks.md, docs/plots, blocks of README and docs/design.md, from the records alone.
+"""The report: docs/benchmarks.md, docs/plots, blocks of README and of other pages, from the records alone.
 
     python -m benchmarks.report [--check]
 
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults
+from benchmarks.report import defaults, methods
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
@@ -31,7 +31,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
     records : Path
         Folder of records.
     root : Path
-        The repository, whose README and docs/design.md have two markers each.
+        The repository, whose README, docs/design.md and docs/learning.md have two markers each.
 
     Returns
     -------
@@ -44,7 +44,11 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         If there is no place for a block.
     """
     found = load(records)
-    blocks = {Path("README.md"): block(found), Path("docs/design.md"): defaults.block(found.defaults)}
+    blocks = {
+        Path("README.md"): block(found),
+        Path("docs/design.md"): defaults.block(found.defaults),
+        Path("docs/learning.md"): methods.block(found.methods),
+    }
     return {Path("docs/benchmarks.md"): page(found)} | {
         path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
         for path, text in blocks.items()
@@ -55,7 +59,8 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = {"shift": (), "scale": ("scale",), "defaults": ()}.get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = {"shift": (), "defaults": ()}.get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = (name,) if name in ("scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import record
 from benchmarks.definitions import read_toml
-from benchmarks.record import DefaultRow, R, Row, ScaleRow, ShiftRow
+from benchmarks.record import DefaultRow, MethodRow, R, Row, ScaleRow, ShiftRow
 
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults")
+OTHERS = ("shift", "scale", "defaults", "methods")
 
 
 class Records(NamedTuple):
@@ -22,6 +22,7 @@ class Records(NamedTuple):
     shift: tuple[dict[str, Any], list[ShiftRow]] | None
     scale: tuple[dict[str, Any], list[ScaleRow]] | None
     defaults: tuple[dict[str, Any], list[DefaultRow]] | None
+    methods: tuple[dict[str, Any], list[MethodRow]] | None
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -45,7 +46,7 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults = (paths.pop(name, None) for name in OTHERS)
+    shift, scale, defaults, methods = (paths.pop(name, None) for name in OTHERS)
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
@@ -56,4 +57,5 @@ def load(folder: Path) -> Records:
         read(shift, ShiftRow) if shift else None,
         read(scale, ScaleRow) if scale else None,
         read(defaults, DefaultRow) if defaults else None,
+        read(methods, MethodRow) if methods else None,
     )

@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.record import FOLDER, Row, ScaleRow
+from benchmarks.record import FOLDER, MethodRow, Row, ScaleRow
 from benchmarks.report import choice, stamp
 from benchmarks.report import figures as expected
 from benchmarks.report.markdown import us
@@ -70,6 +70,8 @@ def draw(records: Path = FOLDER) -> dict[Path, str]:
                 figures[Path(f"docs/plots/{name}-{p}.svg")] = _frontiers(name, rows, p, styles)
         if found.scale:
             figures[Path("docs/plots/scale.svg")] = _scale(found.scale[1], styles)
+        if found.methods:
+            figures[Path("docs/plots/methods.svg")] = _methods(found.methods[1])
         return {path: _svg(figures[path], stamp(shown)) for path, shown in expected(records).items()}
 
 
@@ -160,6 +162,36 @@ def _scale(rows: list[ScaleRow], styles: dict[str, Style]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: _short(m)))
         _times(axes.yaxis)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=9, borderpad=0.8)
+    return figure
+
+
+def _methods(rows: list[MethodRow]) -> Figure:
+    """Draw label recall against work: the sample where rows are hashed, else entries."""
+    bundles = list(dict.fromkeys(row.bundle for row in rows))
+    by_rows = [row for row in rows if row.budget.startswith("n_probes")]
+    by_queries = [row for row in rows if row not in by_rows]
+    kinds = [(by_rows, "sample", "rows scored"), (by_queries, "entries", "training queries met")]
+    kinds = [kind for kind in kinds if kind[0]]
+    figure = Figure(figsize=(8.6, 3.2 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), len(bundles), squeeze=False)
+    for line, (some, field, title) in zip(grid, kinds, strict=True):
+        for axes, bundle in zip(line, bundles, strict=True):
+            for i, method in enumerate(dict.fromkeys(row.method for row in some)):
+                each = [row for row in some if (row.bundle, row.method) == (bundle, method)]
+                ours = method == "refined"
+                axes.plot(
+                    [getattr(row, field) for row in each],
+                    [row.label_recall for row in each],
+                    color=OURS if ours else COLOURS[i],
+                    linewidth=2.2 if ours else 1.3,
+                    marker=MARKERS[i],
+                    markersize=4,
+                    label=method,
+                )
+            axes.set(xscale="log", xlabel=title)
+            axes.set_title(bundle, loc="left", fontsize=10)
+        line[0].set_ylabel("label recall")
+        line[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8.5)
     return figure
 
 

@@ -114,7 +114,7 @@ def fit(
     rescore: Annotated[int | None, typer.Option(help="Candidates scored exactly.")] = None,
     sketch_bytes: Annotated[int | None, typer.Option(help="Bytes of a row's sketch: 0, 64 or 128.")] = None,
     fill: Annotated[str | None, typer.Option(help="What buckets hold: queries or rows.")] = None,
-    method: Annotated[str | None, typer.Option(help="Planes: aligned, simhash or iul.")] = None,
+    method: Annotated[str | None, typer.Option(help="Planes: refine, aligned, simhash or iul.")] = None,
     iul: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="An option of --method iul, such as rounds=20; repeat it."),

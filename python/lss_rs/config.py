@@ -22,7 +22,7 @@ _RANGES: Final = {
     "seed": (0, 2**63 - 1),
 }
 _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
-    "method": ("aligned", "simhash", "iul"),
+    "method": (None, "refine", "aligned", "simhash", "iul"),
     "sketch_bytes": (0, 64, 128),
     "fill": ("queries", "rows"),
     "dtype": (None, *DTYPES),
@@ -39,15 +39,15 @@ _IUL_LARGEST: Final = {"rate": 1e3, "beta": 1e3, "t1_quantile": 1.0, "t2_quantil
 _MIN_BITS, _MAX_BITS = 4, 20
 _LOG2_QUERIES_PER_BUCKET = 2.5
 _LOG2_ROWS_PER_BUCKET = 6
-_TABLES_QUERIES, _TABLES_ROWS = 4, 8
+_TABLES_QUERIES, _TABLES_ROWS = 1, 8
 _PROBES_QUERIES, _PROBES_ROWS = 256, 8
-_ENTRIES_QUERIES, _ENTRIES_ROWS = 2048, 2**31
+_ENTRIES_QUERIES, _ENTRIES_ROWS = 1024, 2**31
 _NEIGHBORS = 50
 _RESCORE = 64
 _TEACHER_TOP = 200
 SPARE_COORDINATES = 2
-"""Aligned planes lie in the leading n_bits coordinates and this many more: others carry less logit variance
-than a bit is worth."""
+"""Planes of the closed form lie in the leading n_bits coordinates and this many more: others carry less logit
+variance than a bit is worth."""
 
 
 class OperatingPoint(NamedTuple):
@@ -126,10 +126,12 @@ class LSSConfig:
 
     Parameters
     ----------
-    method : {"aligned", "simhash", "iul"}
+    method : {None, "refine", "aligned", "simhash", "iul"}
         Where the planes come from. "aligned": random directions in logit-aligned coordinates, a closed form
-        of the training queries and the rows. "simhash": random planes over ``[q, 1]`` and ``[w, b]``. "iul":
-        these, and then learned as in the paper; it needs torch.
+        of the training queries and the rows. "refine": these, and then learned so that a query meets the
+        training queries nearest to it first. "simhash": random planes over ``[q, 1]`` and ``[w, b]``. "iul":
+        these, and then learned as in the paper; it needs torch. None: "refine" with ``fill="queries"``,
+        "aligned" with "rows".
     n_bits : int, optional
         Bits of a code, 1..24: a table has ``2**n_bits`` buckets.
     n_tables : int, optional
@@ -182,7 +184,7 @@ class LSSConfig:
     14
     """
 
-    method: Literal["aligned", "simhash", "iul"] = "aligned"
+    method: Literal["refine", "aligned", "simhash", "iul"] | None = None
     n_bits: int | None = None
     n_tables: int | None = None
     n_probes: int | None = None
@@ -214,13 +216,18 @@ class LSSConfig:
             if self.teacher_top:
                 expected = "None or 0 with fill='rows', which learns no labels"
                 raise _refuse(self, "teacher_top", expected, self.teacher_top)
+            if self.method == "refine":
+                expected = "another with fill='rows', which keeps no queries to be met"
+                raise _refuse(self, "method", expected, self.method)
             if self.n_neighbors is not None:
                 expected = "None with fill='rows', which keeps no queries"
                 raise _refuse(self, "n_neighbors", expected, self.n_neighbors)
         if not isinstance(self.iul, IULOptions | None):
             raise _refuse(self, "iul", "IULOptions or None", self.iul)
         if self.iul is not None and self.method != "iul":
-            raise _refuse(self, "iul", f"None with method={self.method!r}, which learns no planes", self.iul)
+            raise _refuse(
+                self, "iul", f"None with method={self.method!r}, which has no such options", self.iul
+            )
 
     def resolve(self, m: int, d: int, n: int, k: int) -> LSSConfig:
         """Fill what is None from the sizes.
@@ -241,16 +248,18 @@ class LSSConfig:
             ``fill="rows"``, and ``iul`` where it has no use.
         """
         by_rows = self.fill == "rows"
+        method = self.method or ("aligned" if by_rows else "refine")
         if by_rows or self.method == "iul":  # which learns from rows that share a bucket with queries
             log2_buckets = math.log2(m) - _LOG2_ROWS_PER_BUCKET
         else:
             log2_buckets = math.log2(max(n, 2)) - _LOG2_QUERIES_PER_BUCKET
         n_bits = min(max(round(log2_buckets), _MIN_BITS), _MAX_BITS)
-        if self.method == "aligned":  # a table's planes are orthonormal
+        if method in ("refine", "aligned"):  # a table's planes are, or begin, orthonormal
             n_bits = min(n_bits, d)
         n_bits = _either(self.n_bits, n_bits)
         return replace(
             self,
+            method=method,
             n_bits=n_bits,
             n_tables=_either(self.n_tables, _TABLES_ROWS if by_rows else _TABLES_QUERIES),
             n_probes=min(_either(self.n_probes, _PROBES_ROWS if by_rows else _PROBES_QUERIES), 2**n_bits),

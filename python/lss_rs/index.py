@@ -232,8 +232,8 @@ class Index:
         progress : bool
             Show progress bars, if tqdm is installed.
         callback : callable, optional
-            Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of "iul",
-            "queries", "rows", "teacher", "build" and "tuning".
+            Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
+            "queries", "rows", "iul", "refine", "teacher", "build" and "tuning".
 
         Returns
         -------

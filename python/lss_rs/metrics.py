@@ -22,6 +22,7 @@ __all__ = [
     "bootstrap",
     "label_counts",
     "label_recall",
+    "label_recall_per_query",
     "paired_bootstrap",
     "precision_at_k",
     "precision_by_frequency",
@@ -371,6 +372,42 @@ def propensity_scored_precision_at_k(labels: ArrayLike, Y: Any, k: int, propensi
     return float(attained.sum() / best.sum())
 
 
+def label_recall_per_query(candidates: tuple[ArrayLike, ArrayLike], Y: Any) -> NDArray[np.float64]:
+    """Share of each query's true labels that are among its candidates.
+
+    Parameters
+    ----------
+    candidates : (indptr, indices)
+        As :meth:`lss_rs.Index.candidates` returns them.
+    Y : labels of n queries
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        NaN for a query without labels.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lss_rs.metrics import label_recall_per_query
+    >>> label_recall_per_query((np.array([0, 2, 3]), np.array([4, 7, 1])), [[4, 5], [1]]).tolist()
+    [0.5, 1.0]
+    """
+    found = _truth(candidates, len(np.asarray(candidates[0])) - 1, arg="candidates")
+    truth = _truth(Y, found.n)
+    sizes = np.diff(truth.indptr)
+    queries = truth.query_of()
+    hits = np.bincount(queries[_contains(found, queries, truth.indices)], minlength=found.n)
+    shares = np.full(found.n, np.nan)
+    np.divide(hits, sizes, out=shares, where=sizes > 0)
+    return shares
+
+
 def label_recall(candidates: tuple[ArrayLike, ArrayLike], Y: Any) -> float:
     """Share of a query's true labels that are among its candidates, averaged over queries that have labels.
 
@@ -392,15 +429,10 @@ def label_recall(candidates: tuple[ArrayLike, ArrayLike], Y: Any) -> float:
     >>> label_recall((np.array([0, 2, 3]), np.array([4, 7, 1])), [[4, 5], [1]])
     0.75
     """
-    indptr = np.asarray(candidates[0])
-    found = _truth(candidates, len(indptr) - 1, arg="candidates")
-    truth = _truth(Y, found.n)
-    sizes = np.diff(truth.indptr)
-    if not sizes.any():
+    shares = label_recall_per_query(candidates, Y)
+    if np.isnan(shares).all():
         raise ValueError(message("Y", "labels of at least one query", "none"))
-    queries = truth.query_of()
-    hits = np.bincount(queries[_contains(found, queries, truth.indices)], minlength=found.n)
-    return float((hits[sizes > 0] / sizes[sizes > 0]).mean())
+    return float(np.nanmean(shares))
 
 
 def _as_counts(counts: ArrayLike) -> NDArray[np.int64]:

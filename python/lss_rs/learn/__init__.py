@@ -12,6 +12,7 @@ from lss_rs import _core
 from lss_rs._arrays import BLOCK, message
 from lss_rs.config import SPARE_COORDINATES
 from lss_rs.learn.aligned import Moments, align, aligned_planes
+from lss_rs.learn.refine import refined_planes
 from lss_rs.learn.simhash import simhash_planes
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 _SAMPLE = 20_000
 """Training queries, at most, whose median sets a plane's threshold."""
+_POOL, _POOL_WIDTH = 100_000, 128
+"""Training queries and leading coordinates, at most, that refinement sees."""
+_REFINED_COORDINATES = 2
+"""Times n_bits: where refined planes may lie."""
 
 
 class Learned(NamedTuple):
@@ -61,7 +66,7 @@ def learn(
     """
     resolved = config.resolve(index.m, index.d, queries.n, k)
     n_tables, n_bits = cast("int", resolved.n_tables), cast("int", resolved.n_bits)
-    if config.method != "aligned":
+    if resolved.method in ("simhash", "iul"):
         planes, thresholds = simhash_planes(index.d, n_tables, n_bits, config.seed)
         history: tuple[Round, ...] = ()
         if resolved.iul is not None:
@@ -78,8 +83,19 @@ def learn(
         resolved = replace(resolved, n_bits=n_bits, n_probes=n_probes)
     r = min(n_bits + SPARE_COORDINATES, alignment.rank)
     planes, thresholds = aligned_planes(
-        alignment.variances[:r], _sample(alignment.leading(r), queries), n_tables, n_bits, config.seed
+        alignment.variances[:r],
+        _sample(alignment.leading(r), queries, _SAMPLE),
+        n_tables,
+        n_bits,
+        config.seed,
     )
+    if resolved.method == "refine":
+        r = max(r, min(_REFINED_COORDINATES * n_bits, alignment.rank))
+        seen = alignment.leading(max(r, min(_POOL_WIDTH, alignment.rank)))
+        exemplars = _sample(seen, queries, _POOL)
+        planes, thresholds = refined_planes(
+            planes, thresholds, exemplars, seen.variances, r, config.seed, report
+        )
     coordinates = _coordinates(alignment, base, config, r)
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
 
@@ -163,9 +179,9 @@ def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
     return min(32 * groups, len(variances))
 
 
-def _sample(alignment: Alignment, queries: QueryRows) -> NDArray[np.float32]:
+def _sample(alignment: Alignment, queries: QueryRows, most: int) -> NDArray[np.float32]:
     """Evenly spaced training queries in aligned coordinates."""
-    step = -(-queries.n // _SAMPLE)
+    step = -(-queries.n // most)
     return np.concatenate(
         [block @ alignment.query_map.T + alignment.query_offset for block in queries.blocks(step)]
     )
