@@ -155,7 +155,7 @@ def test_buckets_of_rows_can_be_tuned(data, objective):
 def test_progress_is_reported(taught, data):
     heard = []
     tune(taught, data[2][:300], progress=False, callback=lambda *what: heard.append(what))
-    assert heard == [("tuning", done, 6) for done in range(1, 7)]
+    assert heard == [("tuning", done, 7) for done in range(1, 8)]
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "TuneReport", "tune"]
 
-_ENTRIES = tuple(2**i for i in range(5, 14))
-_NEIGHBORS = (5, 10, 20, 50, 100, 200)
-_RESCORE = (8, 16, 32, 64, 128, 256)
+_ENTRIES = tuple(2**i for i in range(5, 15))
+_NEIGHBORS = (5, 10, 20, 50, 100, 200, 400)
+_RESCORE = (8, 16, 32, 64, 128, 256, 512)
 _PROBES_AN_ENTRY = 2
 """Buckets probed at most: where training queries are thin, most are empty, and a search must end."""
 

@@ -136,12 +136,15 @@ impl Builder {
             self;
         let rows = index.rows();
         let m = rows.m();
-        let sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
+        let mut sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
             (_, 0) | (None, _) => None,
             (Some(coordinates), bytes) => Some(Sketcher::new(&coordinates.variances, bytes)?),
         };
         let (n_tables, n_bits) = (recipe.planes.n_tables(), recipe.planes.n_bits());
         let fitted = threads::install(0, || -> Result<Fitted> {
+            if let (Some(sketcher), Some(coordinates)) = (&mut sketcher, &recipe.coordinates) {
+                sketcher.cover(&reach(rows, coordinates, sketcher.covering()));
+            }
             let (row_codes, sketches) = read_rows(rows, &recipe, sketcher.as_ref());
             let (tables, exemplars) = match of_exemplars {
                 Some(sketcher) => {
@@ -244,19 +247,9 @@ fn read_rows(rows: &Rows, recipe: &Recipe, sketcher: Option<&Sketcher>) -> (Vec<
             rows.widen_into(first, n, wide);
             let p = match &recipe.coordinates {
                 Some(coordinates) => {
-                    let map = coordinates.row.matrix();
-                    zs.resize(n * map.rows(), 0.0);
-                    product(
-                        View { values: wide, rows: n, cols: d, stride: d },
-                        View { values: map.values(), rows: map.rows(), cols: d, stride: map.stride() },
-                        zs,
-                    );
-                    for z in zs.chunks_exact_mut(map.rows()) {
-                        for (z, offset) in z.iter_mut().zip(&coordinates.row.offset()[..]) {
-                            *z += offset;
-                        }
-                    }
-                    map.rows()
+                    let p = coordinates.variances.len();
+                    place(wide, coordinates, p, zs);
+                    p
                 }
                 None => 0,
             };
@@ -278,6 +271,47 @@ fn read_rows(rows: &Rows, recipe: &Recipe, sketcher: Option<&Sketcher>) -> (Vec<
         },
     );
     (codes, sketches.map(|buffer| buffer.freeze()))
+}
+
+/// The largest absolute value that any row has in each of the leading `p` coordinates.
+fn reach(rows: &Rows, coordinates: &Coordinates, p: usize) -> Vec<f32> {
+    if p == 0 {
+        return Vec::new();
+    }
+    let p = p.min(coordinates.variances.len());
+    let larger = |mut a: Vec<f32>, b: Vec<f32>| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a = a.max(b));
+        a
+    };
+    let blocks = (0..rows.m()).into_par_iter().step_by(ROWS);
+    let of_blocks = blocks.map_init(<[Vec<f32>; 2]>::default, |[wide, zs], first| {
+        rows.widen_into(first, ROWS.min(rows.m() - first), wide);
+        place(wide, coordinates, p, zs);
+        let mut reach = vec![0.0f32; p];
+        for z in zs.chunks_exact(p) {
+            reach.iter_mut().zip(z).for_each(|(reach, z)| *reach = reach.max(z.abs()));
+        }
+        reach
+    });
+    of_blocks.reduce(|| vec![0.0; p], larger)
+}
+
+/// The leading `p` coordinates of rows `wide` (n x d) into `zs` (n x p).
+fn place(wide: &[f32], coordinates: &Coordinates, p: usize, zs: &mut Vec<f32>) {
+    let map = coordinates.row.matrix();
+    let d = map.cols();
+    let n = wide.len() / d;
+    zs.resize(n * p, 0.0);
+    product(
+        View { values: wide, rows: n, cols: d, stride: d },
+        View { values: map.values(), rows: p, cols: d, stride: map.stride() },
+        zs,
+    );
+    for z in zs.chunks_exact_mut(p) {
+        for (z, offset) in z.iter_mut().zip(&coordinates.row.offset()[..]) {
+            *z += offset;
+        }
+    }
 }
 
 /// `n` consecutive parts of `size` (the last may be shorter); all empty where `all` is.

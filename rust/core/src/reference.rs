@@ -228,6 +228,17 @@ pub fn half_steps(variances: &[f32], counts: [usize; 4]) -> Vec<f32> {
         .collect()
 }
 
+/// Half steps of 8 bits widened until every vector is between the outermost levels, but to no more than 4 bits have.
+pub fn covering(mut half_steps: Vec<f32>, counts: [usize; 4], vectors: &[Vec<f32>]) -> Vec<f32> {
+    let most = (QUANTISERS[1].1 / QUANTISERS[0].1) as f32;
+    for (i, half_step) in half_steps.iter_mut().enumerate().take(32 * counts[0]) {
+        let values = vectors.iter().filter_map(|vector| vector.get(i));
+        let largest = values.fold(0.0f32, |largest, value| largest.max(value.abs()));
+        *half_step = half_step.max((largest / 256.0).min(most * *half_step));
+    }
+    half_steps
+}
+
 /// The level that a code stands for.
 pub fn level(code: u8, width: usize, half_step: f32) -> f64 {
     (2.0 * f64::from(code) + 1.0 - f64::from(1u32 << width)) * f64::from(half_step)
@@ -381,9 +392,9 @@ pub struct Sketched {
 }
 
 impl Sketched {
-    /// Sketch vectors in coordinates of these variances with this layout, with a base each.
-    pub fn new(counts: [usize; 4], variances: &[f32], vectors: &[Vec<f32>], base: Vec<f32>) -> Self {
-        let (widths, half_steps) = (widths(counts), half_steps(variances, counts));
+    /// Sketch vectors with this layout and these half steps, with a base each.
+    pub fn new(counts: [usize; 4], half_steps: Vec<f32>, vectors: &[Vec<f32>], base: Vec<f32>) -> Self {
+        let widths = widths(counts);
         let codes = |vector: &Vec<f32>| {
             let value = |i: usize| vector.get(i).copied().unwrap_or(0.0);
             (0..widths.len()).map(|i| encode(value(i), half_steps[i], widths[i])).collect()
@@ -430,7 +441,7 @@ impl Kept {
         let vector = |z: &Vec<f32>| z.iter().zip(&weights).map(|(z, weight)| weight * z).collect();
         let vectors: Vec<Vec<f32>> = zs.iter().map(vector).collect();
         let counts = best_counts(&weights, 64);
-        let mut sketched = Sketched::new(counts, &squares, &vectors, vec![0.0; zs.len()]);
+        let mut sketched = Sketched::new(counts, half_steps(&squares, counts), &vectors, vec![0.0; zs.len()]);
         let widths = widths(counts);
         for (base, codes) in sketched.base.iter_mut().zip(&sketched.codes) {
             let mut sum = 0.0f64;
@@ -505,7 +516,8 @@ impl Reference {
         let sketched = match &recipe.coordinates {
             Some(Coordinates { variances, base, .. }) if recipe.sketch_bytes > 0 => {
                 let counts = best_counts(variances, recipe.sketch_bytes);
-                Some(Sketched::new(counts, variances, &z, base.to_vec()))
+                let half_steps = covering(half_steps(variances, counts), counts, &z);
+                Some(Sketched::new(counts, half_steps, &z, base.to_vec()))
             }
             _ => None,
         };

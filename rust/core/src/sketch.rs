@@ -156,6 +156,21 @@ impl Sketcher {
         Sketcher { layout, half_steps }
     }
 
+    /// How many leading coordinates have so many bits that their steps can follow [`Sketcher::cover`].
+    pub fn covering(&self) -> usize {
+        self.layout.counts[0] * GROUP
+    }
+
+    /// Widen the steps of 8 bits until the levels reach these absolute values, one a [`Sketcher::covering`]
+    /// coordinate. Rows with a tail heavier than a Gaussian's are those with large logits: cutting them off loses
+    /// just what is looked for, while 256 levels leave room. No step gets larger than that of 4 bits.
+    pub fn cover(&mut self, reach: &[f32]) {
+        let most = (QUANTISER[1].0 / QUANTISER[0].0) as f32;
+        for (half_step, reach) in self.half_steps.iter_mut().zip(reach) {
+            *half_step = half_step.max((reach / 256.0).min(most * *half_step));
+        }
+    }
+
     /// As a file holds them.
     pub fn from_parts(layout: Layout, half_steps: Vec<f32>) -> Result<Self> {
         if half_steps.len() != layout.groups() * GROUP {

@@ -362,3 +362,38 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Covered coordinates lose no tail: every row's value is within a half step of its level, unless the step is
+    /// already that of 4 bits; all other steps stay what they were.
+    #[test]
+    fn covered_values_are_not_cut_off(
+        rows in prop::collection::vec(prop::collection::vec(-8.0f32..8.0, 64), 1..12),
+        far in 1.0f32..100.0,
+    ) {
+        let mut rows = rows;
+        rows[0][0] *= far;
+        let variances = vec![1.0f32; 64];
+        let layout = Layout::new(128, [1, 1, 0, 0]).unwrap();
+        let mut sketcher = Sketcher::with_layout(layout, &variances);
+        let (before, n) = (sketcher.half_steps().to_vec(), sketcher.covering());
+        prop_assert_eq!(n, GROUP);
+        let reach: Vec<f32> =
+            (0..n).map(|j| rows.iter().fold(0.0, |reach: f32, row| reach.max(row[j].abs()))).collect();
+        sketcher.cover(&reach);
+        let after = sketcher.half_steps();
+        assert_same(after, &reference::covering(before.clone(), layout.counts(), &rows), "half steps");
+        prop_assert_eq!(&after[n..], &before[n..]);
+        let (of_8_bits, of_4_bits) = (before[0], before[GROUP]);
+        for row in &rows {
+            let mut sketch = vec![0; 128];
+            sketcher.encode(row, 0.0, &mut sketch);
+            for (j, code) in reference::unpack(layout.counts(), &sketch)[..n].iter().enumerate() {
+                prop_assert!(of_8_bits <= after[j] && after[j] <= of_4_bits * 1.000_001);
+                let off = (f64::from(row[j]) - reference::level(*code, 8, after[j])).abs();
+                let capped = after[j] > of_4_bits * 0.999_999;
+                prop_assert!(capped || off <= f64::from(after[j]) * 1.0001, "coordinate {j}: off by {off}");
+            }
+        }
+    }
+}
