@@ -2,16 +2,17 @@
 
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
-A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults" or "methods"; without any, all of
-them. A PATH is any folder in the layout of bundles/README.md: your own output layer.
+A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods" or "fit"; without any,
+all of them. A PATH is any folder in the layout of bundles/README.md: your own output layer.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
-from benchmarks import defaults, machine, methods, record, report, run, scale, shift, smoke
+from benchmarks import defaults, fit, machine, methods, record, report, run, scale, shift, smoke
 from benchmarks.engines import names
 
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         "scale": scale.measure,
         "defaults": defaults.measure,
         "methods": methods.measure,
+        "fit": fit.measure,
     }
     known = ", ".join([*bundles, *parts])
     parser.add_argument("what", nargs="*", metavar="NAME or PATH", help=f"by default all of {known}")
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(engines) - set(names()):
         parser.error(f"no such engine: {', '.join(sorted(unknown))}")
     for what in options.what or [*bundles, *parts]:
+        start = time.monotonic()
         if what in parts:
             name, (head, rows) = what, parts[what]()
         else:
@@ -49,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             name = what if what in bundles else path.name
             head, rows = run.measure(path, engines=engines)
             head |= {"bundle": name, "title": bundles.get(what, {}).get("title", name)}
+        head["seconds"] = round(time.monotonic() - start)
         file = options.records / machine.folder_name(head) / f"{head['date']}-{name}.csv"
         record.write(file, head, rows)
         print(f"recorded {file}")

@@ -16,6 +16,7 @@ __all__ = [
     "FOLDER",
     "REFERENCE",
     "DefaultRow",
+    "FitRow",
     "MethodRow",
     "Row",
     "ScaleRow",
@@ -148,7 +149,7 @@ class DefaultRow(NamedTuple):
     p1_ratio: float
     p5_ratio: float
     entries: float
-    """Labels read from buckets, a query."""
+    """Entries read from buckets, a query."""
     candidates: float
     share: float
     """Candidates by rows."""
@@ -161,6 +162,8 @@ class MethodRow(NamedTuple):
     bundle: str
     method: str
     build: str
+    fill: str
+    """What a bucket holds: "rows" or "queries"."""
     budget: str
     p1_ratio: float
     p1_low: float | None
@@ -170,16 +173,38 @@ class MethodRow(NamedTuple):
     p5_high: float | None
     label_recall: float
     """Share of true labels among the candidates."""
-    gain: float | None
-    """What of that is more than another method has at the same budget, and a 95 % interval."""
-    gain_low: float | None
-    gain_high: float | None
     sample: float
     """Candidates: rows that are scored, a query."""
     entries: float
     """Entries read from buckets, a query."""
     learn_s: float
     """Seconds until there were planes."""
+    beside: str
+    """Another method, or empty. Its searches looked at about as much, as near as their numbers allow:"""
+    beside_sample: float | None
+    beside_entries: float | None
+    gain: float | None
+    """What of the label recall is more than the other's, and a 95 % interval."""
+    gain_low: float | None
+    gain_high: float | None
+
+
+class FitRow(NamedTuple):
+    """What ``fit`` found with no argument but queries and labels, on test queries."""
+
+    bundle: str
+    queries: int
+    """Training queries, the held-out ones among them."""
+    point: str
+    """The operating point, "exact" where none kept the target."""
+    p1_ratio: float
+    p1_low: float | None
+    p1_high: float | None
+    p5_ratio: float
+    p5_low: float | None
+    p5_high: float | None
+    fit_s: float
+    """Seconds of all of it on all threads: learning, filling, tuning."""
 
 
 R = TypeVar("R", bound=NamedTuple)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import random
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +105,6 @@ def measure(
     EngineError
         If the reference cannot be built.
     """
-    start = time.monotonic()
     bundle = load(path, "test")
     teams, skipped = start_teams(path, [REFERENCE, *_others(engines)], grid)
     try:
@@ -137,7 +135,6 @@ def measure(
         "labels_a_query": round(len(bundle.Y.indices) / len(bundle.Q), 3),
         "k": K,
         "rounds": rounds.one,
-        "seconds": round(time.monotonic() - start),
         "skipped": skipped,
     }
     return about, rows

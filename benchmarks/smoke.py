@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import methods, record, report, run, scale, shift
+from benchmarks import fit, methods, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -71,13 +71,17 @@ def main() -> None:
             raise RuntimeError(f"answers are missing: {low}")
         _write(records, "scale", head, grown)
         planned = [
+            {"title": "random", "engine": "simhash", "build": {"n_bits": 4, "n_tables": 10}},
             {"title": "closed form", "engine": "lss", "build": {"method": "aligned"}},
             {"title": "refined", "engine": "lss", "build": {"method": "refine"}, "beside": "closed form"},
         ]
-        planned = [{**method, "budgets": [{"max_entries": 900}]} for method in planned]
-        head, by_method = methods.measure(["lm-smollm2"], lambda name: folder / name, planned)
+        budgets = {"rows": [{"n_probes": 16}], "queries": [{"max_entries": 900}]}
+        head, by_method = methods.measure(["lm-smollm2"], lambda name: folder / name, planned, budgets)
         _check(by_method)
         _write(records, "methods", head, by_method)
+        head, fits = fit.measure(["lm-smollm2"], lambda name: folder / name)
+        _check(fits)
+        _write(records, "fit", head, fits)
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 

@@ -24,7 +24,8 @@ cells = {
 
 
 @pytest.mark.parametrize(
-    "kind", [record.Row, record.ShiftRow, record.ScaleRow, record.DefaultRow, record.MethodRow]
+    "kind",
+    [record.Row, record.ShiftRow, record.ScaleRow, record.DefaultRow, record.MethodRow, record.FitRow],
 )
 def test_records_are_read_as_they_were_written(kind, tmp_path_factory):
     rows = st.builds(kind, **{name: cells[hint] for name, hint in get_type_hints(kind).items()})

@@ -7,12 +7,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 from benchmarks import record
+from benchmarks.definitions import read_toml
 from benchmarks.record import FOLDER, Row, ScaleRow, ShiftRow
 from benchmarks.report import ROOT, bundle, choice, figures, markdown, render, replace_block, stale, stamp
 from benchmarks.report.newest import newest
 from hypothesis import given
 from hypothesis import strategies as st
 
+METHODS, SCALE, SHIFT = map(read_toml, ("methods", "scale", "shift"))
 README = "# Title\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nbelow\n"
 HEAD = {
     "bundle": "lm-smollm2",
@@ -93,11 +95,22 @@ def scale_row(kind, m, us):
     return ScaleRow(**hints)
 
 
-def method_row(method, gain=None):
-    hints = {"bundle": "lm-smollm2", "method": method, "build": "b=1", "budget": "max_entries=128"}
-    hints |= dict.fromkeys(("p1_ratio", "p1_low", "p1_high", "p5_ratio", "p5_low", "p5_high"), 0.98)
-    hints |= {"label_recall": 0.75, "gain": gain, "gain_low": gain and 0.01, "gain_high": gain and 0.07}
-    return record.MethodRow(**hints, sample=1500.0, entries=130.0, learn_s=12.0)
+P_RATIOS = dict.fromkeys(("p1_ratio", "p1_low", "p1_high", "p5_ratio", "p5_low", "p5_high"), 0.98)
+
+
+def method_row(method, fill="queries", gain=None):
+    hints = {"bundle": "lm-smollm2", "method": method, "build": "b=1", "fill": fill}
+    hints |= {
+        "budget": "max_entries=128",
+        **P_RATIOS,
+        "label_recall": 0.75,
+        "sample": 1500.0,
+        "entries": 130.0,
+    }
+    beside = {"beside": "closed form", "beside_sample": 1504.0, "beside_entries": 131.0, "gain": gain}
+    beside |= {"gain_low": 0.01, "gain_high": 0.07}
+    without = dict.fromkeys(beside) | {"beside": ""}
+    return record.MethodRow(**hints, learn_s=12.0, **(beside if gain else without))
 
 
 @pytest.fixture
@@ -117,9 +130,10 @@ def records(tmp_path):
     record.write(folder / "cpu" / "2026-01-02-scale.csv", HEAD | {"target_recall": 0.95}, scale)
     default = record.DefaultRow("16 bits", 0.98, 0.97, 8000.0, 3000.0, 0.061, 2**25)
     record.write(folder / "cpu" / "2026-01-02-defaults.csv", HEAD, [default])
-    record.write(
-        folder / "cpu" / "2026-01-02-methods.csv", HEAD, [method_row("IUL"), method_row("refined", 0.04)]
-    )
+    methods = [method_row("IUL", "rows"), method_row("refined", gain=0.04)]
+    record.write(folder / "cpu" / "2026-01-02-methods.csv", HEAD, methods)
+    fit = record.FitRow("lm-smollm2", 92_160, "n_probes=64", fit_s=150.0, **P_RATIOS)
+    record.write(folder / "cpu" / "2026-01-02-fit.csv", HEAD, [fit])
     write_places(tmp_path)
     return folder
 
@@ -378,6 +392,7 @@ class TestPage:
             "scale",
             "defaults",
             "methods",
+            "fit",
         ]
 
     def test_the_newest_counts(self, records):
@@ -438,7 +453,7 @@ class TestStale:
                 assert stale(records, root) == [path.relative_to(root)]
             path.write_text(text, encoding="utf-8")
 
-    @pytest.mark.parametrize("name", ["lm-smollm2", "shift", "scale", "defaults", "methods"])
+    @pytest.mark.parametrize("name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit"])
     def test_a_record_that_changed(self, records, name):
         root = write_all(records)
         path = records / "cpu" / f"2026-01-02-{name}.csv"
@@ -472,6 +487,9 @@ def test_plots(records):
 def test_methods(records):
     text = render(records, records.parent)[Path("docs/learning.md")]
     assert "**lm-smollm2**" in text
-    gain = "+0.0400 (+0.0100 to +0.0700)"
-    assert f"| refined | max_entries=128 | 0.9800 | 0.9800 | 0.7500 | {gain} | 1,500 | 130 | 12.0 s |" in text
-    assert "| IUL | max_entries=128 | 0.9800 | 0.9800 | 0.7500 |  | 1,500 | 130 | 12.0 s |" in text
+    share = "0.9800 (0.9800-0.9800)"
+    known = f"max_entries=128 | {share} | {share} | 0.7500 | 1,500"
+    beside = "closed form (1,504 rows, 131 entries): +0.0400 (+0.0100 to +0.0700)"
+    assert f"| refined | {known} | 130 | 12.0 s | {beside} |" in text
+    assert f"| IUL | {known} |  | 12.0 s |  |" in text
+    assert f"| lm-smollm2 | 92,160 | {share} | {share} | n_probes=64 | 150 s |" in text

@@ -146,7 +146,7 @@ def test_resolves_the_case_of_the_design():
         method="refine",
         n_bits=14,
         n_tables=1,
-        n_probes=256,
+        n_probes=2048,
         max_entries=1024,
         n_neighbors=50,
         n_rescore=64,
@@ -164,7 +164,7 @@ def test_resolves_the_paper():
 def test_iul_resolves_to_buckets_of_rows_whatever_they_hold_in_the_end():
     for fill in ("queries", "rows"):
         resolved = LSSConfig(method="iul", fill=fill).resolve(m=2**16, d=128, n=10**6, k=5)
-        assert resolved.n_bits == 10
+        assert (resolved.n_bits, resolved.n_tables) == (10, 8)
         assert resolved.iul == IULOptions()
     given = IULOptions(rounds=3)
     assert LSSConfig(method="iul", iul=given).resolve(m=2**16, d=128, n=10, k=5).iul == given
@@ -212,6 +212,12 @@ def test_more_buckets_with_more_queries():
     bits = [LSSConfig().resolve(m=50_000, d=64, n=n, k=10).n_bits for n in (10, 1000, 100_000, 10**7)]
     assert bits == sorted(set(bits))
     assert bits == [4, 7, 14, 20]
+
+
+def test_two_probes_an_entry():
+    for max_entries, n_probes in ((3, 6), (1000, 2000), (10**6, 65_536)):
+        config = LSSConfig(n_bits=20, max_entries=max_entries)
+        assert config.resolve(m=100, d=30, n=1000, k=10).n_probes == n_probes
 
 
 def test_probes_beyond_every_bucket_are_every_bucket():

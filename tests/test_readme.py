@@ -3,6 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+import lss_rs
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -16,6 +21,19 @@ def test_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "head.safetensors").is_file()
     assert scope["labels"].shape == (5,)
     assert len(scope["indptr"]) == 4
+
+
+def test_learning_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "docs" / "learning.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    rng = np.random.default_rng(0)
+    W, Q = (rng.standard_normal((n, 16), dtype=np.float32) for n in (900, 4000))
+    index = lss_rs.Index.from_weights(W).fit(Q[:3000], target=None, progress=False)
+    scope = {"lss_rs": lss_rs, "index": index, "Q_held_out": Q[3000:], "Y_held_out": None}
+    exec(compile(block, "learning.md", "exec"), scope)
+    assert index.operating_point == scope["report"].best
 
 
 def test_readme_names_commands_that_exist():

@@ -35,7 +35,7 @@ def costs(planes, thresholds, queries, exemplars):
     return np.min(tables, axis=0)
 
 
-def loss_by_hand(planes, thresholds, queries, near, others):
+def loss_by_hand(planes, thresholds, queries, near, others, left_out):
     def bit(margin):
         return 1 / (1 + math.exp(-2 * refine.SHARPNESS * margin))
 
@@ -51,16 +51,17 @@ def loss_by_hand(planes, thresholds, queries, near, others):
         return total
 
     losses = []
-    for q, x in zip(queries, near, strict=True):
+    for q, x, out in zip(queries, near, left_out, strict=True):
         wanted = similar(q, x)
-        losses.append(-math.log(wanted / (wanted + sum(similar(q, other) for other in others))))
+        drawn = [other for other, is_out in zip(others, out, strict=True) if not is_out]
+        losses.append(-math.log(wanted / (wanted + sum(similar(q, other) for other in drawn))))
     return np.mean(losses)
 
 
 def problem(seed, n_tables):
     rng = np.random.default_rng(seed)
     shapes = (n_tables, 3, 4), (n_tables, 3), (5, 4), (5, 4), (7, 4)
-    return [rng.standard_normal(shape) for shape in shapes]
+    return [*(rng.standard_normal(shape) for shape in shapes), rng.random((5, 7)) < 0.3]
 
 
 @pytest.mark.parametrize("n_tables", [1, 3])
@@ -88,20 +89,26 @@ def test_gradients_are_those_of_finite_differences(seed, n_tables):
 
 
 def test_loss_is_finite_where_every_cost_is_huge():
-    planes, thresholds, queries, near, others = (
-        np.float32(1e4) * x.astype(np.float32) for x in problem(0, 2)
-    )
-    step = refine.contrast(planes, thresholds, queries, near, others)
+    *numbers, left_out = problem(0, 2)
+    step = refine.contrast(*(np.float32(1e4) * x.astype(np.float32) for x in numbers), left_out)
     assert np.isfinite(step.loss)
     assert np.isfinite(step.planes).all()
+    assert np.isfinite(step.thresholds).all()
 
 
-@pytest.mark.parametrize("n", [2, 3, 40, 200])
+def test_nothing_is_lost_where_all_others_are_left_out():
+    *numbers, _ = problem(0, 2)
+    step = refine.contrast(*numbers, np.ones((5, 7), bool))
+    assert step.loss == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(step.planes, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 40, 200, 1000])
 def test_nearest_are_near_in_the_logits(n):
     exemplars, variances = clusters(n)
     exemplars = np.concatenate([exemplars, exemplars[:1]])  # a query twice is its own nearest
     pairs = refine.nearest(exemplars, variances, np.random.default_rng(0))
-    near = min(refine.NEAR, n)
+    near = min(refine.NEAR, max(1, (n + 1) // 16))
     assert pairs.near.shape == (n + 1, near)
     assert sorted(pairs.anchors.tolist()) == list(range(n + 1))
     for anchor, found in zip(pairs.anchors, pairs.near, strict=True):
@@ -172,8 +179,25 @@ def test_fit_reports_each_step():
     index, Q = fitted(LSSConfig(method="refine"), n=300)
     index.fit(Q, target=None, progress=False, callback=lambda *step: seen.append(step))
     steps = [step for step in seen if step[0] == "refine"]
-    assert steps == [("refine", done, len(steps)) for done in range(1, len(steps) + 1)]
+    assert len(steps) == 30  # a tenth of the queries
+    assert steps == [("refine", done, 30) for done in range(1, 31)]
     assert index.params["method"] == "refine"
+
+
+def test_a_refined_index_meets_the_nearest_with_as_many_entries():
+    """In the index as in the costs: with as many entries, more of the best labels are found."""
+    Q, _ = clusters(5000)
+    known, asked = Q[:4500], Q[4500:]
+    W = np.random.default_rng(0).standard_normal((2000, 12), dtype=np.float32)
+    shares = {}
+    for method in ("aligned", "refine"):
+        config = LSSConfig(method=method, n_probes=65_536, max_entries=150, n_neighbors=5, teacher_top=20)
+        index = Index.from_weights(W, config=config).fit(known, k=5, target=None, progress=False)
+        best = index.search(asked, k=5, exact=True).labels
+        found = index.search(asked, k=5, stats=True)
+        shares[method] = np.mean([len({*a} & {*b}) for a, b in zip(found.labels, best, strict=True)]) / 5
+        assert found.stats["entries"].mean() < 200
+    assert shares["refine"] > shares["aligned"]
 
 
 def test_an_interrupted_refinement_leaves_the_index_as_it_was():

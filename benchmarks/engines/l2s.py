@@ -1,8 +1,9 @@
 """Screening by clusters of queries, after "Learning to Screen" (P. H. Chen et al., ICLR 2019).
 
-Training queries are clustered by k-means; a cluster keeps the labels that its queries needed most often, and
-a query is scored on the labels of the nearest cluster alone. The paper (arXiv 1810.12406) learns assignment
-and sets further by gradient descent; here sets are counts under a budget: a lower bound on that method.
+Training queries are clustered by k-means; a cluster keeps the labels that its queries needed most, a true
+label counting 1 and the full layer's best labels 1, 1/2, 1/3, ... by rank, and a query is scored on the
+labels of the nearest cluster alone. The paper (arXiv 1810.12406) learns assignment and sets further by
+gradient descent; here sets are counts under a budget: a lower bound on that method.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.bundles import Labels
 from benchmarks.engines import BaseEngine, Data, Work
 from lss_rs import Index, set_num_threads
 
-TEACHER_TOP = 10
+TEACHER_TOP = 100
 
 
 class Engine(BaseEngine):
@@ -48,12 +49,14 @@ class Engine(BaseEngine):
         core = Index.from_weights(W, b)._core
         top = np.concatenate([core.teacher(Q[i : i + 4096], TEACHER_TOP)[0] for i in range(0, len(Q), 4096)])
         own = np.repeat(np.arange(len(Q)), np.diff(data.Y.indptr))
+        by_rank = np.tile(1 / np.arange(1, TEACHER_TOP + 1), len(Q))
         needed_by = np.concatenate([np.repeat(of, TEACHER_TOP), of[own]]).astype(np.int64)
-        needed, counts = np.unique(
-            needed_by * m + np.concatenate([top.ravel(), data.Y.indices]), return_counts=True
+        needed, where = np.unique(
+            needed_by * m + np.concatenate([top.ravel(), data.Y.indices]), return_inverse=True
         )
+        need = np.bincount(where, np.concatenate([by_rank, np.ones(len(own))]))
         cluster, label = np.divmod(needed, m)
-        order = np.lexsort((label, -counts, cluster))
+        order = np.lexsort((label, -need, cluster))
         cluster, label = cluster[order], label[order]
         starts = np.searchsorted(cluster, np.arange(clusters + 1))
         self._ids = [label[lo : min(hi, lo + most)] for lo, hi in pairwise(starts)]

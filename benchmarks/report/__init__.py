@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults, methods
+from benchmarks.report import defaults, fit, methods
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
@@ -47,7 +47,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
     blocks = {
         Path("README.md"): block(found),
         Path("docs/design.md"): defaults.block(found.defaults),
-        Path("docs/learning.md"): methods.block(found.methods),
+        Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
     }
     return {Path("docs/benchmarks.md"): page(found)} | {
         path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
@@ -59,7 +59,7 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = {"shift": (), "defaults": ()}.get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = dict.fromkeys(("shift", "defaults", "fit"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
         parts = (name,) if name in ("scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown

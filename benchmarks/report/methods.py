@@ -15,10 +15,10 @@ HEADER = (
     "P@1/full",
     "P@5/full",
     "label recall",
-    "more than the closed form",
     "sample size",
     "entries",
     "learning",
+    "label recall beside",
 )
 
 
@@ -36,17 +36,22 @@ def block(found: tuple[dict[str, Any], list[MethodRow]] | None) -> str:
 
 
 def _line(row: MethodRow) -> list[str]:
-    gain = ""
-    if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
-        gain = f"{row.gain:+.4f} ({row.gain_low:+.4f} to {row.gain_high:+.4f})"
     return [
         row.method,
         row.budget,
-        share(row.p1_ratio),
-        share(row.p5_ratio),
+        share(row.p1_ratio, row.p1_low, row.p1_high),
+        share(row.p5_ratio, row.p5_low, row.p5_high),
         share(row.label_recall),
-        gain,
         count(row.sample),
-        count(row.entries),
+        count(row.entries) if row.fill == "queries" else "",
         seconds(row.learn_s),
+        _beside(row),
     ]
+
+
+def _beside(row: MethodRow) -> str:
+    """Say what is more than another method finds, and at how much work of that."""
+    if row.gain is None or row.gain_low is None or row.gain_high is None:
+        return ""
+    work = f"{count(row.beside_sample)} rows, {count(row.beside_entries)} entries"
+    return f"{row.beside} ({work}): {row.gain:+.4f} ({row.gain_low:+.4f} to {row.gain_high:+.4f})"

@@ -168,9 +168,13 @@ def _scale(rows: list[ScaleRow], styles: dict[str, Style]) -> Figure:
 def _methods(rows: list[MethodRow]) -> Figure:
     """Draw label recall against work: the sample where rows are hashed, else entries."""
     bundles = list(dict.fromkeys(row.bundle for row in rows))
-    by_rows = [row for row in rows if row.budget.startswith("n_probes")]
-    by_queries = [row for row in rows if row not in by_rows]
-    kinds = [(by_rows, "sample", "rows scored"), (by_queries, "entries", "training queries met")]
+    kinds = [
+        ([row for row in rows if row.fill == fill], field, title)
+        for fill, field, title in (
+            ("rows", "sample", "rows scored"),
+            ("queries", "entries", "training queries met"),
+        )
+    ]
     kinds = [kind for kind in kinds if kind[0]]
     figure = Figure(figsize=(8.6, 3.2 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), len(bundles), squeeze=False)
@@ -182,9 +186,9 @@ def _methods(rows: list[MethodRow]) -> Figure:
                 axes.plot(
                     [getattr(row, field) for row in each],
                     [row.label_recall for row in each],
-                    color=OURS if ours else COLOURS[i],
+                    color=OURS if ours else COLOURS[i % len(COLOURS)],
                     linewidth=2.2 if ours else 1.3,
-                    marker=MARKERS[i],
+                    marker=MARKERS[i % len(MARKERS)],
                     markersize=4,
                     label=method,
                 )

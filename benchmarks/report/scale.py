@@ -34,12 +34,12 @@ def by_size(rows: list[ScaleRow]) -> dict[str, list[ScaleRow]]:
 
 def line(rows: list[ScaleRow]) -> str:
     """Say how the time of one query grows."""
-    parts = []
+    parts, sizes = [], [row.m for row in rows]
     for engine, each in by_size(rows).items():
         e = exponent((row.m, row.one_us) for row in each)
         if e is not None:
-            parts.append(f"{engine} {us(each[0].one_us)} to {us(each[-1].one_us)}, as m^{e:.2f}")
-    sizes = [row.m for row in rows]
+            until = f" at {each[-1].m:,} rows" if each[-1].m < max(sizes) else ""
+            parts.append(f"{engine} {us(each[0].one_us)} to {us(each[-1].one_us)}{until}, as m^{e:.2f}")
     return f"**scale** (synthetic): one query from {min(sizes):,} to {max(sizes):,} rows: {'; '.join(parts)}"
 
 

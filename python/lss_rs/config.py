@@ -40,7 +40,7 @@ _MIN_BITS, _MAX_BITS = 4, 20
 _LOG2_QUERIES_PER_BUCKET = 2.5
 _LOG2_ROWS_PER_BUCKET = 6
 _TABLES_QUERIES, _TABLES_ROWS = 1, 8
-_PROBES_QUERIES, _PROBES_ROWS = 256, 8
+PROBES_AN_ENTRY, _PROBES_ROWS = 2, 8
 _ENTRIES_QUERIES, _ENTRIES_ROWS = 1024, 2**31
 _NEIGHBORS = 50
 _RESCORE = 64
@@ -138,7 +138,9 @@ class LSSConfig:
         Number of tables, 1..256.
     n_probes : int, optional
         Buckets visited at most, a table, on average: the cheapest perturbations of the query's codes come
-        first, whatever their table. ``2**n_bits`` means every bucket.
+        first, whatever their table. ``2**n_bits`` means every bucket. By default, with ``fill="queries"``,
+        two for an entry of ``max_entries``: where training queries are thin, most buckets are empty, and a
+        search must end.
     max_entries : int, optional
         No further bucket is visited once so many entries have been met.
     n_neighbors : int, optional
@@ -167,8 +169,8 @@ class LSSConfig:
     Notes
     -----
     ``LSSConfig(method="iul", fill="rows", sketch_bytes=0)`` is the paper's index [1]_, and with "simhash" the
-    random one that it starts from and compares with. Each parameter has one default, whatever the others: the
-    planes of "iul" are learned over tables of rows, but what the index's tables hold is for ``fill`` to say.
+    random one that it starts from and compares with. The planes of "iul" are learned over tables of rows, and
+    take their number and bits from there; what the index's tables hold is for ``fill`` to say.
 
     References
     ----------
@@ -257,13 +259,16 @@ class LSSConfig:
         if method in ("refine", "aligned"):  # a table's planes are, or begin, orthonormal
             n_bits = min(n_bits, d)
         n_bits = _either(self.n_bits, n_bits)
+        n_tables = _TABLES_ROWS if by_rows or self.method == "iul" else _TABLES_QUERIES
+        max_entries = _either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES)
+        n_probes = _PROBES_ROWS if by_rows else min(PROBES_AN_ENTRY * max_entries, _RANGES["n_probes"][1])
         return replace(
             self,
             method=method,
             n_bits=n_bits,
-            n_tables=_either(self.n_tables, _TABLES_ROWS if by_rows else _TABLES_QUERIES),
-            n_probes=min(_either(self.n_probes, _PROBES_ROWS if by_rows else _PROBES_QUERIES), 2**n_bits),
-            max_entries=_either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES),
+            n_tables=_either(self.n_tables, n_tables),
+            n_probes=min(_either(self.n_probes, n_probes), 2**n_bits),
+            max_entries=max_entries,
             n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),

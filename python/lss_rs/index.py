@@ -233,7 +233,7 @@ class Index:
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "iul", "refine", "teacher", "build" and "tuning".
+            "queries", "rows", "iul", "refine", "planes", "teacher", "build" and "tuning".
 
         Returns
         -------

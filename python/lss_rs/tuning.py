@@ -15,7 +15,7 @@ import numpy as np
 
 from lss_rs._arrays import QueryRows, as_count, as_labels, message
 from lss_rs._intervals import Interval, paired_bootstrap
-from lss_rs.config import OperatingPoint
+from lss_rs.config import PROBES_AN_ENTRY, OperatingPoint
 from lss_rs.learn.progress import Progress
 from lss_rs.metrics import precision_per_query
 
@@ -32,8 +32,6 @@ __all__ = ["Trial", "TuneReport", "tune"]
 _ENTRIES = tuple(2**i for i in range(5, 15))
 _NEIGHBORS = (5, 10, 20, 50, 100, 200, 400)
 _RESCORE = (8, 16, 32, 64, 128, 256, 512)
-_PROBES_AN_ENTRY = 2
-"""Buckets probed at most: where training queries are thin, most are empty, and a search must end."""
 
 _LEAST, _MOST = 1000, 12_288
 """Training queries that are enough to hold some out, and the most held out."""
@@ -114,13 +112,13 @@ class TuneReport(NamedTuple):
         }
 
     def to_frame(self) -> Any:
-        """Return the trials as a ``pandas.DataFrame``, a row each, the full layer last."""
+        """Return the trials as a ``pandas.DataFrame``, a row each, the full layer last: ``lss-rs[plot]``."""
         import pandas as pd
 
         return pd.DataFrame([_row(trial) for trial in (*self.trials, self.full)])
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw quality against time with matplotlib, the target as a line; return the axes."""
+        """Draw quality against time, the target as a line; return the axes. Needs ``lss-rs[plot]``."""
         if ax is None:
             from matplotlib import pyplot as plt
 
@@ -357,7 +355,7 @@ def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[
     trials: dict[OperatingPoint, Trial] = {}
 
     def keeps(n: int, r: int, e: int) -> bool:
-        n_probes = max(1, _PROBES_AN_ENTRY * entries[e] // params["n_tables"])
+        n_probes = max(1, PROBES_AN_ENTRY * entries[e] // params["n_tables"])
         point = OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r])
         if point not in trials:
             trials[point] = judge.trial(point)

@@ -75,6 +75,7 @@ def learn(
         if config.sketch_bytes or config.fill == "queries":
             alignment, base = _align(index, queries, report)
             coordinates = _coordinates(alignment, base, config, 1)
+        report("planes", 1, 1)
         return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history)
     alignment, base = _align(index, queries, report)
     if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
@@ -90,13 +91,14 @@ def learn(
         config.seed,
     )
     if resolved.method == "refine":
-        r = max(r, min(_REFINED_COORDINATES * n_bits, alignment.rank))
+        r = min(max(_REFINED_COORDINATES * n_bits, n_bits + SPARE_COORDINATES), alignment.rank)
         seen = alignment.leading(max(r, min(_POOL_WIDTH, alignment.rank)))
         exemplars = _sample(seen, queries, _POOL)
         planes, thresholds = refined_planes(
             planes, thresholds, exemplars, seen.variances, r, config.seed, report
         )
     coordinates = _coordinates(alignment, base, config, r)
+    report("planes", 1, 1)
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
 
 
@@ -180,7 +182,7 @@ def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
 
 
 def _sample(alignment: Alignment, queries: QueryRows, most: int) -> NDArray[np.float32]:
-    """Evenly spaced training queries in aligned coordinates."""
+    """Evenly spaced training queries in aligned coordinates: all, or from half of ``most`` to ``most``."""
     step = -(-queries.n // most)
     return np.concatenate(
         [block @ alignment.query_map.T + alignment.query_offset for block in queries.blocks(step)]

@@ -33,6 +33,8 @@ STEPS, BATCH, OTHERS = 400, 256, 2048
 """At most; few queries are learned from in fewer and smaller steps."""
 ANCHORS, NEAR = 6_000, 30
 """Queries whose nearest are looked up, and how many of these."""
+_FEW = 16
+"""Of so few exemplars one is near, so that near is nearer than drawn at random."""
 RATE, TEMPERATURE, SHARPNESS = 0.02, 0.5, 6.0
 
 
@@ -99,7 +101,8 @@ def refined_planes(
         i = rng.integers(len(pairs.anchors), size=batch)
         j = pairs.near[i, rng.integers(pairs.near.shape[1], size=batch)]
         drawn = rng.integers(n, size=others)
-        step = contrast(planes, thresholds, x[pairs.anchors[i]], x[j], x[drawn])
+        itself = pairs.anchors[i, None] == drawn
+        step = contrast(planes, thresholds, x[pairs.anchors[i]], x[j], x[drawn], itself)
         rate = RATE * (1 - done / steps)
         planes = planes - rate * moves[0].direction(step.planes)
         thresholds = thresholds - rate * moves[1].direction(step.thresholds)
@@ -113,7 +116,7 @@ def nearest(
     """Draw anchors among the exemplars, and find the others nearest to each in the logits."""
     n = len(exemplars)
     anchors = rng.choice(n, min(ANCHORS, n), replace=False)
-    near = min(NEAR, n - 1)
+    near = min(NEAR, max(1, n // _FEW))
     largest = variances[0] if variances[0] > 0 else 1.0
     x = exemplars * np.sqrt(np.maximum(variances, 0.0) / largest)
     # |x - y|^2 / 2 is |x|^2 / 2 - (x . y - |y|^2 / 2): the nearest have the largest logits of such a layer
@@ -132,6 +135,7 @@ def contrast(
     queries: NDArray[np.float32],
     near: NDArray[np.float32],
     others: NDArray[np.float32],
+    left_out: NDArray[np.bool_],
 ) -> Step:
     """Mean over queries of -log(s(q, near) / (s(q, near) + sum of s(q, other))), and its gradients.
 
@@ -145,10 +149,13 @@ def contrast(
         A pair each.
     others : ndarray of float32, shape (o, r)
         The same for all queries.
+    left_out : ndarray of bool, shape (n, o)
+        Others that do not count for a query, such as itself.
     """
     tables = [_Table(*table, queries, near, others) for table in zip(planes, thresholds, strict=True)]
     to_near = np.stack([table.to_near for table in tables]) / -TEMPERATURE
     to_others = np.stack([table.to_others for table in tables]) / -TEMPERATURE
+    to_others[:, left_out] = -np.inf
     # softmax over tables and exemplars, from the largest down, so that nothing overflows
     largest = np.maximum(to_others.max(axis=(0, 2)), to_near.max(axis=0))
     share_others = np.exp(to_others - largest[:, None])
@@ -180,9 +187,10 @@ class _Table:
         others: NDArray[np.float32],
     ) -> None:
         self._x = queries, near, others
-        self._margins = margins = queries @ planes.T - thresholds
-        self._query, self._near, self._others = (_relaxed(x @ planes.T - thresholds) for x in self._x)
-        self._squares = squares = margins * margins
+        margins, *of_exemplars = (x @ planes.T - thresholds for x in self._x)
+        self._margins, self._squares = margins, margins * margins
+        self._query, self._near, self._others = map(_relaxed, (margins, *of_exemplars))
+        squares = self._squares
         # a bit differs with a + b - 2ab: what the query pays anyway, and what it pays for an exemplar's one
         self._anyway = (squares * self._query).sum(axis=1)
         self._for_one = squares * (1 - 2 * self._query)
