@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import record, run
 from benchmarks.bundles import load
+from benchmarks.methods import DEFINITION
 from lss_rs import Index
 
 __all__ = ["measure"]
@@ -26,7 +27,7 @@ def measure(
     Parameters
     ----------
     bundles : iterable of str, optional
-        By default all of definitions/bundles.toml.
+        By default those of definitions/methods.toml.
     path_of : callable
         Folder of a bundle.
 
@@ -36,13 +37,13 @@ def measure(
         For :func:`benchmarks.record.write`.
     """
     rows = []
-    for name in tqdm(list(bundles or run.DEFINITION["bundle"]), "fits"):
+    for name in tqdm(list(bundles or DEFINITION["bundles"]), "fits"):
         path = path_of(name)
         W, b, Q, Y = load(path, "train")
         labels = [Y.indices[lo:hi] for lo, hi in pairwise(Y.indptr)]
         index = Index.from_weights(W, b)
         start = time.perf_counter()
-        index.fit(Q, labels, groups=run.groups_of(path, "train"), progress=False)
+        index.fit(Q, labels, progress=False)
         seconds = time.perf_counter() - start
         test, unit = load(path, "test"), run.groups_of(path, "test")
         queries = np.ascontiguousarray(test.Q, np.float32)

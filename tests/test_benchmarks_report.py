@@ -7,14 +7,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 from benchmarks import record
-from benchmarks.definitions import read_toml
 from benchmarks.record import FOLDER, Row, ScaleRow, ShiftRow
 from benchmarks.report import ROOT, bundle, choice, figures, markdown, render, replace_block, stale, stamp
 from benchmarks.report.newest import newest
 from hypothesis import given
 from hypothesis import strategies as st
 
-METHODS, SCALE, SHIFT = map(read_toml, ("methods", "scale", "shift"))
 README = "# Title\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nbelow\n"
 HEAD = {
     "bundle": "lm-smollm2",
