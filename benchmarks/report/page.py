@@ -59,9 +59,12 @@ def block(found: Records) -> str:
         first = next(iter(found.bundles))
         parts.append(bundle.summary(found.bundles))
         parts.append(f"![{first}: share of the full layer's P@1 against time](docs/plots/{first}-p1.svg)\n")
-    where = {", ".join(filter(None, (head.get("cpu"), head.get("date")))) for head in found.heads.values()}
+    days: dict[str, set[str]] = {}
+    for head in found.heads.values():
+        days.setdefault(head.get("cpu", ""), set()).add(head.get("date", ""))
+    where = [", ".join(filter(None, (cpu, *sorted(dates)))) for cpu, dates in sorted(days.items())]
     again = "All engines, and where a peer wins or ties: [docs/benchmarks.md](docs/benchmarks.md)."
-    return "\n".join([*parts, f"Recorded on {'; '.join(sorted(where))}; again: `make bench`. {again}\n"])
+    return "\n".join([*parts, f"Recorded on {'; '.join(where)}; again: `make bench`. {again}\n"])
 
 
 def _lines(found: Records) -> str:
