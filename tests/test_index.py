@@ -823,13 +823,14 @@ def test_the_callback_hears_of_every_slice(data):
         *[("queries", done, 2 * BLOCK + 5) for done in slices],
         ("rows", 300, 300),
         *[("refine", done + 1, steps) for done in range(steps)],
+        ("planes", 1, 1),
         *[("teacher", done, 2 * BLOCK + 5) for done in slices],
         ("build", 0, 1),
         ("build", 1, 1),
     ]
     heard.clear()
     Index.from_weights(W, b, PAPER).fit(Q, **options)
-    assert heard == [("build", 0, 1), ("build", 1, 1)]
+    assert heard == [("planes", 1, 1), ("build", 0, 1), ("build", 1, 1)]
 
 
 def test_progress_is_shown_if_tqdm_is_there(data, capsys):

@@ -415,7 +415,8 @@ def test_the_callback_hears_of_every_round(caplog):
     index = Index.from_weights(W, config=with_options(rounds=3))
     with caplog.at_level(logging.INFO, "lss_rs"):
         index.fit(Q, Y, progress=False, callback=lambda *what: heard.append(what))
-    assert heard == [*[("iul", done, 3) for done in (1, 2, 3)], ("build", 0, 1), ("build", 1, 1)]
+    last = [("planes", 1, 1), ("build", 0, 1), ("build", 1, 1)]
+    assert heard == [*[("iul", done, 3) for done in (1, 2, 3)], *last]
     rounds = [message for message in caplog.messages if message.startswith("iul, round")]
     assert rounds == [f"iul, round {done} of 3: {met}" for done, met in enumerate(index.history, 1)]
 
