@@ -69,10 +69,7 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
         fill="queries",
         always_include=np.empty(0, np.int64),
         sketch_bytes=chosen.sketch_bytes,
-        n_probes=chosen.n_probes,
-        max_entries=chosen.max_entries,
-        n_neighbors=chosen.n_neighbors,
-        n_rescore=chosen.n_rescore,
+        point=chosen._point,
     )
     labels = np.ascontiguousarray(taught[:, : 1 + chosen.teacher_top])
     indptr = np.arange(0, labels.size + 1, labels.shape[1], dtype=np.int64)

@@ -104,6 +104,8 @@ class ShiftRow(NamedTuple):
     fitted: str
     """Domain. An engine that sees rows alone is the same wherever it is fitted but for its setting."""
     served: str
+    observed: int
+    """Queries of the domain served that it has learned from before."""
     p1: float
     p1_ratio: float
     p1_low: float | None
@@ -113,7 +115,10 @@ class ShiftRow(NamedTuple):
     p5_low: float | None
     p5_high: float | None
     sample: float | None
+    escalated: float | None
+    """Share of the queries for which the index went on beyond its first answer, where it can."""
     one_us: float | None
+    one_mean_us: float | None
     one_p99_us: float | None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ def measure(
     domains: list[str] = DEFINITION["domains"],
     engines: list[str] = DEFINITION["engines"],
     grid: str = "grid",
+    observed: list[int] = DEFINITION["observed"],
     rounds: int = DEFINITION["rounds"],
     seconds: float = DEFINITION["seconds"],
 ) -> tuple[dict[str, Any], list[record.ShiftRow]]:
@@ -58,6 +59,8 @@ def measure(
         Folder of the bundle, a domain a subfolder; by default that of shift.toml.
     domains, engines : list of str
     grid : {"grid", "smoke"}
+    observed : list of int
+        Queries of the domain served after which an engine that learns from them is measured again.
     rounds : int
     seconds : float
         For one engine on one pair in one round.
@@ -76,7 +79,7 @@ def measure(
         for name in engines:
             choices += _choices(name, layer, domains, grid, full, teams)
         for served in domains:
-            rows += _serve(choices, layer, served, full[served, "test"], rounds, seconds)
+            rows += _serve(choices, layer, served, full[served, "test"], observed, rounds, seconds)
     finally:
         for team in teams:
             team.worker.stop()
@@ -164,10 +167,37 @@ def _share(quality: Quality) -> float:
 
 
 def _serve(
-    choices: list[_Choice], layer: Path, served: str, full: np.ndarray, rounds: int, seconds: float
+    choices: list[_Choice],
+    layer: Path,
+    served: str,
+    full: np.ndarray,
+    observed: list[int],
+    rounds: int,
+    seconds: float,
 ) -> list[record.ShiftRow]:
-    """Ask every engine the test queries of a domain, then time all of them in turns."""
+    """Ask every engine the queries of a domain, and those that learn from them again and again."""
     path = layer / served
+    rows = _ask(choices, path, served, 0, full, rounds, seconds)
+    learners = [choice for choice in choices if choice.team.built.observes and choice.fitted != served]
+    for first, last in pairwise([0, *observed]):
+        for choice in learners:
+            choice.team.worker.observe(path, first, last)
+        rows += _ask(learners, path, served, last, full, rounds, seconds)
+    for choice in learners:
+        choice.team.worker.forget()
+    return rows
+
+
+def _ask(
+    choices: list[_Choice],
+    path: Path,
+    served: str,
+    observed: int,
+    full: np.ndarray,
+    rounds: int,
+    seconds: float,
+) -> list[record.ShiftRow]:
+    """Ask the test queries of a domain, then time all in turns."""
     truth, unit = load(path, "test").Y, groups_of(path, "test")
     answers = []
     for choice in choices:
@@ -189,12 +219,15 @@ def _serve(
                 setting=text(team.worker.build_settings | setting.search),
                 fitted=fitted,
                 served=served,
+                observed=observed,
                 p1=one.p,
                 p5=five.p,
                 **ratio("p1", one.ratio),
                 **ratio("p5", five.ratio),
                 sample=found.sample,
+                escalated=found.escalated,
                 one_us=middle(taken),
+                one_mean_us=float(np.concatenate(taken).mean()),
                 one_p99_us=float(np.percentile(np.concatenate(taken), 99)),
             )
         )

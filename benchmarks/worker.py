@@ -43,6 +43,8 @@ class Built(NamedTuple):
     size: int
     stages: dict[str, float]
     """Seconds of parts of that, where the engine tells."""
+    observes: bool
+    """Whether it learns from queries that it is asked."""
     peak_bytes: int
     """Beyond what the process held before; sampled from outside."""
 
@@ -54,6 +56,7 @@ class Answers(NamedTuple):
     label_recall: float | None
     sample: float | None
     bytes_read: float | None
+    escalated: float | None
 
 
 class Worker:
@@ -107,6 +110,14 @@ class Worker:
     def ask(self, path: Path, split: str) -> None:
         """Turn to the queries of another bundle over the same layer."""
         self._call("ask", path=path, split=split)
+
+    def observe(self, path: Path, first: int, last: int) -> None:
+        """Learn from so many training queries of another bundle over the same layer."""
+        self._call("observe", path=path, first=first, last=last)
+
+    def forget(self) -> None:
+        """Go back to what was built."""
+        self._call("forget")
 
     def stop(self) -> None:
         """End the process."""
@@ -163,7 +174,16 @@ class _Served:
         seconds = time.perf_counter() - start
         self.ask(self._path, "test")
         engine = self._engine
-        return engine.title, engine.kind, engine.sees, engine.library, seconds, engine.size(), engine.stages()
+        return (
+            engine.title,
+            engine.kind,
+            engine.sees,
+            engine.library,
+            seconds,
+            engine.size(),
+            engine.stages(),
+            engine.observes,
+        )
 
     def ask(self, path: Path, split: str) -> None:
         W, _, Q, self._truth = load(path, split)
@@ -173,6 +193,14 @@ class _Served:
         # Neighbours in a document are alike: a random order is kinder to nobody's caches.
         order = np.random.default_rng(0).permutation(self._n)
         self._timed = self._engine.prepare(np.ascontiguousarray(Q[np.resize(order, _TIMED)]))
+
+    def observe(self, path: Path, first: int, last: int) -> None:
+        Q = load(path, "train").Q
+        for lo in range(first, last, BLOCK):
+            self._engine.observe(np.ascontiguousarray(Q[lo : min(lo + BLOCK, last)], np.float32))
+
+    def forget(self) -> None:
+        self._engine.forget()
 
     def _set(self, search: dict[str, Any], threads: int) -> None:
         self._engine.configure(**search)
@@ -199,7 +227,7 @@ class _Served:
                 sizes.append(np.count_nonzero(np.diff(indptr)))
         recall = float(np.average(recalls, weights=sizes)) if recalls else None
         recall = 1.0 if engine.kind == "full" else recall
-        return Answers(labels, recall, work.sample, work.bytes_read)
+        return Answers(labels, recall, work.sample, work.bytes_read, work.escalated)
 
     def _check(self, labels: np.ndarray, k: int) -> None:
         """Answers are labels, each once, and the same one by one as in a batch."""

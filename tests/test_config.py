@@ -151,6 +151,7 @@ def test_resolves_the_case_of_the_design():
         n_neighbors=50,
         n_rescore=64,
         teacher_top=200,
+        capacity=185_400,
     )
 
 
@@ -181,8 +182,9 @@ def test_resolved_is_complete_valid_and_final(fill, method, m, d, n, k):
         return  # refused: test_refine.py
     resolved = LSSConfig(fill=fill, method=method).resolve(m, d, n, k)
     unset = [field.name for field in dataclasses.fields(resolved) if getattr(resolved, field.name) is None]
-    unused = {"n_neighbors": fill == "rows", "dtype": True, "iul": method != "iul"}
-    assert unset == [name for name, is_unused in unused.items() if is_unused]
+    by_rows = fill == "rows"
+    unused = {"n_neighbors": by_rows, "capacity": by_rows, "dtype": True, "iul": method != "iul"}
+    assert set(unset) == {name for name, is_unused in unused.items() if is_unused}
     assert 1 <= resolved.n_bits <= 20
     assert resolved.method not in ("refine", "aligned") or resolved.n_bits <= d
     assert resolved.n_probes <= 2**resolved.n_bits
@@ -203,6 +205,7 @@ def test_resolve_keeps_what_is_given():
         n_neighbors=2,
         n_rescore=4,
         teacher_top=1,
+        capacity=50,
         seed=8,
     )
     assert given.resolve(m=100, d=10, n=1000, k=10) == given

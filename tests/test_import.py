@@ -81,6 +81,7 @@ def test_the_surface():
         "Index",
         "LSSConfig",
         "NotFittedError",
+        "Observed",
         "OperatingPoint",
         "SearchResult",
         "ShortResultError",

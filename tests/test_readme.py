@@ -36,6 +36,17 @@ def test_learning_page_runs(tmp_path, monkeypatch):
     assert index.operating_point == scope["report"].best
 
 
+def test_traffic_page_runs():
+    text = (README.parent / "docs" / "traffic.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    rng = np.random.default_rng(0)
+    W, Q, other = (rng.standard_normal((n, 16), dtype=np.float32) for n in (900, 3000, 200))
+    scope = {"Index": lss_rs.Index, "W": W, "b": np.zeros(900, np.float32), "Q_prose": Q}
+    scope |= {"q_code": other[0], "Q_code": other, "Y_code": np.arange(200)}
+    exec(compile(block, "traffic.md", "exec"), scope)
+    assert scope["found"].stats["trust"].shape == (200,)
+
+
 def test_readme_names_commands_that_exist():
     from lss_rs import cli
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import lss_rs
 from lss_rs import Index, LSSConfig, OperatingPoint, metrics, tune
+from lss_rs.config import POINT_NUMBERS
 from lss_rs.tuning import _least, held_out_from
 
 pytestmark = pytest.mark.inference
@@ -52,7 +53,9 @@ def test_the_best_is_the_quickest_that_keeps_the_target(report):
     assert len({trial.point for trial in report.trials}) == len(times) > 4
     good = [trial for trial in report.trials if all(share.low >= 0.9 for share in trial.quality.values())]
     assert report.feasible
-    assert report.best == min([*good, report.full], key=lambda trial: trial.us).point
+    # what goes on where it is not trusted is worth somewhat more time than what is quickest
+    judged = [trial for trial in good if trial.point.judge is not None]
+    assert report.best == min([*(judged or good), report.full], key=lambda trial: trial.us).point
     assert (report.target, report.n) == (0.9, 400)
 
 
@@ -95,7 +98,8 @@ def test_reports_can_be_read(report):
     assert text.startswith(f"{report.best} keeps 0.9 of the full layer on 400 queries\n")
     assert len(text.splitlines()) == 3 + len(report.frontier)
     told = json.loads(json.dumps(report.to_json()))
-    assert told["best"] == report.best._asdict()
+    judge = report.best.judge
+    assert told["best"] == report.best._asdict() | {"judge": judge and list(judge)}
     assert len(told["trials"]) == len(report.trials) + 1
     assert told["trials"][0]["P@5 / full"] == report.trials[0].quality[5].estimate
 
@@ -127,7 +131,8 @@ def test_tuning_changes_nothing(taught, data):
 def test_exact_search_where_nothing_else_is_good_enough(data):
     W, b, Q = data
     wrong = np.zeros(len(Q), int)
-    index = Index.from_weights(W, b, LSSConfig(teacher_top=0)).fit(Q, wrong, target=None, progress=False)
+    config = LSSConfig(teacher_top=0, sketch_bytes=0)  # without sketches there is no scan to go on to
+    index = Index.from_weights(W, b, config).fit(Q, wrong, target=None, progress=False)
     report = tune(index, Q[:300], progress=False)
     assert not report.feasible
     assert report.best.exact
@@ -141,6 +146,17 @@ def test_exact_search_where_nothing_else_is_good_enough(data):
         assert (found.stats["rescored"] == 300).all()
         np.testing.assert_array_equal(again.search(Q[0], 5).labels, expected.labels[0])
         assert np.diff(again.candidates(Q[:3])[0]).tolist() == [300] * 3
+
+
+def test_a_scan_where_tables_are_not_good_enough(data):
+    W, b, Q = data
+    wrong = np.zeros(len(Q), int)
+    index = Index.from_weights(W, b, LSSConfig(teacher_top=0)).fit(Q, wrong, target=None, progress=False)
+    report = tune(index, Q[:300], progress=False)
+    further = [trial for trial in report.trials if trial.point.judge is not None]
+    assert report.feasible
+    assert all(share.low >= 0.99 for trial in further for share in trial.quality.values())
+    assert (index.apply(further[0].point).search(Q[:300], 5, stats=True).stats["step"] == 1).mean() > 0.9
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
@@ -248,7 +264,7 @@ def test_fit_keeps_the_target_on_queries_it_held_out(data):
 def test_fit_warns_where_it_must_search_exactly(data):
     W, b, Q = data
     wrong = np.r_[np.zeros(2160, int), (Q[2160:] @ W.T + b).argmax(1)]
-    index = Index.from_weights(W, b, LSSConfig(teacher_top=0))
+    index = Index.from_weights(W, b, LSSConfig(teacher_top=0, sketch_bytes=0))
     with pytest.warns(UserWarning, match=r"^No operating point keeps 0\.99 of .* on 240 queries held out"):
         index.fit(Q, wrong, progress=False)
     assert index.operating_point.exact
@@ -266,8 +282,7 @@ def test_fit_tunes_only_where_it_is_to(data, config, n, options):
     W, b, Q = data
     index = Index.from_weights(W, b, config).fit(Q[:n], progress=False, **options)
     resolved = config.resolve(m=300, d=16, n=n, k=10)
-    names = OperatingPoint._fields[:-1]
-    assert index.operating_point == (*(getattr(resolved, name) for name in names), False)
+    assert index.operating_point == OperatingPoint(*(getattr(resolved, name) for name in POINT_NUMBERS))
 
 
 def test_an_interrupted_fit_changes_nothing(index, data):

@@ -49,6 +49,8 @@ class Work(NamedTuple):
     """Rows of which something is computed (a logit, or an estimate of one): the paper's sample size."""
     bytes_read: float | None
     """Bytes of the index that are read, counted as if nothing of them was in a cache."""
+    escalated: float | None = None
+    """Share of the queries for which the index goes on beyond its first answer."""
 
 
 class BaseEngine(ABC):
@@ -72,6 +74,8 @@ class BaseEngine(ABC):
     """"rows", or "rows, queries" where training queries are used too."""
     kind: ClassVar[str] = "peer"
     """"full" (every logit, exact or rounded), "peer", or "ours"."""
+    observes: ClassVar[bool] = False
+    """Whether it learns from queries that it is asked."""
 
     @abstractmethod
     def __init__(self, data: Data, num_threads: int, **build: Any) -> None: ...
@@ -90,6 +94,14 @@ class BaseEngine(ABC):
         Whatever it returns can be indexed for :meth:`one` and sliced for :meth:`batch`.
         """
         return Q
+
+    def observe(self, Q: np.ndarray) -> None:
+        """Learn from queries (n, d) that are served."""
+        raise TypeError(f"{self.title} does not learn from queries that it is asked.")
+
+    def forget(self) -> None:
+        """Go back to what it was when built."""
+        raise TypeError(f"{self.title} does not learn from queries that it is asked.")
 
     @abstractmethod
     def one(self, q: Any, k: int) -> Any:

@@ -46,5 +46,5 @@ class Engine(InvertedLists):
         self._k = k
 
     def work(self, Q: np.ndarray) -> Work:
-        sample, scanned = super().work(Q)
+        sample, scanned, _ = super().work(Q)
         return Work(sample, scanned + min(self._reorder, sample) * self._ivf.d * 4)

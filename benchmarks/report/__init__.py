@@ -59,8 +59,8 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = dict.fromkeys(("shift", "defaults", "fit"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
-        parts = (name,) if name in ("scale", "methods") else parts
+        parts = dict.fromkeys(("defaults", "fit"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown
 

@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.record import FOLDER, MethodRow, Row, ScaleRow
+from benchmarks.record import FOLDER, MethodRow, Row, ScaleRow, ShiftRow
 from benchmarks.report import choice, stamp
 from benchmarks.report import figures as expected
 from benchmarks.report.markdown import us
@@ -70,6 +70,8 @@ def draw(records: Path = FOLDER) -> dict[Path, str]:
                 figures[Path(f"docs/plots/{name}-{p}.svg")] = _frontiers(name, rows, p, styles)
         if found.scale:
             figures[Path("docs/plots/scale.svg")] = _scale(found.scale[1], styles)
+        if found.shift:
+            figures[Path("docs/plots/shift.svg")] = _shift(found.shift[1])
         if found.methods:
             figures[Path("docs/plots/methods.svg")] = _methods(found.methods[1])
         return {path: _svg(figures[path], stamp(shown)) for path, shown in expected(records).items()}
@@ -162,6 +164,32 @@ def _scale(rows: list[ScaleRow], styles: dict[str, Style]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: _short(m)))
         _times(axes.yaxis)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=9, borderpad=0.8)
+    return figure
+
+
+def _shift(rows: list[ShiftRow]) -> Figure:
+    """Draw what an index that observes keeps, and how long it takes, against the queries it has served."""
+    figure, quality, cost = _figure(8.6, 4.2, 2)
+    learners = {row.engine for row in rows if row.observed or row.kind == "ours"}
+    pairs = dict.fromkeys((row.fitted, row.served) for row in rows if row.engine in learners)
+    for i, (fitted, served) in enumerate(pairs):
+        line = [
+            row for row in rows if row.engine in learners and (row.fitted, row.served) == (fitted, served)
+        ]
+        line.sort(key=lambda row: row.observed)
+        at = [max(row.observed, 300) for row in line]  # a log scale has no 0
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        label = f"{fitted}, asked {served}"
+        quality.plot(at, [row.p1_ratio for row in line], label=label, **look)
+        cost.plot(at, [row.one_mean_us or row.one_us for row in line], label=label, **look)
+    for axes, title in ((quality, "share of the full layer's P@1"), (cost, "mean time of one query")):
+        axes.set(xscale="log", xlabel="queries served before")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.xaxis.set(major_locator=FixedLocator([300, 1000, 5000, 20_000]), minor_locator=NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: "0" if n == 300 else _short(n)))
+    cost.set(yscale="log")
+    _times(cost.yaxis)
+    quality.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8.5, ncols=2)
     return figure
 
 

@@ -14,25 +14,33 @@ __all__ = ["line", "losses", "section"]
 def line(rows: list[ShiftRow]) -> str:
     """Name the pair of domains that is worst for ours, and the best peer on it."""
     foreign = [row for row in rows if row.kind == "ours" and row.fitted not in ("", row.served)]
-    if not foreign:
+    at_once = [row for row in foreign if not row.observed]
+    if not at_once:
         return "**shift**: ours was not measured"
-    worst = min(foreign, key=_least)
-    pair = f"fitted on `{worst.fitted}` and asked `{worst.served}`, the worst pair"
-    peers = [row for row in rows if row.kind == "peer" and _same_case(row, worst)]
-    best = max(peers, key=_least, default=None)
-    beside = f"; the best peer there, {best.engine}, {_kept(best)}" if best else ""
-    return f"**shift**: {pair}, ours keeps {_kept(worst)}{beside}"
+    fixed = min(at_once, key=_least)
+    pair = f"fitted on `{fixed.fitted}` and asked `{fixed.served}`, the worst pair"
+    there = [row for row in foreign if (row.fitted, row.served) == (fixed.fitted, fixed.served)]
+    parts = [f"{row.engine} keeps {_kept(row)}" for row in there if not row.observed]
+    later = max((row for row in there if row.observed), key=lambda row: row.observed, default=None)
+    if later:
+        parts.append(f"having served {later.observed:,} such queries {_kept(later)}")
+    peers = [row for row in rows if row.kind == "peer" and _same_case(row, fixed)]
+    if best := max(peers, key=_least, default=None):
+        parts.append(f"the best peer there, {best.engine}, {_kept(best)}")
+    return f"**shift**: {pair}: {'; '.join(parts)}"
 
 
 def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
     """Write the section of the page: fitted down, asked across."""
     domains = head.get("domains") or list(dict.fromkeys(row.served for row in rows))
-    cells: dict[tuple[str, str, str], dict[str, ShiftRow]] = {}
+    cells: dict[tuple[str, str, str, int], dict[str, ShiftRow]] = {}
     for row in rows:
-        cells.setdefault((row.engine, row.setting, row.fitted), {})[row.served] = row
+        cells.setdefault((row.engine, row.setting, row.fitted, row.observed), {})[row.served] = row
     lines = []
-    for (engine, setting, fitted), served in cells.items():
+    for (engine, setting, fitted, observed), served in cells.items():
         one = next(iter(served.values()))
+        setting = setting or "as it is"
+        setting += f", after {observed:,} queries served" if observed else ""
         on = fitted + (" (its setting alone)" if fitted and one.sees == "rows" else "")
         found = [_cell(served[domain]) if domain in served else "" for domain in domains]
         lines.append([f"**{engine}**" if one.kind == "ours" else engine, setting, on or "rows alone", *found])
@@ -41,8 +49,10 @@ def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
             "## Shift: fitted on one domain of text, asked another",
             measured(head),
             "Shares of the full layer's P@1 and P@5 on the queries asked, with their intervals; then the",
-            "time of one query on one thread. A setting is the cheapest of an engine's grid that keeps",
+            "time of one query on one thread, median and p99, and the share of the queries for which the",
+            "index went on to a scan. A setting is the cheapest of an engine's grid that keeps",
             f"{head.get('target', TARGET)} of both on held-out queries of the domain fitted on.\n",
+            "![quality and time against queries served from another domain](plots/shift.svg)\n",
             table(["engine", "setting", "fitted on", *(f"asked {domain}" for domain in domains)], lines),
         ]
     )
@@ -51,7 +61,7 @@ def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
 def losses(rows: list[ShiftRow]) -> str:
     """List the pairs of domains on which a peer keeps as much as ours or more; full layers keep all."""
     lines = []
-    for ours in (row for row in rows if row.kind == "ours"):
+    for ours in (row for row in rows if row.kind == "ours" and not row.observed):
         peers = [row for row in rows if row.kind == "peer" and _same_case(row, ours)]
         better = [row for row in peers if row.p1_ratio >= ours.p1_ratio or row.p5_ratio >= ours.p5_ratio]
         if better:
@@ -80,9 +90,11 @@ def _kept(row: ShiftRow) -> str:
 
 def _cell(row: ShiftRow) -> str:
     tail = f", p99 {us(row.one_p99_us)}" if row.one_p99_us is not None else ""
+    mean = f", mean {us(row.one_mean_us)}" if row.escalated else ""
     parts = [
         f"P@1 {share(row.p1_ratio, row.p1_low, row.p1_high)}",
         f"P@5 {share(row.p5_ratio, row.p5_low, row.p5_high)}",
-        f"{us(row.one_us)}{tail}",
+        f"{us(row.one_us)}{mean}{tail}",
+        f"{row.escalated:.1%} went on" if row.escalated is not None else "",
     ]
     return "<br>".join(filter(None, parts))

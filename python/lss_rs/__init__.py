@@ -27,7 +27,7 @@ from lss_rs._core import (
 )
 from lss_rs._versions import show_versions
 from lss_rs.config import IULOptions, LSSConfig, OperatingPoint
-from lss_rs.index import Index, SearchResult
+from lss_rs.index import Index, Observed, SearchResult
 from lss_rs.tuning import TuneReport, tune
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Index",
     "LSSConfig",
     "NotFittedError",
+    "Observed",
     "OperatingPoint",
     "SearchResult",
     "ShortResultError",

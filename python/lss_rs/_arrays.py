@@ -8,6 +8,7 @@ tensor.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -390,6 +391,18 @@ def as_threads(num_threads: Any) -> int:
     if count > _MAX_THREADS:
         raise ValueError(message("num_threads", f"at most {_MAX_THREADS}", count))
     return count
+
+
+def as_cost(max_cost: Any) -> float:
+    """Return where effort ends, in full rows; None is nowhere."""
+    if max_cost is None:
+        return math.inf
+    number = isinstance(max_cost, (int, float, np.integer, np.floating)) and not isinstance(max_cost, bool)
+    if not number:
+        raise TypeError(message("max_cost", "a number or None", f"a {type(max_cost).__name__}"))
+    if not max_cost >= 0:
+        raise ValueError(message("max_cost", "at least 0", max_cost))
+    return float(max_cost)
 
 
 def as_ids(ids: Any, m: int, arg: str = "always_include") -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Typed face of the Rust core. Arrays are coerced and checked by ``lss_rs._arrays`` before they get here."""
 
-from typing import Literal, Self, final
+from typing import Literal, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,10 @@ def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def cpu_features() -> dict[str, bool]: ...
 def active_kernel() -> str: ...
+
+# n_probes (a table, on average: buckets come in order of cost over all tables), max_entries (no further
+# bucket once so many have been met), n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge
+_Point: TypeAlias = tuple[int, int, int, int, bool, int, float, float, tuple[float, ...] | None]
 
 @final
 class Coordinates:
@@ -82,10 +86,7 @@ class Builder:
         fill: Literal["queries", "rows"],
         always_include: NDArray[np.int64],
         sketch_bytes: int,  # 0, 64 or 128
-        n_probes: int,  # a table, on average: buckets come in order of cost over all tables
-        max_entries: int,  # no further bucket once so many entries have been met
-        n_neighbors: int,  # with fill="queries"
-        n_rescore: int,
+        point: _Point,
     ) -> Self: ...
     def add(
         self,
@@ -115,18 +116,35 @@ class Index:
     def params(self) -> dict[str, object]:
         """Operating point and sizes of a fitted index.
 
-        space, fill, n_bits, n_tables, n_probes, max_entries, n_neighbors, n_rescore, exact, n_entries,
-        n_labels (of all exemplars), sketch_bytes, sketch_widths and nbytes (a dict by part).
+        space, fill, n_bits, n_tables, what a point holds, n_entries, n_labels (of all exemplars),
+        sketch_bytes, sketch_widths and nbytes (a dict by part).
         """
     def bare(self) -> Index:
         """Share the rows, not what was fitted."""
     def adopt(self, other: Index) -> None:
         """Take what a fit of the same rows, in ``bare``, has found."""
-    def at(self, n_probes: int, max_entries: int, n_neighbors: int, n_rescore: int, exact: bool) -> Index:
+    def at(self, point: _Point) -> Index:
         """Return a twin with another operating point, which shares all memory."""
-    def set_operating_point(
-        self, n_probes: int, max_entries: int, n_neighbors: int, n_rescore: int, exact: bool
-    ) -> None: ...
+    def set_operating_point(self, point: _Point) -> None: ...
+    def observe(
+        self,
+        queries: NDArray[np.float32],  # (n, d)
+        lists: tuple[NDArray[np.int64], NDArray[np.int64]] | None,  # indptr (n + 1,), indices: true labels
+        k: int,  # answers that are judged
+        t: int,  # best labels of a scan that a new exemplar gets
+        capacity: int,  # exemplars at most
+    ) -> tuple[int, int]:
+        """Learn from queries that are served: how many became exemplars, and how many there are."""
+    def exemplar_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Leading coordinates of all exemplars, (n, p), by their sketches, and their weights, (p,)."""
+    def rehash(self, planes: Planes) -> None:
+        """Hash the exemplars anew."""
+    def compare(
+        self,
+        queries: NDArray[np.float32],  # (n, d)
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Labels by tables and by a scan, (n, k) each, and what either shows of itself, (n, 6) and (n, 2)."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
@@ -139,9 +157,11 @@ class Index:
         scores: NDArray[np.float32],  # (n, k), written
         exact: bool,
         on_short: Literal["pad", "exact", "raise"],
+        adaptive: bool,
+        max_cost: float,  # in full rows
         num_threads: int,  # 0: the package setting
-    ) -> NDArray[np.int64]:
-        """Write the answers; return work (n, 5): probes, entries, neighbors, candidates, rescored."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Write the answers; return work (n, 6): probes, entries, ..., rescored, step; and trust (n,)."""
     def candidates(
         self, queries: NDArray[np.float32], num_threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -162,22 +162,23 @@ def _answers(
 ) -> tuple[NDArray[np.int64], dict[str, float], float | None]:
     """Answers of the index (n, k), its mean work a query, and its label recall, if there are labels."""
     answers = np.empty((rows.n, k), np.int64)
-    work = {"probes": 0, "entries": 0, "neighbors": 0, "candidates": 0, "rescored": 0}
+    work: dict[str, float] = {}
     done = labelled = 0
     recalled = 0.0
     for block in progress(rows, "index"):
         lo, hi = done, done + len(block)
         result = index.search(block, k, stats=True)
         answers[lo:hi] = result.labels
-        stats = result.stats or {}
-        for name in work:
-            work[name] += int(stats[name].sum())
+        for name, values in (result.stats or {}).items():
+            work[name] = work.get(name, 0.0) + float(values.sum(dtype=np.float64))
         here = truth.slice(lo, hi)
         if n := int(np.count_nonzero(np.diff(here.indptr))):
             recalled += metrics.label_recall(index.candidates(block), (here.indptr, here.indices)) * n
             labelled += n
         done = hi
-    return answers, {name: n / rows.n for name, n in work.items()}, recalled / labelled if labelled else None
+    # an index that has not learned what to trust has no number for it
+    means = {name: total / rows.n for name, total in work.items() if not np.isnan(total)}
+    return answers, means, recalled / labelled if labelled else None
 
 
 def _time_one_by_one(

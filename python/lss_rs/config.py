@@ -19,6 +19,7 @@ _RANGES: Final = {
     "n_neighbors": (1, 2**31 - 1),
     "n_rescore": (1, 2**31 - 1),
     "teacher_top": (0, 65_536),
+    "capacity": (1, 2**31),
     "seed": (0, 2**63 - 1),
 }
 _CHOICES: Final[dict[str, tuple[str | int | None, ...]]] = {
@@ -45,6 +46,7 @@ _ENTRIES_QUERIES, _ENTRIES_ROWS = 1024, 2**31
 _NEIGHBORS = 50
 _RESCORE = 64
 _TEACHER_TOP = 200
+_CAPACITY = 2
 SPARE_COORDINATES = 2
 """Planes of the closed form lie in the leading n_bits coordinates and this many more: others carry less logit
 variance than a bit is worth."""
@@ -59,6 +61,15 @@ class OperatingPoint(NamedTuple):
         As in :class:`LSSConfig`.
     exact : bool
         Score every row: where nothing less is good enough.
+    n_scan : int
+        Rows scored in full precision after a scan of all sketches.
+    trust : float
+        In 0..1. An answer by tables that is trusted less is not enough: all sketches are scanned. 0: never.
+    scan_trust : float
+        In 0..1. An answer by a scan that is trusted less is not enough: every row is scored. 0: never.
+    judge : tuple of float, optional
+        How trust is made from what a search shows of itself, as tuning has learned it; None: there is no
+        trust, and a search stays with the tables.
     """
 
     n_probes: int
@@ -66,9 +77,13 @@ class OperatingPoint(NamedTuple):
     n_neighbors: int
     n_rescore: int
     exact: bool = False
+    n_scan: int = 256
+    trust: float = 0.0
+    scan_trust: float = 0.0
+    judge: tuple[float, ...] | None = None
 
 
-POINT_NUMBERS: Final = OperatingPoint._fields[:-1]
+POINT_NUMBERS: Final = OperatingPoint._fields[:4]
 """What of an operating point a configuration can give."""
 
 
@@ -157,6 +172,9 @@ class LSSConfig:
     teacher_top : int, optional
         With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
         its true labels. 0: true labels only.
+    capacity : int, optional
+        With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
+        while it serves among them. Default: twice as many as it is fitted from.
     dtype : {None, "float32", "float16", "bfloat16"}
         What the rows are stored in; None keeps the dtype of ``W``.
     always_include : sequence of int
@@ -196,6 +214,7 @@ class LSSConfig:
     sketch_bytes: Literal[0, 64, 128] = 128
     fill: Literal["queries", "rows"] = "queries"
     teacher_top: int | None = None
+    capacity: int | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     always_include: tuple[int, ...] = ()
     seed: int = 0
@@ -221,9 +240,10 @@ class LSSConfig:
             if self.method == "refine":
                 expected = "another with fill='rows', which keeps no queries to be met"
                 raise _refuse(self, "method", expected, self.method)
-            if self.n_neighbors is not None:
-                expected = "None with fill='rows', which keeps no queries"
-                raise _refuse(self, "n_neighbors", expected, self.n_neighbors)
+            for name in ("n_neighbors", "capacity"):
+                if getattr(self, name) is not None:
+                    expected = "None with fill='rows', which keeps no queries"
+                    raise _refuse(self, name, expected, getattr(self, name))
         if not isinstance(self.iul, IULOptions | None):
             raise _refuse(self, "iul", "IULOptions or None", self.iul)
         if self.iul is not None and self.method != "iul":
@@ -246,8 +266,8 @@ class LSSConfig:
         Returns
         -------
         LSSConfig
-            Nothing in it is None but ``dtype``, which is the index's own affair, ``n_neighbors`` with
-            ``fill="rows"``, and ``iul`` where it has no use.
+            Nothing in it is None but ``dtype``, which is the index's own affair, ``n_neighbors`` and
+            ``capacity`` with ``fill="rows"``, and ``iul`` where it has no use.
         """
         by_rows = self.fill == "rows"
         method = self.method or ("aligned" if by_rows else "refine")
@@ -271,6 +291,7 @@ class LSSConfig:
             max_entries=max_entries,
             n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
+            capacity=None if by_rows else _either(self.capacity, max(_CAPACITY * n, 1)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
             iul=self.iul or (IULOptions() if self.method == "iul" else None),
         )
@@ -279,6 +300,12 @@ class LSSConfig:
     def _picks_a_point(self) -> bool:
         """Whether it gives any number of an operating point."""
         return any(getattr(self, name) is not None for name in POINT_NUMBERS)
+
+    @property
+    def _point(self) -> OperatingPoint:
+        """The operating point of a resolved configuration."""
+        numbers: dict[str, Any] = {name: getattr(self, name) or 1 for name in POINT_NUMBERS}  # 1: no use
+        return OperatingPoint(**numbers)
 
     def _at(self, point: OperatingPoint) -> LSSConfig:
         """Replace what `point` says but ``exact``, which no configuration knows."""

@@ -10,13 +10,17 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from lss_rs._arrays import (
+    BLOCK,
     QueryRows,
     as_bias,
+    as_cost,
     as_ids,
     as_k,
     as_labels,
@@ -26,26 +30,31 @@ from lss_rs._arrays import (
     as_weights,
     message,
 )
-from lss_rs._core import Builder, FormatError, ShortResultError
+from lss_rs._core import Builder, FormatError, NotFittedError, ShortResultError
 from lss_rs._core import Index as Core
 from lss_rs.config import POINT_NUMBERS, LSSConfig, OperatingPoint
-from lss_rs.learn import learn
+from lss_rs.learn import learn, relearn
 from lss_rs.learn.progress import Progress
+from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
+from lss_rs.learn.trust import TRUSTED_K
 from lss_rs.tuning import Judge, find_point, held_out_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
 
+    from lss_rs._arrays import Labels
     from lss_rs.learn.iul import Round
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-_WORK = "probes", "entries", "neighbors", "candidates", "rescored"
+_WORK = "probes", "entries", "neighbors", "candidates", "rescored", "step"
+_STREAMED = 131_072
+"""Queries of an iterator that a fit begins with, where no capacity says otherwise."""
 _EVERY_K = sys.maxsize
 """No k is too large to be answered well."""
 
@@ -65,12 +74,30 @@ class SearchResult(_Pair):
     scores : ndarray of float32, of the same shape
         Raw logits, bias included, descending; -inf where there are fewer than k answers.
     stats : dict or None
-        With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from them,
-        repeats included), "neighbors" (training queries whose labels were taken), "candidates" (distinct
-        labels) and "rescored" (rows read in full), each an int64 array (n,), or a number for a single query.
+        With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from
+        them, repeats included), "neighbors" (training queries whose labels were taken), "candidates"
+        (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 tables, 1 a scan of
+        all sketches, 2 all rows), each an int64 array (n,), or a number for a single query; and "trust"
+        (float32), the probability that its labels are the full layer's, as far as the index can tell: NaN
+        where none has been learned.
     """
 
     stats: dict[str, Any] | None = None
+
+
+class Observed(NamedTuple):
+    """What observing came to.
+
+    Attributes
+    ----------
+    added : int
+        Queries that became training queries.
+    exemplars : int
+        Training queries that the index keeps.
+    """
+
+    added: int
+    exemplars: int
 
 
 class Index:
@@ -211,9 +238,12 @@ class Index:
 
         Parameters
         ----------
-        Q : array-like or CPU tensor of float, shape (n, d)
+        Q : array-like or CPU tensor of float, shape (n, d), or an iterator
             Queries like those that will be searched for: the more, the better, and no fewer than ``2 * d``.
-            Read a slice at a time, so that a memory map need not fit into memory.
+            Read a slice at a time, so that a memory map need not fit into memory. An iterator gives blocks
+            (n, d), or pairs of such a block and its labels, and may go on for long. Of more queries than the
+            configuration's ``capacity`` (without one, of an iterator's, 131,072), those beyond are learned
+            from as by :meth:`observe`: only those that the index does not answer well enough are kept.
         Y : labels of the n queries, optional
             Their true labels: ids (n,) or (n, t), lists of ids, or a scipy sparse matrix (n, m). Without it
             the full layer's best ``teacher_top`` labels alone are what a query should find; with it, both.
@@ -233,7 +263,7 @@ class Index:
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "iul", "refine", "planes", "teacher", "build" and "tuning".
+            "queries", "rows", "iul", "refine", "planes", "teacher", "build", "tuning" and "observing".
 
         Returns
         -------
@@ -257,10 +287,20 @@ class Index:
             If there are fewer than ``2 * d`` queries to take a covariance of, Y is given but has no use, or
             ``method="iul"`` has found no pairs to learn from, or no operating point keeps the target.
         """
-        k = as_k(k)
+        k, config = as_k(k), self._config
+        stream: Iterable[tuple[NDArray[np.float32], Labels | None]] = ()
+        if isinstance(Q, Iterator):
+            if Y is not None or groups is not None:
+                raise ValueError("An iterator 'Q' brings its labels itself, as pairs (Q, Y), and no groups.")
+            stream = Stream(Q, self.d, self.m)
+            Q, Y = stream.take(config.capacity or _STREAMED)
         queries = QueryRows(Q, self.d)
         labels = None if Y is None else as_labels(Y, queries.n, self.m)
-        config = self._config
+        if config.capacity is not None and queries.n > config.capacity:
+            whole, whole_labels, base = queries, labels, config.capacity
+            queries, labels = whole.first(base), None if labels is None else labels.slice(0, base)
+            groups = None if groups is None else np.asarray(groups)[:base]
+            stream = chain(_further(whole, whole_labels, base), stream)
         if target is not None and not 0 < target <= 1:
             raise ValueError(message("target", "above 0 and at most 1, or None", target))
         n = queries.n if target is None or config._picks_a_point else held_out_from(queries.n, groups)
@@ -277,6 +317,8 @@ class Index:
             raise ValueError(message("Q", "at least one query with fill='queries'", 0))
         core = self._core.bare()
         taught_from, taught = queries.first(n), None if labels is None else labels.slice(0, n)
+        if by_rows:
+            stream = ()  # nothing more to learn: rows are in the buckets
         with Progress(progress, callback) as report:
             planes, coordinates, resolved, history = learn(core, taught_from, taught, config, k, report)
             builder = Builder(
@@ -286,10 +328,7 @@ class Index:
                 fill=resolved.fill,
                 always_include=as_ids(resolved.always_include, self.m),
                 sketch_bytes=resolved.sketch_bytes,
-                n_probes=cast("int", resolved.n_probes),
-                max_entries=cast("int", resolved.max_entries),
-                n_neighbors=resolved.n_neighbors or 1,  # of no use with fill="rows"
-                n_rescore=cast("int", resolved.n_rescore),
+                point=resolved._point,
             )
             if not by_rows:
                 done = 0
@@ -316,6 +355,11 @@ class Index:
                         stacklevel=2,
                     )
                 fitted.apply(found.best)
+            observed = 0
+            for further, known in stream:
+                fitted.observe(further, known)
+                observed += len(further)
+                report("observing", observed, observed)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
             self._core.adopt(core)
             self._settle(fitted._resolved, k, history)
@@ -331,6 +375,9 @@ class Index:
         num_threads: int | None = None,
         exact: bool = False,
         on_short: Literal["pad", "exact", "raise"] = "pad",
+        effort: Literal["adaptive", "fixed"] = "adaptive",
+        max_cost: float | None = None,
+        observe: bool = False,
         out: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None,
         stats: bool = False,
     ) -> SearchResult:
@@ -352,6 +399,14 @@ class Index:
         on_short : {"pad", "exact", "raise"}
             What to do for a query with fewer than k candidates: pad with label -1 and score -inf, score every
             row, or raise.
+        effort : {"adaptive", "fixed"}
+            "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
+            sketches, and from there to all rows. "fixed": stay with the tables.
+        max_cost : float, optional
+            Where adaptive effort ends, in full rows: a scan reads as many bytes as ``m * sketch_bytes / (d *
+            itemsize)`` rows. A query whose next step costs more stays where it is.
+        observe : bool
+            Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional
             Where to write: C-contiguous arrays of int64 and float32, of the shapes returned.
         stats : bool
@@ -387,7 +442,8 @@ class Index:
         >>> index.search(np.float32([0, 2, 0, 0]), k=2, exact=True).labels.tolist()
         [1, 3]
         """
-        if num_threads is None and not exact and on_short == "pad" and out is None and not stats:
+        usual = num_threads is None and not exact and on_short == "pad" and out is None and not stats
+        if usual and effort == "adaptive" and max_cost is None and not observe:
             found = self._search_one(x, k)
             if found is not None:
                 if k > self._trusted_k:
@@ -397,6 +453,9 @@ class Index:
         threads = as_threads(num_threads)
         if on_short not in ("pad", "exact", "raise"):
             raise ValueError(message("on_short", "'pad', 'exact' or 'raise'", repr(on_short)))
+        if effort not in ("adaptive", "fixed"):
+            raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
+        most = as_cost(max_cost)
         queries, single = as_queries(x, self.d)
         n = len(queries)
         # Answers go to arrays of our own first: out may overlap x, or be in use by another thread.
@@ -404,7 +463,10 @@ class Index:
         places = None if out is None else as_out(out, n, k, single)
         if on_short == "raise" and k > self.m:
             raise ShortResultError(f"There are {self.m} rows, fewer than k={k}.")
-        work = self._core.search(queries, k, labels, scores, bool(exact), on_short, threads)
+        how = bool(exact), on_short, effort == "adaptive", most, threads
+        work, trust = self._core.search(queries, k, labels, scores, *how)
+        if observe:
+            self.observe(queries)
         if not exact and k > self._trusted_k:
             self._warn_of_large_k(k)
         if out is not None and places is not None:
@@ -415,6 +477,7 @@ class Index:
         if stats:
             columns = work[0] if single else np.ascontiguousarray(work.T)
             result.stats = dict(zip(_WORK, columns, strict=True))
+            result.stats["trust"] = trust[0] if single else trust
         return result
 
     def candidates(
@@ -451,6 +514,86 @@ class Index:
             UserWarning,
             stacklevel=3,
         )
+
+    def observe(self, Q: ArrayLike, Y: Any = None) -> Observed:
+        """Learn from queries that are served, a few or many at a time.
+
+        A query whose answer by tables is not trusted becomes one of the training queries, with its true
+        labels and the best of a scan of all sketches; so does one that lacks a true label. Of the others it
+        is counted which training queries they were near to: where there is no room for more than
+        ``capacity``, those of least use go, and use fades. Coordinates and planes stay as they are until
+        :meth:`refresh`.
+
+        Searches that run meanwhile see the state before or after, and do not wait. The same calls in the same
+        order leave the same index.
+
+        Parameters
+        ----------
+        Q : array-like or CPU tensor of float, shape (n, d) or (d,)
+            Queries.
+        Y : labels of the n queries, optional
+            Their true labels, as for :meth:`fit`.
+
+        Returns
+        -------
+        Observed
+            How many became training queries, and how many of these there are.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        TypeError, ValueError
+            As :meth:`fit`, and if the index has no sketches or its buckets hold rows.
+        """
+        queries, _ = as_queries(Q, self.d)
+        labels = None if Y is None else as_labels(Y, len(queries), self.m)
+        params = self.params
+        if not params:
+            raise NotFittedError("The index is not fitted: call fit first.")
+        if params["fill"] == "rows" or not params["sketch_bytes"]:
+            raise ValueError(
+                "An index observes with fill='queries' and sketches; this one was fitted without."
+            )
+        k, t = min(params["k"], TRUSTED_K), max(params["teacher_top"], 1)
+        lists = None if labels is None else (labels.indptr, labels.indices)
+        return Observed(*self._core.observe(queries, lists, min(k, self.m), t, params["capacity"]))
+
+    def refresh(
+        self, *, progress: bool = True, callback: Callable[[str, int, int], object] | None = None
+    ) -> Self:
+        """Learn planes anew from the training queries kept by now, those observed among them.
+
+        Coordinates, and what the rows' sketches are in, stay those of :meth:`fit`; a new fit changes them,
+        too. :func:`lss_rs.tune` on queries of today finds the operating point of today.
+
+        Parameters
+        ----------
+        progress : bool
+            Show progress bars, if tqdm is installed.
+        callback : callable, optional
+            Called as ``callback(stage, done, total)``, as by :meth:`fit`.
+
+        Returns
+        -------
+        Index
+            The index itself.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        ValueError
+            If its buckets hold rows, or its planes are not those of method "refine" or "aligned".
+        """
+        resolved = self._resolved
+        if resolved is None:
+            raise NotFittedError("The index is not fitted: call fit first.")
+        if resolved.fill == "rows" or resolved.method not in ("refine", "aligned"):
+            raise ValueError("An index refreshes with fill='queries' and method='refine' or 'aligned'.")
+        with Progress(progress, callback) as report:
+            self._core.rehash(relearn(self._core, resolved, report))
+        return self
 
     # How much a search does
 
@@ -491,12 +634,12 @@ class Index:
         with self._lock:
             if self._resolved is not None:
                 self._settle(self._resolved._at(point), self._fitted_k, self._history)
-            self._core.set_operating_point(*point)
+            self._core.set_operating_point(point)
         return self
 
     def _at(self, point: OperatingPoint) -> Self:
         """Return a twin with another operating point, which shares all memory."""
-        core = self._core.at(*point)
+        core = self._core.at(point)
         resolved = None if self._resolved is None else self._resolved._at(point)
         return self._wrap(core, self._config, resolved, self._fitted_k)
 
@@ -662,6 +805,15 @@ class Index:
         params = self.params
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"
+
+
+def _further(
+    queries: QueryRows, labels: Labels | None, first: int
+) -> Iterator[tuple[NDArray[np.float32], Labels | None]]:
+    """Yield the queries from ``first`` on, a block at a time."""
+    for lo in range(first, queries.n, BLOCK):
+        hi = min(lo + BLOCK, queries.n)
+        yield queries.slice(lo, hi), None if labels is None else labels.slice(lo, hi)
 
 
 def _read_extra(extra: str) -> tuple[LSSConfig, LSSConfig | None, int]:

@@ -17,6 +17,7 @@ from lss_rs._arrays import QueryRows, as_count, as_labels, message
 from lss_rs._intervals import Interval, paired_bootstrap
 from lss_rs.config import PROBES_AN_ENTRY, OperatingPoint
 from lss_rs.learn.progress import Progress
+from lss_rs.learn.trust import learn_trust
 from lss_rs.metrics import precision_per_query
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from lss_rs._arrays import Labels
     from lss_rs.index import Index
+    from lss_rs.learn.trust import Compared
 
 __all__ = ["Trial", "TuneReport", "tune"]
 
@@ -37,6 +39,18 @@ _LEAST, _MOST = 1000, 12_288
 """Training queries that are enough to hold some out, and the most held out."""
 
 _RESAMPLES = 2000
+
+_INSURANCE = 0.1
+"""How much slower queries like those tuned on may get, for those that are not."""
+
+_SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Of the queries, those that go on."""
+
+_CHEAPEST, _JUDGED = 4, 4096
+"""Points that trust is learned at, and queries that it is learned from."""
+
+_NO_TRUST = (-30.0, *[0.0] * 7)
+"""A judge whom nothing convinces."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -104,7 +118,7 @@ class TuneReport(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return a dict that ``json.dumps`` takes."""
         return {
-            "best": self.best._asdict(),
+            "best": self.best._asdict() | {"judge": self.best.judge and list(self.best.judge)},
             "feasible": self.feasible,
             "target": self.target,
             "queries": self.n,
@@ -246,8 +260,44 @@ def find_point(
     *timed, full = _time([*trials, full], judge, objective, num_threads)
     timed.sort(key=lambda trial: trial.us)
     good = [trial for trial in timed if judge.keeps(trial)]
-    best = min([*good, full], key=lambda trial: trial.us) if good else full
+    if timed and judge.has_trust:
+        tried = [trial for trial in timed if trial.us <= min([*good, full], key=_us).us][:_CHEAPEST]
+        further = _further(judge, tried or timed[:1], objective, num_threads)
+        timed = sorted([*timed, *further], key=_us)
+        # What goes on where it should is worth what it costs in domain.
+        good = [trial for trial in further if judge.keeps(trial)] or good
+    best = min([*good, full], key=_us) if good else full
     return TuneReport(best.point, bool(good), full, timed, judge.target, len(judge.Q))
+
+
+def _us(trial: Trial) -> float:
+    return trial.us
+
+
+def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int | None) -> list[Trial]:
+    """Let searches go on where an answer is not trusted.
+
+    The cheapest way to keep the target is found, and then they go on as often as insurance pays for.
+    """
+    plans = []
+    for trial in trials:
+        compared = judge.compare(trial.point)
+        wide = trial._replace(point=trial.point._replace(trust=1.0, judge=_NO_TRUST))
+        tables, scan = _time([trial, wide], judge, objective, num_threads)
+        extra = max(scan.us - tables.us, 1e-3)
+        scan_trust = judge.scan_trust(compared)
+        for share in _SHARES:
+            if judge.keeps_at(compared, share, scan_trust):
+                cost = tables.us + share * extra
+                most = max(share, ((1 + _INSURANCE) * cost - tables.us) / extra)
+                trust = float(np.quantile(compared.trust, min(most, 1.0)))
+                point = trial.point._replace(trust=trust, scan_trust=scan_trust, judge=compared.judge)
+                plans.append((cost, point))
+                break
+    if not plans:
+        return []
+    point = min(plans, key=lambda plan: plan[0])[1]
+    return _time([judge.trial(point)], judge, objective, num_threads)
 
 
 def held_out_from(n: int, groups: ArrayLike | None) -> int:
@@ -296,6 +346,8 @@ class Judge:
         full = index.search(Q, self.k, exact=True).labels
         self._all = self._asked(full, labels, 1)
         self._few = self._asked(full, labels, -(-len(Q) // _GLANCE))
+        step = -(-len(Q) // _JUDGED)
+        self._judged, self._best = self._asked(full, labels, step), full[::step]
 
     def _asked(self, full: NDArray[np.int64], labels: Labels | None, step: int) -> _Asked:
         """Prepare every ``step``-th query once for all points."""
@@ -320,11 +372,39 @@ class Judge:
             return trial
         return self._measure(point, self._all)
 
-    def _measure(self, point: OperatingPoint, asked: _Asked) -> Trial:
-        found = self.at(point).search(asked.Q, self.k, stats=True)
-        quality = {
+    @property
+    def has_trust(self) -> bool:
+        """Whether answers can be judged, and searches can go on."""
+        params = self.index.params
+        return bool(params["fill"] == "queries" and params["sketch_bytes"])
+
+    def compare(self, point: OperatingPoint) -> Compared:
+        """Learn what answers at a point are to be trusted."""
+        return learn_trust(self.at(point)._core, self._judged.Q, self._best, self.k)
+
+    def scan_trust(self, compared: Compared) -> float:
+        """Find the least trust with which a scan's answer keeps the target."""
+        for share in _SHARES:
+            trust = float(np.quantile(compared.scan_trust, share)) if share else 0.0
+            trusted = compared.scan_trust >= trust
+            if self._keeps(np.where(trusted[:, None], compared.by_scan, self._best)):
+                return trust
+        return 1.0
+
+    def keeps_at(self, compared: Compared, share: float, scan_trust: float) -> bool:
+        """Whether the target is kept where this share of the queries, the least trusted, goes on."""
+        trusted = compared.trust >= np.quantile(compared.trust, share)
+        enough = compared.scan_trust >= scan_trust
+        further = np.where(enough[:, None], compared.by_scan, self._best)
+        return self._keeps(np.where(trusted[:, None], compared.by_tables, further) if share < 1 else further)
+
+    def _keeps(self, labels: NDArray[np.int64]) -> bool:
+        return all(share.low >= self.target for share in self._quality(labels, self._judged).values())
+
+    def _quality(self, labels: NDArray[np.int64], asked: _Asked) -> dict[int, Interval]:
+        return {
             k: paired_bootstrap(
-                precision_per_query(found.labels, asked.truth[k], k),
+                precision_per_query(labels, asked.truth[k], k),
                 asked.full[k],
                 confidence=self._confidence,
                 n_boot=_RESAMPLES,
@@ -332,6 +412,10 @@ class Judge:
             )
             for k in self._ks
         }
+
+    def _measure(self, point: OperatingPoint, asked: _Asked) -> Trial:
+        found = self.at(point).search(asked.Q, self.k, stats=True)
+        quality = self._quality(found.labels, asked)
         stats = cast("dict[str, NDArray[np.int64]]", found.stats)
         return Trial(point, quality, float(stats["candidates"].mean()), np.nan)
 
@@ -419,6 +503,7 @@ def _worst(trial: Trial) -> float:
 def _row(trial: Trial) -> dict[str, Any]:
     shares = {f"P@{k} / full": share for k, share in trial.quality.items()}
     row: dict[str, Any] = trial.point._asdict()
+    del row["judge"]
     for name, share in shares.items():
         row |= {name: share.estimate, f"{name}, low": share.low}
     return row | {"candidates": trial.candidates, "us": trial.us}

@@ -102,6 +102,35 @@ def learn(
     return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
 
 
+def relearn(index: _core.Index, config: LSSConfig, report: Report) -> _core.Planes:
+    """Learn planes from the exemplars that an index keeps, as far as their sketches know them.
+
+    Parameters
+    ----------
+    index : _core.Index
+        Fitted, with exemplars and planes in aligned coordinates.
+    config : LSSConfig
+        Resolved.
+    report : callable
+        ``report(stage, done, total)``.
+    """
+    n_tables, n_bits = cast("int", config.n_tables), cast("int", config.n_bits)
+    exemplars, weights = index.exemplar_coordinates(_POOL_WIDTH)
+    step = -(-len(exemplars) // _POOL)
+    exemplars = np.ascontiguousarray(exemplars[::step])
+    r = min(n_bits + SPARE_COORDINATES, len(weights))
+    planes, thresholds = aligned_planes(
+        weights[:r], exemplars[:: -(-len(exemplars) // _SAMPLE), :r], n_tables, n_bits, config.seed
+    )
+    if config.method == "refine":
+        width = min(max(_REFINED_COORDINATES * n_bits, r), len(weights))
+        planes, thresholds = refined_planes(
+            planes, thresholds, exemplars, weights, width, config.seed, report
+        )
+    report("planes", 1, 1)
+    return _core.Planes(planes, thresholds, "aligned")
+
+
 def _iul(
     index: _core.Index,
     queries: QueryRows,

@@ -23,8 +23,7 @@ use lss_core::probe::Probes;
 use lss_core::rows::{Rows, Weights};
 use lss_core::sketch::{SketchQuery, SketchView};
 use lss_core::topk::TopK;
-use lss_core::{Answers, Fill, Fitted, How};
-use lss_core::{Builder, Index, OnShort, OperatingPoint, Recipe, Work};
+use lss_core::{Answers, Builder, Effort, Fill, Fitted, How, Index, OnShort, OperatingPoint, Recipe, Work};
 
 const M: usize = 49_152;
 const D: usize = 576;
@@ -127,6 +126,10 @@ impl Bench {
                 n_neighbors: N,
                 n_rescore: R,
                 exact: false,
+                n_scan: R,
+                trust: 0.0,
+                scan_trust: 0.0,
+                judge: None,
             },
         };
         let mut builder = Builder::new(Arc::clone(&index), recipe).unwrap();
@@ -258,11 +261,11 @@ fn stages(criterion: &mut Criterion) {
         })
         .collect();
     criterion.bench_function("cut 2000 to 128", |b| {
-        let (mut best, mut finalists) = (TopK::default(), vec![]);
+        let (mut best, mut finalists, mut estimates) = (TopK::default(), vec![], vec![]);
         b.iter(|| {
             best.reset(R);
             best.extend(turn(&scores, &mut at), &lists[0]);
-            best.ids(&mut finalists);
+            best.unordered(&mut finalists, &mut estimates);
             black_box(&finalists);
         });
     });
@@ -286,7 +289,11 @@ fn stages(criterion: &mut Criterion) {
         let mut scratch = index.scratch();
         b.iter(|| {
             scratch.load(turn(queries, &mut at));
-            black_box(index.search_one(&mut scratch, OnShort::Pad, &mut labels, &mut scores).unwrap());
+            black_box(
+                index
+                    .search_one(&mut scratch, OnShort::Pad, Effort::FIXED, &mut labels, &mut scores)
+                    .unwrap(),
+            );
         });
     });
     let batch = queries.concat();
@@ -296,7 +303,7 @@ fn stages(criterion: &mut Criterion) {
         ("256, all threads", false, 0, QUERIES),
         ("16 exact, all threads", true, 0, 16),
     ] {
-        let how = How { exact, on_short: OnShort::Pad, num_threads };
+        let how = How { effort: Effort::FIXED, exact, on_short: OnShort::Pad, num_threads };
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(name, |b| {
             b.iter_batched_ref(

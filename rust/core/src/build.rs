@@ -157,7 +157,7 @@ impl Builder {
                         .copied()
                         .collect();
                     let lists = Lists { offsets: &offsets, labels: &labels };
-                    let exemplars = Exemplars::build(sketcher.sketcher().clone(), &taught, lists, &order)?;
+                    let exemplars = Exemplars::build(&sketcher, &taught, lists, &order)?;
                     (Tables::build(n_tables, n_bits, &codes)?, Some(exemplars))
                 }
                 None => (Tables::build(n_tables, n_bits, &row_codes)?, None),
@@ -172,7 +172,12 @@ impl Builder {
                 }
                 _ => None,
             };
+            let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
+            let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;
             Ok(Fitted {
+                level: level as f32,
+                observed: None,
+                fitted_from: exemplars.as_ref().map_or(0, Exemplars::len),
                 tables,
                 exemplars,
                 always_include: Block::copy_of(&always_include),

@@ -14,7 +14,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::prefetch;
 use crate::memory::{Block, Buffer, LINE};
-use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level};
+use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level, unpack};
 
 /// Bytes of an exemplar's sketch.
 pub const SKETCH_BYTES: usize = 64;
@@ -39,13 +39,21 @@ impl<'a> Lists<'a> {
 #[derive(Clone)]
 pub struct Exemplars {
     sketched: (Sketcher, Sketches),
+    /// Logit variances of the coordinates in a sketch, by the largest.
+    weights: Block<f32>,
     offsets: Block<u32>,
     labels: Block<u32>,
 }
 
 impl Exemplars {
     /// Keep the items of `order`, in this order. `sketches` holds [`SKETCH_BYTES`] an item.
-    pub fn build(sketcher: Sketcher, sketches: &[u8], lists: Lists<'_>, order: &[u32]) -> Result<Self> {
+    pub fn build(
+        sketcher: &ExemplarSketcher,
+        sketches: &[u8],
+        lists: Lists<'_>,
+        order: &[u32],
+    ) -> Result<Self> {
+        let (sketcher, weights) = (sketcher.sketcher.clone(), sketcher.covered());
         let mut codes = Sketches::buffer(sketcher.layout(), order.len());
         let mut offsets = Buffer::zeroed(order.len() + 1);
         let mut labels = Vec::with_capacity(lists.labels.len());
@@ -66,6 +74,7 @@ impl Exemplars {
         let sketches = Sketches::new(*sketcher.layout(), codes.freeze(), order.len())?;
         Ok(Exemplars {
             sketched: (sketcher, sketches),
+            weights: Block::copy_of(&weights),
             offsets: offsets.freeze(),
             labels: Block::copy_of(&labels),
         })
@@ -74,6 +83,7 @@ impl Exemplars {
     /// Check the shape alone; [`Exemplars::validate`] checks the contents.
     pub fn from_parts(
         sketched: (Sketcher, Sketches),
+        weights: Block<f32>,
         offsets: Block<u32>,
         labels: Block<u32>,
     ) -> Result<Self> {
@@ -84,7 +94,11 @@ impl Exemplars {
                 format!("{size} bytes"),
             ));
         }
-        Ok(Exemplars { sketched, offsets, labels })
+        let coordinates = sketched.0.half_steps().len();
+        if weights.len() != coordinates {
+            return Err(Error::format(format!("{coordinates} weights"), weights.len()));
+        }
+        Ok(Exemplars { sketched, weights, offsets, labels })
     }
 
     /// Prove that offsets rise and cover the labels, and that every exemplar has rising labels below `m`.
@@ -121,9 +135,51 @@ impl Exemplars {
         self.len() == 0
     }
 
+    /// The leading aligned coordinates of an exemplar, as far as its sketch knows them.
+    pub fn coordinates(&self, exemplar: usize, out: &mut [f32]) {
+        let (sketcher, sketches) = &self.sketched;
+        let mut packed = &sketches.codes()[exemplar * SKETCH_BYTES..][..SKETCH_BYTES];
+        let scales = sketcher.half_steps().chunks(GROUP).zip(self.weights.chunks(GROUP));
+        for ((out, width), (half_steps, weights)) in
+            out.chunks_mut(GROUP).zip(sketcher.layout().widths()).zip(scales)
+        {
+            let codes: [u8; GROUP] = match width {
+                8 => unpack::<8>(packed),
+                4 => unpack::<4>(packed),
+                2 => unpack::<2>(packed),
+                _ => unpack::<1>(packed),
+            };
+            packed = &packed[width * GROUP / 8..];
+            for (i, value) in out.iter_mut().enumerate() {
+                let known = half_steps[i] > 0.0 && weights[i] > 0.0;
+                *value = if known {
+                    (level(codes[i], half_steps[i], width) / f64::from(weights[i])) as f32
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+
+    /// What writes sketches such as theirs.
+    pub fn sketcher(&self) -> ExemplarSketcher {
+        ExemplarSketcher { sketcher: self.sketched.0.clone(), weights: self.weights.to_vec() }
+    }
+
     /// Their sketches and how to read them.
     pub fn sketched(&self) -> &(Sketcher, Sketches) {
         &self.sketched
+    }
+
+    /// Logit variances of the coordinates in a sketch, by the largest.
+    pub fn weights(&self) -> &Block<f32> {
+        &self.weights
+    }
+
+    /// Square of a query's distance to the mean query, as far as sketches know it. That to an exemplar is this less
+    /// twice the exemplar's score.
+    pub fn square(&self, z: &[f32]) -> f32 {
+        self.weights.iter().zip(z).map(|(weight, z)| weight * z * z).sum()
     }
 
     /// One more than there are exemplars.
@@ -209,6 +265,13 @@ impl ExemplarSketcher {
             }
         }
         self.sketcher.encode(&weighted, base as f32, sketch);
+    }
+
+    /// Weights of the coordinates that a sketch has, none of those that do not exist.
+    fn covered(&self) -> Vec<f32> {
+        let mut weights = self.weights.clone();
+        weights.resize(self.sketcher.half_steps().len(), 0.0);
+        weights
     }
 
     /// How the sketches are read.

@@ -9,7 +9,11 @@
 //! | `planes`, `thresholds` | F32 (L K, dim padded to 32), F32 (L K,) | fitted |
 //! | `offsets`, `entries`, `always_include` | U32 | fitted |
 //! | `exemplars`, `exemplar_half_steps` | U8 (n, 64), F32 | fitted, filled with queries |
+//! | `exemplar_weights` | F32 | fitted, filled with queries |
 //! | `exemplar_offsets`, `exemplar_labels` | U32 | fitted, filled with queries |
+//! | `evidence` | F32 (n,) | fitted, where queries have been observed |
+//! | `level` | F32 (1,) | fitted |
+//! | `trust` | F32 (8,) | fitted, where trust has been learned |
 //! | `query_map`, `query_offset` | F32 (p, d padded to 32), F32 (p,) | fitted, with aligned coordinates |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
 //!
@@ -36,6 +40,7 @@ use crate::memory::{Block, Bytes, LINE, Matrix, padded};
 use crate::rows::{Rows, Weights};
 use crate::sketch::{GROUP, Layout, Sketcher, Sketches};
 use crate::tables::Tables;
+use crate::trust::{SCAN, TABLES, Trust};
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -66,6 +71,10 @@ struct FittedHeader {
     n_neighbors: usize,
     n_rescore: usize,
     exact: bool,
+    fitted_from: usize,
+    n_scan: usize,
+    trust: f32,
+    scan_trust: f32,
     /// Groups of 8, 4, 2 and 1 bits.
     sketch_groups: Option<[usize; 4]>,
     exemplar_groups: Option<[usize; 4]>,
@@ -87,7 +96,9 @@ impl<'a> Tensor<'a> {
 /// Write an index.
 pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
     let rows = index.rows();
-    let fitted = index.fitted();
+    let (fitted, evidence) = index.settle()?.unzip();
+    let evidence = evidence.unwrap_or_default();
+    let trust = fitted.as_deref().and_then(|fitted| fitted.point.judge).map(|trust| trust.to_array());
     let (m, d) = (rows.m(), rows.d());
     let mut tensors = Vec::new();
     match rows.weights() {
@@ -98,7 +109,25 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
     tensors.push(Tensor::new("bias", Dtype::F32, vec![m], rows.bias()));
     let mut header = Header { fitted: None };
     if let Some(fitted) = fitted.as_deref() {
-        let Fitted { planes, coordinates, tables, exemplars, always_include, sketches, point } = fitted;
+        let Fitted {
+            planes,
+            coordinates,
+            tables,
+            exemplars,
+            always_include,
+            sketches,
+            level,
+            fitted_from,
+            point,
+            ..
+        } = fitted;
+        tensors.push(Tensor::new("level", Dtype::F32, vec![1], std::slice::from_ref(level)));
+        if !evidence.is_empty() {
+            tensors.push(Tensor::new("evidence", Dtype::F32, vec![evidence.len()], &evidence));
+        }
+        if let Some(trust) = &trust {
+            tensors.push(Tensor::new("trust", Dtype::F32, vec![trust.len()], trust));
+        }
         let (n, stride) = (planes.matrix().rows(), planes.matrix().stride());
         tensors.push(Tensor::new("planes", Dtype::F32, vec![n, stride], planes.matrix().values()));
         tensors.push(Tensor::new("thresholds", Dtype::F32, vec![n], planes.thresholds()));
@@ -118,6 +147,8 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             let (offsets, labels) = (exemplars.offsets(), exemplars.labels());
             tensors.push(Tensor::new("exemplar_offsets", Dtype::U32, vec![offsets.len()], offsets));
             tensors.push(Tensor::new("exemplar_labels", Dtype::U32, vec![labels.len()], labels));
+            let weights = exemplars.weights();
+            tensors.push(Tensor::new("exemplar_weights", Dtype::F32, vec![weights.len()], weights));
         }
         header.fitted = Some(FittedHeader {
             space: planes.space().name().into(),
@@ -129,6 +160,10 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             n_neighbors: point.n_neighbors,
             n_rescore: point.n_rescore,
             exact: point.exact,
+            fitted_from: *fitted_from,
+            n_scan: point.n_scan,
+            trust: point.trust,
+            scan_trust: point.scan_trust,
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
             exemplar_groups: exemplars.as_ref().map(|exemplars| exemplars.sketched().0.layout().counts()),
         });
@@ -216,7 +251,11 @@ pub fn parse(bytes: &Bytes) -> Result<(Index, String)> {
     if let Some(header) = header.fitted {
         let fitted = read_fitted(&reader, &header, m, d).map_err(damaged)?;
         fitted.validate(m, d)?;
+        let n = fitted.exemplars.as_ref().map_or(0, Exemplars::len);
         index.install(fitted);
+        if reader.file.tensor("evidence").is_ok() {
+            index.recall(&reader.block("evidence", Dtype::F32, &[n])?)?;
+        }
     }
     Ok((index, metadata.get("extra").cloned().unwrap_or_default()))
 }
@@ -246,8 +285,13 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         Some(groups) => {
             let (offsets, labels) = (reader.list("exemplar_offsets")?, reader.list("exemplar_labels")?);
             let sketched = reader.sketches(EXEMPLARS, groups, offsets.len().saturating_sub(1))?;
-            Some(Exemplars::from_parts(sketched, offsets, labels)?)
+            let weights = reader.block("exemplar_weights", Dtype::F32, &[sketched.0.half_steps().len()])?;
+            Some(Exemplars::from_parts(sketched, weights, offsets, labels)?)
         }
+    };
+    let judge = match reader.file.tensor("trust") {
+        Err(_) => None,
+        Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[TABLES + SCAN])?)),
     };
     Ok(Fitted {
         tables: Tables::from_parts(
@@ -261,12 +305,19 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         coordinates,
         sketches,
         exemplars,
+        level: reader.block::<f32>("level", Dtype::F32, &[1])?[0],
+        observed: None,
+        fitted_from: header.fitted_from,
         point: OperatingPoint {
             n_probes: header.n_probes,
             max_entries: header.max_entries,
             n_neighbors: header.n_neighbors,
             n_rescore: header.n_rescore,
             exact: header.exact,
+            n_scan: header.n_scan,
+            trust: header.trust,
+            scan_trust: header.scan_trust,
+            judge,
         },
     })
 }

@@ -1,12 +1,16 @@
 //! What fitting adds to the rows: everything a search reads besides them.
 
+use std::sync::Arc;
+
 use crate::coordinates::Affine;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
 use crate::hash::{Planes, Space};
 use crate::memory::Block;
+use crate::observed::Observed;
 use crate::sketch::{Sketcher, Sketches};
 use crate::tables::Tables;
+use crate::trust::Trust;
 
 /// What stands in the buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ impl Fill {
 }
 
 /// How much a search does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OperatingPoint {
     /// Buckets probed at most, on average over the tables.
     pub n_probes: usize,
@@ -49,17 +53,34 @@ pub struct OperatingPoint {
     pub n_rescore: usize,
     /// Score all rows instead, where nothing less is good enough.
     pub exact: bool,
+    /// Rows scored in full precision after a scan of all sketches.
+    pub n_scan: usize,
+    /// An answer by tables that is trusted less is not enough: all sketches are scanned.
+    pub trust: f32,
+    /// An answer by a scan that is trusted less is not enough: all rows are scored.
+    pub scan_trust: f32,
+    /// How trust is made from what a search shows, where that has been learned.
+    pub judge: Option<Trust>,
 }
 
 impl OperatingPoint {
     /// Refuse what cannot answer.
     pub fn check(self) -> Result<Self> {
-        let OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: _ } = self;
+        let OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, n_scan, .. } = self;
+        for (arg, trust) in [("trust", self.trust), ("scan_trust", self.scan_trust)] {
+            if !(0.0..=1.0).contains(&trust) {
+                return Err(Error::value(arg, "in 0..=1", trust));
+            }
+        }
+        if let Some(judge) = self.judge {
+            judge.check()?;
+        }
         let all = [
             ("n_probes", n_probes),
             ("max_entries", max_entries),
             ("n_neighbors", n_neighbors),
             ("n_rescore", n_rescore),
+            ("n_scan", n_scan),
         ];
         match all.into_iter().find(|&(_, value)| value == 0) {
             Some((arg, value)) => Err(Error::value(arg, "at least 1", value)),
@@ -79,10 +100,16 @@ pub struct Fitted {
     pub tables: Tables,
     /// The training queries, with [`Fill::Queries`].
     pub exemplars: Option<Exemplars>,
+    /// Queries met since then.
+    pub observed: Option<Arc<Observed>>,
+    /// How many exemplars there were at the fit.
+    pub fitted_from: usize,
     /// Labels that are candidates of every query, rising.
     pub always_include: Block<u32>,
     /// Codes of the rows and how to read them.
     pub sketches: Option<(Sketcher, Sketches)>,
+    /// Mean base logit of the rows; 0 without coordinates.
+    pub level: f32,
     /// How much a search does.
     pub point: OperatingPoint,
 }
@@ -91,6 +118,39 @@ impl Fitted {
     /// What stands in the buckets.
     pub fn fill(&self) -> Fill {
         if self.exemplars.is_some() { Fill::Queries } else { Fill::Rows }
+    }
+
+    /// A budget of probes or entries that was meant for the exemplars of the fit, for those that there are now: who
+    /// was met then is met still.
+    pub fn grown(&self, budget: usize) -> usize {
+        let observed = self.observed.as_deref().map_or(0, Observed::len);
+        let now = self.exemplars.as_ref().map_or(0, Exemplars::len) + observed;
+        if now <= self.fitted_from {
+            return budget;
+        }
+        let grown = budget as u128 * now as u128 / self.fitted_from.max(1) as u128;
+        usize::try_from(grown).unwrap_or(usize::MAX)
+    }
+
+    /// The tables of the fit, and those of what has been observed since.
+    pub fn all_tables(&self) -> Vec<&Tables> {
+        let since = self.observed.as_deref().and_then(Observed::hashed);
+        std::iter::once(&self.tables).chain(since.map(|(tables, _)| tables)).collect()
+    }
+
+    /// The exemplars of the fit, and those observed since.
+    pub fn all_exemplars(&self) -> Vec<&Exemplars> {
+        let observed = self.observed.as_deref();
+        let since = observed.and_then(Observed::hashed).map(|(_, exemplars)| exemplars);
+        self.exemplars.iter().chain(since).chain(observed.and_then(Observed::recent)).collect()
+    }
+
+    /// Refuse an operating point that cannot answer from these parts.
+    pub fn suits(&self, point: OperatingPoint) -> Result<OperatingPoint> {
+        if point.judge.is_some() && (self.sketches.is_none() || self.exemplars.is_none()) {
+            return Err(Error::value("judge", "None without sketches and exemplars", "given"));
+        }
+        point.check()
     }
 
     /// Prove that the parts fit each other and a layer of `m` rows of dimension `d`.
@@ -126,7 +186,10 @@ impl Fitted {
         if (self.sketches.is_some() || self.exemplars.is_some()) && p == 0 {
             return bad("coordinates beside sketches".into(), "none".into());
         }
-        if self.point.check().is_err() {
+        if !self.level.is_finite() {
+            return bad("a finite level".into(), format!("{}", self.level));
+        }
+        if self.suits(self.point).is_err() {
             return bad("an operating point".into(), format!("{:?}", self.point));
         }
         Ok(())

@@ -6,24 +6,34 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::exact;
+use crate::exemplars::{Exemplars, Lists};
 use crate::fitted::{Fitted, OperatingPoint};
+use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
+use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
-use crate::search::{OnShort, Scratch, Searcher, Work};
+use crate::search::{Effort, OnShort, Scratch, Searcher, Step, Work};
 use crate::threads;
+use crate::trust::{Features, SCAN, TABLES, Trust};
 
 /// An output layer that answers. Searches take `&self` and may run from many threads, also while a fit installs
 /// its result: a search sees the state before or after, never between.
 pub struct Index {
     rows: Rows,
     fitted: RwLock<Option<Arc<Fitted>>>,
+    observer: Mutex<Option<Observer>>,
     scratches: Mutex<Vec<Scratch>>,
 }
 
 impl Index {
     /// An index without tables.
     pub fn new(rows: Rows) -> Self {
-        Index { rows, fitted: RwLock::new(None), scratches: Mutex::new(Vec::new()) }
+        Index {
+            rows,
+            fitted: RwLock::new(None),
+            observer: Mutex::new(None),
+            scratches: Mutex::new(Vec::new()),
+        }
     }
 
     /// The layer.
@@ -36,8 +46,10 @@ impl Index {
         self.fitted.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Swap in the result of a fit.
+    /// Swap in the result of a fit. What has been observed before is gone with the fit before.
     pub fn install(&self, fitted: Fitted) {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        *observer = None;
         *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fitted));
     }
 
@@ -48,19 +60,176 @@ impl Index {
 
     /// The same index with another operating point; it shares all memory.
     pub fn at(&self, point: OperatingPoint) -> Result<Self> {
-        let (point, twin) = (point.check()?, self.bare());
-        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let twin = self.bare();
+        let (fitted, _) = self.settle()?.ok_or(Error::NotFitted)?;
+        let point = fitted.suits(point)?;
         twin.install(Fitted { point, ..(*fitted).clone() });
         Ok(twin)
     }
 
     /// Change what a search costs.
     pub fn set_operating_point(&self, point: OperatingPoint) -> Result<()> {
-        let point = point.check()?;
         let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
         let fitted = current.as_deref().ok_or(Error::NotFitted)?;
+        let point = fitted.suits(point)?;
         *current = Some(Arc::new(Fitted { point, ..fitted.clone() }));
         Ok(())
+    }
+
+    /// Learn from queries (n x d) that are served, and from their true labels where these are known. `k` answers of
+    /// each are judged; where they are not trusted, the query becomes an exemplar with the `t` best labels of a scan.
+    /// There are never more than `capacity` exemplars. Calls take their turn; searches do not wait.
+    pub fn observe(
+        &self,
+        queries: &[f32],
+        lists: Option<Lists<'_>>,
+        k: usize,
+        t: usize,
+        capacity: usize,
+    ) -> Result<Observing> {
+        self.check_queries(queries)?;
+        let d = self.rows.d();
+        let n = queries.len() / d;
+        if let Some(lists) = lists {
+            if lists.offsets.len() != n + 1 {
+                return Err(Error::value(
+                    "Y",
+                    format!("a list for each of {n} queries"),
+                    lists.offsets.len(),
+                ));
+            }
+            if let Some(&id) = lists.labels.iter().find(|&&id| id as usize >= self.rows.m()) {
+                return Err(Error::value("Y", format!("labels in 0..{}", self.rows.m()), id));
+            }
+        }
+        for (arg, value) in [("k", k), ("capacity", capacity)] {
+            if value == 0 {
+                return Err(Error::value(arg, "at least 1", value));
+            }
+        }
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let (Some(exemplars), Some(_)) = (&fitted.exemplars, &fitted.sketches) else {
+            return Err(Error::value("sketch_bytes", "at least 64, and fill='queries'", "others"));
+        };
+        let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
+        let (sketcher, searcher) = (exemplars.sketcher(), self.searcher(&fitted));
+        let observations: Vec<Observation> = threads::install(0, || {
+            let each = queries.par_chunks_exact(d).enumerate().map_init(
+                || (self.scratch(), vec![0; k], vec![0.0; k]),
+                |(scratch, labels, scores), (at, query)| {
+                    scratch.load(query);
+                    let true_labels = lists.map_or(&[][..], |lists| lists.get(at));
+                    searcher.observe(scratch, &sketcher, true_labels, t, (labels, scores))
+                },
+            );
+            each.collect()
+        })?;
+        let next = observer.take(&fitted, &observations, capacity)?;
+        let added = observations.iter().filter(|observation| observation.found.is_some()).count();
+        let told = Observing { added, exemplars: observer.evidence().len() };
+        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        // Whatever else has been set meanwhile stays.
+        let now = current.as_deref().unwrap_or(&fitted);
+        *current = Some(Arc::new(Fitted { point: now.point, ..next }));
+        Ok(told)
+    }
+
+    /// What has been fitted and observed, all in one place, and the evidence for each exemplar where any has been
+    /// gathered: what a file holds.
+    pub fn settle(&self) -> Result<Option<(Arc<Fitted>, Vec<f32>)>> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fitted) = self.fitted() else { return Ok(None) };
+        let Some(observer) = observer.as_mut() else { return Ok(Some((fitted, Vec::new()))) };
+        let settled = observer.settle(&fitted)?;
+        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        let now = current.as_deref().unwrap_or(&fitted);
+        let settled = Arc::new(Fitted { point: now.point, ..settled });
+        *current = Some(Arc::clone(&settled));
+        Ok(Some((settled, observer.evidence())))
+    }
+
+    /// Go on observing with evidence that [`Index::settle`] gave.
+    pub fn recall(&self, evidence: &[f32]) -> Result<()> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let n = fitted.exemplars.as_ref().map_or(0, Exemplars::len);
+        let sound = evidence.iter().all(|evidence| evidence.is_finite() && *evidence >= 0.0);
+        if evidence.len() != n || !sound {
+            return Err(Error::format(format!("evidence for {n} exemplars"), evidence.len()));
+        }
+        *observer = Some(Observer::with_evidence(evidence));
+        Ok(())
+    }
+
+    /// The leading `p` coordinates of all exemplars, as far as sketches know them, and what each weighs.
+    pub fn exemplar_coordinates(&self, p: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (fitted, _) = self.settle()?.ok_or(Error::NotFitted)?;
+        let Some(exemplars) = &fitted.exemplars else {
+            return Err(Error::value("fill", "'queries'", "'rows'"));
+        };
+        let p = p.min(known_coordinates(&fitted));
+        let mut all = vec![0.0; exemplars.len() * p];
+        for (exemplar, out) in all.chunks_exact_mut(p.max(1)).enumerate() {
+            exemplars.coordinates(exemplar, out);
+        }
+        Ok((all, exemplars.weights()[..p].to_vec()))
+    }
+
+    /// Hash the exemplars anew, with planes over the leading coordinates.
+    pub fn rehash(&self, planes: Planes) -> Result<()> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let Some(exemplars) = &fitted.exemplars else {
+            return Err(Error::value("fill", "'queries'", "'rows'"));
+        };
+        let most = known_coordinates(&fitted);
+        if planes.space() != Space::Aligned || planes.dim() > most {
+            return Err(Error::value(
+                "planes",
+                format!("over at most {most} aligned coordinates"),
+                planes.dim(),
+            ));
+        }
+        let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
+        let next = observer.rehash(&fitted, planes)?;
+        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        let now = current.as_deref().unwrap_or(&fitted);
+        *current = Some(Arc::new(Fitted { point: now.point, ..next }));
+        Ok(())
+    }
+
+    /// Answer queries (n x d) by tables and by a scan, both n x k, and say what the answers show of themselves:
+    /// what trust is learned from.
+    pub fn compare(
+        &self,
+        queries: &[f32],
+        k: usize,
+        [by_tables, by_scan]: [&mut [i64]; 2],
+        features: &mut [Features],
+    ) -> Result<()> {
+        self.check_queries(queries)?;
+        let (d, n) = (self.rows.d(), features.len());
+        if k == 0 || queries.len() != n * d || by_tables.len() != n * k || by_scan.len() != n * k {
+            return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), "others"));
+        }
+        let mut fitted = (*self.fitted().ok_or(Error::NotFitted)?).clone();
+        if fitted.sketches.is_none() || fitted.exemplars.is_none() {
+            return Err(Error::value("sketch_bytes", "at least 64, and fill='queries'", "others"));
+        }
+        // Any trust makes a search keep what features are made from.
+        fitted.point.judge.get_or_insert(Trust::from_array(&[0.0; TABLES + SCAN]));
+        let searcher = self.searcher(&fitted);
+        threads::install(0, || {
+            let outputs = by_tables.par_chunks_exact_mut(k).zip(by_scan.par_chunks_exact_mut(k));
+            outputs.zip(features.par_iter_mut()).zip(queries.par_chunks_exact(d)).for_each_init(
+                || (self.scratch(), vec![0.0; k]),
+                |(scratch, scores), (((by_tables, by_scan), features), query)| {
+                    scratch.load(query);
+                    *features = searcher.compare(scratch, [by_tables, by_scan], scores);
+                },
+            );
+        })
     }
 
     /// Borrow a scratch from the pool.
@@ -89,11 +258,12 @@ impl Index {
         &self,
         scratch: &mut Scratch,
         on_short: OnShort,
+        effort: Effort,
         labels: &mut [i64],
         scores: &mut [f32],
     ) -> Result<Work> {
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
-        self.searcher(&fitted).search(scratch, on_short, labels, scores)
+        self.searcher(&fitted).search(scratch, on_short, effort, labels, scores)
     }
 
     fn searcher<'a>(&'a self, fitted: &'a Fitted) -> Searcher<'a> {
@@ -117,7 +287,9 @@ impl Index {
         let fitted = if how.exact { None } else { Some(self.fitted().ok_or(Error::NotFitted)?) };
         let Some(fitted) = fitted.filter(|fitted| !fitted.point.exact) else {
             let m = self.rows.m();
-            work.fill(Work { candidates: m, rescored: m, ..Work::default() });
+            let of_each =
+                Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
+            work.fill(of_each);
             let (kernel, places, values) = (Kernel::active(), exact::GROUP * k, exact::GROUP * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);
@@ -140,9 +312,11 @@ impl Index {
                    scores: &mut [f32],
                    work: &mut Work| {
             scratch.load(query);
-            *work = searcher.search(scratch, how.on_short, labels, scores).map_err(|error| match error {
-                Error::Short { found, k, .. } => Error::Short { query: at, found, k },
-                other => other,
+            *work = searcher.search(scratch, how.on_short, how.effort, labels, scores).map_err(|error| {
+                match error {
+                    Error::Short { found, k, .. } => Error::Short { query: at, found, k },
+                    other => other,
+                }
             })?;
             Ok(())
         };
@@ -199,12 +373,29 @@ impl Index {
     }
 }
 
+/// How many leading coordinates the sketches of exemplars know.
+fn known_coordinates(fitted: &Fitted) -> usize {
+    let covered = fitted.exemplars.as_ref().map_or(0, |exemplars| exemplars.weights().len());
+    covered.min(fitted.coordinates.as_ref().map_or(0, |map| map.matrix().rows()))
+}
+
 /// Batches below this many queries stay on the calling thread: waking a pool costs more.
 const SMALL_BATCH: usize = 4;
+
+/// What observing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observing {
+    /// Queries that became exemplars.
+    pub added: usize,
+    /// How many exemplars there are.
+    pub exemplars: usize,
+}
 
 /// Options of a batch search.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
+    /// How far a search goes.
+    pub effort: Effort,
     /// Score all rows.
     pub exact: bool,
     /// What to do with too few candidates.

@@ -16,12 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::build::Recipe;
 use crate::coordinates::{Affine, Coordinates};
 use crate::error::{Error, Result};
+use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
 use crate::rows::{Rows, Weights};
-use crate::search::{OnShort, Work};
+use crate::search::{Effort, OnShort, Step, Work};
 use crate::sketch::{Layout, Sketcher, Sketches};
+use crate::tables::Tables;
+use crate::trust::TABLES;
 
 // ---------------------------------------------------------------------------------------------------- project
 
@@ -425,6 +428,8 @@ impl Sketched {
 /// The training queries that an index keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
+    /// What a coordinate weighs in a distance.
+    pub weights: Vec<f32>,
     /// Their sketches.
     pub sketched: Sketched,
     /// What each needed.
@@ -453,7 +458,28 @@ impl Kept {
             }
             *base = sum as f32;
         }
-        Kept { sketched, labels: labels.iter().map(|labels| labels.iter().copied().collect()).collect() }
+        let mut weights = weights;
+        weights.resize(widths.len(), 0.0);
+        let labels = labels.iter().map(|labels| labels.iter().copied().collect()).collect();
+        Kept { weights, sketched, labels }
+    }
+
+    /// Read the exemplars of an index.
+    pub fn of(exemplars: &Exemplars) -> Self {
+        let ends = exemplars.offsets().windows(2);
+        let labels = ends.map(|pair| &exemplars.labels()[pair[0] as usize..pair[1] as usize]);
+        Kept {
+            weights: exemplars.weights().to_vec(),
+            sketched: Sketched::of(exemplars.sketched()),
+            labels: labels.map(|labels| labels.iter().copied().collect()).collect(),
+        }
+    }
+
+    /// Number the exemplars of another after these.
+    pub fn append(&mut self, other: Kept) {
+        self.sketched.codes.extend(other.sketched.codes);
+        self.sketched.base.extend(other.sketched.base);
+        self.labels.extend(other.labels);
     }
 }
 
@@ -466,8 +492,16 @@ pub struct Reference {
     coordinates: Option<Affine>,
     buckets: Buckets,
     kept: Option<Kept>,
+    /// How many exemplars budgets are meant for.
+    fitted_from: usize,
+    /// Exemplars that every query meets.
+    always_met: BTreeSet<u32>,
     always_include: BTreeSet<u32>,
     sketched: Option<Sketched>,
+    /// Bytes of all sketches, and of a row.
+    scan_bytes: usize,
+    row_bytes: f64,
+    level: f32,
     point: OperatingPoint,
 }
 
@@ -528,8 +562,13 @@ impl Reference {
             coordinates: of_query.cloned(),
             buckets,
             kept,
+            fitted_from: queries.len(),
+            always_met: BTreeSet::new(),
             always_include: recipe.always_include.iter().copied().collect(),
+            scan_bytes: rows.m() * recipe.sketch_bytes,
+            row_bytes: rows.weights().nbytes() as f64 / rows.m() as f64,
             sketched,
+            level: recipe.coordinates.as_ref().map_or(0.0, |coordinates| mean(&coordinates.base)),
             point: recipe.point,
         }
     }
@@ -537,24 +576,20 @@ impl Reference {
     /// Take the parts of an index that exists: its search is checked, not its building.
     pub fn of(rows: &Rows, fitted: &Fitted) -> Self {
         let mut buckets = Buckets::new();
-        let (offsets, entries) = (fitted.tables.offsets(), fitted.tables.entries());
-        for bucket in 0..offsets.len() - 1 {
-            let ids: BTreeSet<u32> =
-                entries[offsets[bucket] as usize..offsets[bucket + 1] as usize].iter().copied().collect();
-            let (table, code) =
-                (bucket >> fitted.planes.n_bits(), bucket & ((1 << fitted.planes.n_bits()) - 1));
-            if !ids.is_empty() {
-                buckets.insert((table, code as u32), ids);
+        add_buckets(&mut buckets, &fitted.tables, 0);
+        let mut kept = fitted.exemplars.as_ref().map(Kept::of);
+        let mut always_met = BTreeSet::new();
+        if let (Some(kept), Some(observed)) = (&mut kept, &fitted.observed) {
+            if let Some((tables, exemplars)) = observed.hashed() {
+                add_buckets(&mut buckets, tables, kept.labels.len() as u32);
+                kept.append(Kept::of(exemplars));
+            }
+            if let Some(exemplars) = observed.recent() {
+                let first = kept.labels.len();
+                kept.append(Kept::of(exemplars));
+                always_met.extend(first as u32..kept.labels.len() as u32);
             }
         }
-        let kept = fitted.exemplars.as_ref().map(|exemplars| {
-            let ends = exemplars.offsets().windows(2);
-            let labels = ends.map(|pair| &exemplars.labels()[pair[0] as usize..pair[1] as usize]);
-            Kept {
-                sketched: Sketched::of(exemplars.sketched()),
-                labels: labels.map(|labels| labels.iter().copied().collect()).collect(),
-            }
-        });
         Reference {
             weights: widen(rows),
             bias: rows.bias().to_vec(),
@@ -562,7 +597,12 @@ impl Reference {
             coordinates: fitted.coordinates.clone(),
             buckets,
             kept,
+            fitted_from: fitted.fitted_from,
+            always_met,
             always_include: fitted.always_include.iter().copied().collect(),
+            scan_bytes: fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().len()),
+            row_bytes: rows.weights().nbytes() as f64 / rows.m() as f64,
+            level: fitted.level,
             sketched: fitted.sketches.as_ref().map(Sketched::of),
             point: fitted.point,
         }
@@ -593,19 +633,23 @@ impl Reference {
         dot(&self.weights[id as usize], query) + self.bias[id as usize]
     }
 
-    /// The candidates of a query, rising, and what finding them cost.
-    pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
+    /// The exemplars or rows that a query meets, rising, and what meeting them cost.
+    fn met(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
         let x = hashed_query(&self.planes, self.coordinates.as_ref(), query);
         let n_tables = self.planes.n_tables();
         let margins: Vec<Vec<f32>> = (0..n_tables).map(|table| margins(&self.planes, table, &x)).collect();
-        if self.point.exact {
-            let m = self.bias.len();
-            return ((0..m as u32).collect(), Work { candidates: m, ..Work::default() });
-        }
         let mut work = Work::default();
-        let mut met = BTreeSet::new();
-        for place in probes(&margins).iter().take(self.point.n_probes * n_tables) {
-            if work.entries >= self.point.max_entries {
+        let mut met = self.always_met.clone();
+        let grown = |budget: usize| {
+            let now = self.kept.as_ref().map_or(0, |kept| kept.labels.len());
+            if now > self.fitted_from {
+                (budget as f64 * now as f64 / self.fitted_from.max(1) as f64) as usize
+            } else {
+                budget
+            }
+        };
+        for place in probes(&margins).iter().take(grown(self.point.n_probes * n_tables)) {
+            if work.entries >= grown(self.point.max_entries) {
                 break;
             }
             work.probes += 1;
@@ -614,6 +658,16 @@ impl Reference {
                 work.entries += bucket.len();
             }
         }
+        (met, work)
+    }
+
+    /// The candidates of a query, rising, and what finding them cost.
+    pub fn candidates(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
+        if self.point.exact {
+            let m = self.bias.len();
+            return ((0..m as u32).collect(), Work { candidates: m, step: Step::Exact, ..Work::default() });
+        }
+        let (met, mut work) = self.met(query);
         let mut candidates = self.always_include.clone();
         match (&self.kept, &self.coordinates) {
             (Some(kept), Some(map)) => {
@@ -638,12 +692,12 @@ impl Reference {
     /// All logits, sorted.
     pub fn exact(&self, query: &[f32], k: usize) -> Answer {
         let m = self.bias.len();
-        let work = Work { candidates: m, rescored: m, ..Work::default() };
+        let work = Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
         answer(&(0..m as u32).map(|id| (self.logit(query, id), id)).collect::<Vec<_>>(), k, work)
     }
 
     /// Answer one query.
-    pub fn search(&self, query: &[f32], k: usize, on_short: OnShort) -> Result<Answer> {
+    pub fn search(&self, query: &[f32], k: usize, on_short: OnShort, effort: Effort) -> Result<Answer> {
         if self.point.exact {
             return Ok(self.exact(query, k));
         }
@@ -654,15 +708,138 @@ impl Reference {
         }
         if found < k && on_short == OnShort::Exact {
             let exact = self.exact(query, k);
-            return Ok(Answer { work: Work { rescored: exact.work.rescored, ..work }, ..exact });
+            return Ok(Answer { work: after(work, exact.work), ..exact });
         }
-        let finalists: Vec<u32> = match self.sketch_scores(query, &candidates) {
-            Some(scores) => top(&scores, self.point.n_rescore.max(k)).iter().map(|&(_, id)| id).collect(),
-            None => candidates.into_iter().collect(),
+        let (best, finalists, cut) = self.by_tables(query, k, &candidates);
+        let Some(trust) = self.point.judge else {
+            let work = Work { rescored: finalists.len(), trust: f32::NAN, ..work };
+            return Ok(Answer { work, ..best });
         };
-        let work = Work { rescored: finalists.len(), ..work };
-        let scored: Vec<_> = finalists.iter().map(|&id| (self.logit(query, id), id)).collect();
-        Ok(answer(&scored, k, work))
+        let features = self.features(query, &best, &finalists, cut);
+        let trusted = if found < k { 0.0 } else { logistic(&trust.tables, &features) };
+        let work = Work { rescored: finalists.len(), trust: trusted, ..work };
+        let m = self.bias.len();
+        let cost = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan as f64;
+        if !effort.adaptive || trusted >= self.point.trust || cost > effort.max_cost {
+            return Ok(Answer { work, ..best });
+        }
+        let (best, finalists, cut) = self.by_scan(query, k, &finalists);
+        let features = self.features(query, &best, &finalists, cut);
+        let trusted = logistic(&trust.scan, &[1.0, features[TABLES - 1]]);
+        let work = Work { rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
+        if trusted >= self.point.scan_trust || m as f64 > effort.max_cost {
+            return Ok(Answer { work, ..best });
+        }
+        let exact = self.exact(query, k);
+        Ok(Answer { work: after(work, exact.work), ..exact })
+    }
+
+    /// The answer from these candidates, the rows scored for it with their estimates, and the least estimate if any
+    /// candidate was left out.
+    fn by_tables(&self, query: &[f32], k: usize, candidates: &BTreeSet<u32>) -> (Answer, Estimates, f32) {
+        let r = self.point.n_rescore.max(k);
+        let (finalists, cut) = match self.sketch_scores(query, candidates) {
+            Some(scores) => (top(&scores, r), scores.len() > r),
+            None => (candidates.iter().map(|&id| (f32::NAN, id)).collect(), false),
+        };
+        let least = if cut { finalists[r - 1].0 } else { f32::NEG_INFINITY };
+        (self.answer_from(query, k, &finalists), finalists, least)
+    }
+
+    /// The same from all rows, with those that have been scored before.
+    fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
+        let r = self.point.n_scan.max(k);
+        let all = (0..self.bias.len() as u32).collect();
+        let scores = self.sketch_scores(query, &all).unwrap_or_default();
+        let mut finalists = top(&scores, r);
+        let least = if scores.len() > r { finalists[r - 1].0 } else { f32::NEG_INFINITY };
+        let known: BTreeSet<u32> = finalists.iter().map(|&(_, id)| id).collect();
+        finalists.extend(before.iter().filter(|(_, id)| !known.contains(id)));
+        (self.answer_from(query, k, &finalists), finalists, least)
+    }
+
+    fn answer_from(&self, query: &[f32], k: usize, finalists: &Estimates) -> Answer {
+        let scored: Vec<_> = finalists.iter().map(|&(_, id)| (self.logit(query, id), id)).collect();
+        answer(&scored, k, Work::default())
+    }
+
+    /// What an answer shows of itself, in the order that [`crate::trust::TABLES`] documents.
+    pub fn features(&self, query: &[f32], best: &Answer, finalists: &Estimates, least: f32) -> [f64; TABLES] {
+        let n = finalists.len().max(1) as f64;
+        let errors: Vec<f64> = finalists
+            .iter()
+            .map(|&(estimate, id)| f64::from(self.logit(query, id)) - f64::from(estimate))
+            .collect();
+        let shift = errors.iter().sum::<f64>() / n;
+        let error = (errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / n).sqrt();
+        let distances = self.distances(query);
+        let near = distances.iter().copied().fold(f64::INFINITY, f64::min);
+        let far = distances.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
+        let above = kth - shift - f64::from(least);
+        let exact_to = 1e-5 * (kth.abs() + shift.abs() + f64::from(least).abs());
+        let margin = if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
+            30.0
+        } else if above > exact_to {
+            (above / error.max(exact_to)).min(30.0)
+        } else {
+            0.0
+        };
+        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
+        [
+            1.0,
+            near.ln(),
+            far.ln(),
+            bounded((kth - shift - f64::from(self.level)) / far),
+            bounded((first - kth) / far),
+            margin,
+        ]
+    }
+
+    /// How far the neighbours of a query are from it.
+    fn distances(&self, query: &[f32]) -> Vec<f64> {
+        let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return vec![0.0] };
+        let z = affine(map, query);
+        // In single precision and in this order: near an exemplar the difference below is all rounding.
+        let mut own = 0.0f32;
+        for (weight, z) in kept.weights.iter().zip(&z) {
+            own += weight * z * z;
+        }
+        let near = top(&kept.sketched.scores(&z, &self.met(query).0), self.point.n_neighbors);
+        if near.is_empty() {
+            return vec![1e3];
+        }
+        let distance = |&(score, _): &(f32, u32)| f64::from((own - 2.0 * score).max(0.0).sqrt());
+        near.iter().map(distance).map(|distance| distance.clamp(1e-3, 1e3)).collect()
+    }
+}
+
+/// Estimates and ids.
+type Estimates = Vec<(f32, u32)>;
+
+/// The work of an exact search after that of another.
+fn after(work: Work, exact: Work) -> Work {
+    Work { rescored: exact.rescored, step: exact.step, trust: exact.trust, ..work }
+}
+
+fn logistic(weights: &[f32], features: &[f64]) -> f32 {
+    let sum: f64 = weights.iter().zip(features).map(|(w, x)| f64::from(*w) * x).sum();
+    (1.0 / (1.0 + (-sum).exp())) as f32
+}
+
+fn mean(values: &[f32]) -> f32 {
+    (values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64) as f32
+}
+
+/// Put the entries of tables into buckets, as `first` more than they are.
+fn add_buckets(buckets: &mut Buckets, tables: &Tables, first: u32) {
+    let (offsets, entries) = (tables.offsets(), tables.entries());
+    for bucket in 0..offsets.len() - 1 {
+        let ids = &entries[offsets[bucket] as usize..offsets[bucket + 1] as usize];
+        let (table, code) = (bucket >> tables.n_bits(), bucket & ((1 << tables.n_bits()) - 1));
+        if !ids.is_empty() {
+            buckets.entry((table, code as u32)).or_default().extend(ids.iter().map(|id| id + first));
+        }
     }
 }
 

@@ -3,15 +3,17 @@
 use crate::candidates::Union;
 use crate::error::{Error, Result};
 use crate::exact;
-use crate::exemplars::Exemplars;
+use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
 use crate::fitted::Fitted;
 use crate::hash::{Space, augment, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
+use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::topk::TopK;
+use crate::trust::{Features, NOWHERE, Seen};
 
 /// What to do when a query has fewer candidates than answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +38,37 @@ impl OnShort {
     }
 }
 
+/// How far a search goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effort {
+    /// Go on while an answer is not trusted, as the operating point says.
+    pub adaptive: bool,
+    /// Cost in full rows that going on must not exceed.
+    pub max_cost: f64,
+}
+
+impl Effort {
+    /// Go as far as it takes.
+    pub const ADAPTIVE: Effort = Effort { adaptive: true, max_cost: f64::INFINITY };
+
+    /// Stay with the tables.
+    pub const FIXED: Effort = Effort { adaptive: false, max_cost: f64::INFINITY };
+}
+
+/// How far a search went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Candidates from tables.
+    #[default]
+    Tables,
+    /// All rows by their sketches.
+    Scan,
+    /// All rows.
+    Exact,
+}
+
 /// What a search cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
     /// Buckets visited.
     pub probes: usize,
@@ -49,6 +80,10 @@ pub struct Work {
     pub candidates: usize,
     /// Rows scored in full precision.
     pub rescored: usize,
+    /// How far it went.
+    pub step: Step,
+    /// Probability that the answer is the full layer's, as far as the index can tell; NaN if it cannot.
+    pub trust: f32,
 }
 
 /// Everything that one search writes to. Reused, so that the steady state allocates nothing.
@@ -61,11 +96,15 @@ pub struct Scratch {
     probes: Probes,
     buckets: Vec<usize>,
     exemplars: Union,
+    observed: Union,
     neighbors: Vec<u32>,
     candidates: Union,
     finalists: Vec<u32>,
+    estimates: Vec<f32>,
+    logits: Vec<f32>,
+    distances: Vec<f32>,
+    scanned: (Vec<u32>, Vec<f32>),
     cut: Cut,
-    scores: Vec<f32>,
     best: TopK,
 }
 
@@ -92,54 +131,192 @@ impl Searcher<'_> {
         &self,
         scratch: &mut Scratch,
         on_short: OnShort,
+        effort: Effort,
         labels: &mut [i64],
         scores: &mut [f32],
     ) -> Result<Work> {
-        let k = labels.len();
-        if self.fitted.point.exact {
+        let (k, point) = (labels.len(), &self.fitted.point);
+        if point.exact {
             return Ok(self.exact(scratch, labels, scores));
         }
         let mut work = self.candidates(scratch);
         let found = work.candidates;
-        if found < k && on_short != OnShort::Pad {
-            if on_short == OnShort::Raise {
-                return Err(Error::Short { query: 0, found, k });
-            }
-            work.rescored = self.exact(scratch, labels, scores).rescored;
-            return Ok(work);
+        if found < k && on_short == OnShort::Raise {
+            return Err(Error::Short { query: 0, found, k });
         }
-        let Scratch { z, candidates, finalists, cut, .. } = scratch;
+        if found < k && on_short == OnShort::Exact {
+            let exact = self.exact(scratch, labels, scores);
+            return Ok(Work { rescored: exact.rescored, step: exact.step, trust: exact.trust, ..work });
+        }
+        self.by_tables(scratch, labels, scores);
+        work.trust = f32::NAN;
+        if let Some(trust) = &point.judge {
+            // Too few answers are no answer.
+            let seen = self.seen(scratch, scores);
+            work.trust = if found < k { 0.0 } else { trust.of_tables(&seen, self.fitted.level) };
+            if effort.adaptive && work.trust < point.trust && self.scan_cost() <= effort.max_cost {
+                self.by_scan(scratch, labels, scores, 0);
+                (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, scores)));
+                if work.trust < point.scan_trust && self.rows.m() as f64 <= effort.max_cost {
+                    let exact = self.exact(scratch, labels, scores);
+                    return Ok(Work {
+                        rescored: exact.rescored,
+                        step: exact.step,
+                        trust: exact.trust,
+                        ..work
+                    });
+                }
+            }
+        }
+        work.rescored = scratch.finalists.len();
+        Ok(work)
+    }
+
+    /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself.
+    pub fn compare(
+        &self,
+        scratch: &mut Scratch,
+        [by_tables, by_scan]: [&mut [i64]; 2],
+        scores: &mut [f32],
+    ) -> Features {
+        self.candidates(scratch);
+        self.by_tables(scratch, by_tables, scores);
+        let tables = self.seen(scratch, scores);
+        self.by_scan(scratch, by_scan, scores, 0);
+        Features::new(&tables, &self.seen(scratch, scores), self.fitted.level)
+    }
+
+    /// See what the loaded query needs: its true labels, and where the answer by tables is not trusted, or lacks one
+    /// of these, the `t` best of a scan. `answer` holds as many places as answers are judged by.
+    pub fn observe(
+        &self,
+        scratch: &mut Scratch,
+        sketcher: &ExemplarSketcher,
+        labels: &[u32],
+        t: usize,
+        answer: (&mut [i64], &mut [f32]),
+    ) -> Observation {
+        self.candidates(scratch);
+        let neighbors = scratch.neighbors.clone();
+        let lacks = labels.iter().any(|label| !scratch.candidates.ids().contains(label));
+        self.by_tables(scratch, answer.0, answer.1);
+        let trusted = self.fitted.point.judge.is_some_and(|trust| {
+            trust.of_tables(&self.seen(scratch, answer.1), self.fitted.level) >= self.fitted.point.trust
+        });
+        if trusted && !lacks {
+            return Observation { neighbors, found: None };
+        }
+        self.by_scan(scratch, answer.0, answer.1, t);
+        scratch.best.reset(t.min(scratch.finalists.len()));
+        scratch.best.extend(&scratch.logits, &scratch.finalists);
+        let mut needed = Vec::new();
+        scratch.best.unordered(&mut needed, &mut scratch.scanned.1);
+        needed.extend_from_slice(labels);
+        needed.sort_unstable();
+        needed.dedup();
+        let mut sketch = [0; SKETCH_BYTES];
+        sketcher.encode(&scratch.z, &mut sketch);
+        let codes = self.fitted.planes.codes(&scratch.margins).collect();
+        Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
+    }
+
+    /// What a scan costs in full rows: the bytes it reads by those of a row.
+    fn scan_cost(&self) -> f64 {
+        let m = self.rows.m();
+        let row = self.rows.weights().nbytes() as f64 / m as f64;
+        let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().len());
+        sketches as f64 / row + self.fitted.point.n_scan as f64
+    }
+
+    /// Answer from the candidates.
+    fn by_tables(&self, scratch: &mut Scratch, labels: &mut [i64], scores: &mut [f32]) {
+        let k = labels.len();
+        let Scratch { z, candidates, finalists, estimates, cut, .. } = scratch;
         match &self.fitted.sketches {
             Some(sketched) => {
-                let r = self.fitted.point.n_rescore.max(k);
-                cut.best(self.kernel, sketched, z, candidates.ids(), r, finalists);
+                let (r, all) = (self.fitted.point.n_rescore.max(k), self.fitted.point.judge.is_some());
+                cut.best(self.kernel, sketched, z, candidates.ids(), r, all, finalists, estimates);
             }
             None => {
                 finalists.clear();
                 finalists.extend_from_slice(candidates.ids());
             }
         }
-        work.rescored = scratch.finalists.len();
-        self.rows.logits(self.kernel, &scratch.query, &scratch.finalists, &mut scratch.scores);
+        self.rows.logits(self.kernel, &scratch.query, &scratch.finalists, &mut scratch.logits);
         scratch.best.reset(k);
-        scratch.best.extend(&scratch.scores, &scratch.finalists);
+        scratch.best.extend(&scratch.logits, &scratch.finalists);
         scratch.best.write(labels, scores);
-        Ok(work)
+    }
+
+    /// Answer from all rows whose sketches promise most, at least so many, beside what the tables found.
+    fn by_scan(&self, scratch: &mut Scratch, labels: &mut [i64], scores: &mut [f32], least: usize) {
+        let Some(sketched) = &self.fitted.sketches else { return };
+        let Scratch { query, z, candidates, finalists, estimates, logits, scanned, cut, best, .. } = scratch;
+        let r = self.fitted.point.n_scan.max(labels.len()).max(least).min(self.rows.m());
+        cut.start(&sketched.0, z, r);
+        cut.offer_all(self.kernel, &sketched.1, self.rows.m(), 0);
+        cut.keep(&mut scanned.0, &mut scanned.1);
+        // Marks of the candidates have done their work: now they mark what has been scored.
+        candidates.start(self.rows.m());
+        candidates.add(finalists);
+        let old = finalists.len();
+        for (&id, &estimate) in scanned.0.iter().zip(&scanned.1) {
+            let before = candidates.ids().len();
+            candidates.add(&[id]);
+            if candidates.ids().len() > before {
+                finalists.push(id);
+                estimates.push(estimate);
+            }
+        }
+        // The logits of new finalists, behind those of the old.
+        let new = &finalists[old..];
+        self.rows.logits(self.kernel, query, new, &mut scanned.1);
+        logits.extend_from_slice(&scanned.1);
+        best.extend(&scanned.1, new);
+        best.write(labels, scores);
+    }
+
+    /// What the answer shows of itself.
+    fn seen(&self, scratch: &Scratch, scores: &[f32]) -> Seen {
+        let Scratch { z, estimates, logits, distances, cut, .. } = scratch;
+        let n = estimates.len().max(1) as f32;
+        let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
+        let shift = errors().sum::<f32>() / n;
+        let error = (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt();
+        let (nearest, last) = match &self.fitted.exemplars {
+            Some(exemplars) if !distances.is_empty() => {
+                let own = exemplars.square(z);
+                let of = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
+                let all = || distances.iter().copied();
+                (of(all().fold(f32::NEG_INFINITY, f32::max)), of(all().fold(f32::INFINITY, f32::min)))
+            }
+            _ => (NOWHERE, NOWHERE),
+        };
+        Seen {
+            nearest,
+            last,
+            best: scores.first().copied().unwrap_or(f32::NEG_INFINITY),
+            kth: scores.last().copied().unwrap_or(f32::NEG_INFINITY),
+            shift,
+            error,
+            cut: cut.floor,
+        }
     }
 
     /// Score every row.
     fn exact(&self, scratch: &Scratch, labels: &mut [i64], scores: &mut [f32]) -> Work {
         let (m, query) = (self.rows.m(), &scratch.query[..self.rows.d()]);
         exact::search(self.rows, self.kernel, query, labels.len(), labels, scores);
-        Work { candidates: m, rescored: m, ..Work::default() }
+        Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() }
     }
 
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.
     pub fn candidates(&self, scratch: &mut Scratch) -> Work {
         self.project(scratch);
         let entries = self.probe(scratch);
-        let Scratch { z, buckets, exemplars: met, neighbors, candidates, cut, .. } = scratch;
-        let Fitted { tables, exemplars, always_include, point, .. } = self.fitted;
+        let Scratch { z, buckets, exemplars: met, observed: met_since, neighbors, distances, .. } = scratch;
+        let Scratch { candidates, cut, .. } = scratch;
+        let Fitted { tables, exemplars, observed, always_include, point, .. } = self.fitted;
         let view = tables.view();
         let mut work = Work { probes: buckets.len(), entries, ..Work::default() };
         candidates.start(self.rows.m());
@@ -148,8 +325,45 @@ impl Searcher<'_> {
             Some(exemplars) => {
                 met.start(exemplars.len());
                 buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
-                cut.best(self.kernel, exemplars.sketched(), z, met.ids(), point.n_neighbors, neighbors);
-                add_labels(exemplars, neighbors, candidates);
+                let (sketched, r) = (exemplars.sketched(), point.n_neighbors);
+                match observed.as_deref() {
+                    None => {
+                        cut.best(
+                            self.kernel,
+                            sketched,
+                            z,
+                            met.ids(),
+                            r,
+                            point.judge.is_some(),
+                            neighbors,
+                            distances,
+                        );
+                    }
+                    Some(observed) => {
+                        // Numbers go on from those of the fit: the observed ones in tables, then the latest.
+                        let mut first = exemplars.len();
+                        cut.start(&sketched.0, z, r.min(first + observed.len()));
+                        cut.offer(self.kernel, &sketched.1, met.ids(), 0);
+                        if let Some((tables, exemplars)) = observed.hashed() {
+                            let view = tables.view();
+                            met_since.start(exemplars.len());
+                            buckets.iter().for_each(|&bucket| met_since.add(view.bucket(bucket)));
+                            cut.offer(self.kernel, &exemplars.sketched().1, met_since.ids(), first);
+                            first += exemplars.len();
+                        }
+                        if let Some(exemplars) = observed.recent() {
+                            cut.offer_all(self.kernel, &exemplars.sketched().1, exemplars.len(), first);
+                        }
+                        cut.keep(neighbors, distances);
+                    }
+                }
+                let observed = observed.as_deref();
+                let parts = [
+                    Some(exemplars),
+                    observed.and_then(Observed::hashed).map(|(_, exemplars)| exemplars),
+                    observed.and_then(Observed::recent),
+                ];
+                add_labels(parts, neighbors, candidates);
                 work.neighbors = neighbors.len();
             }
             None => buckets.iter().for_each(|&bucket| candidates.add(view.bucket(bucket))),
@@ -180,18 +394,21 @@ impl Searcher<'_> {
     fn probe(&self, scratch: &mut Scratch) -> usize {
         // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
         const LAG: usize = 16;
-        let Fitted { planes, tables, point, .. } = self.fitted;
-        let view = tables.view();
-        let most = point.n_probes.saturating_mul(planes.n_tables());
+        let Fitted { planes, tables, observed, point, .. } = self.fitted;
+        let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
+        let since = since.map(|(tables, _)| tables.view());
+        let most = self.fitted.grown(point.n_probes.saturating_mul(planes.n_tables()));
+        let max_entries = self.fitted.grown(point.max_entries);
         scratch.buckets.clear();
         scratch.probes.start(&scratch.margins, planes.n_bits());
         let (mut entries, mut taken, mut left) = (0, 0, true);
-        while taken < most && entries < point.max_entries {
+        while taken < most && entries < max_entries {
             while left && scratch.buckets.len() < most.min(taken + LAG) {
                 match scratch.probes.next() {
                     Some((table, code)) => {
                         let bucket = (table << planes.n_bits()) | code as usize;
                         view.prefetch_offset(bucket);
+                        since.iter().for_each(|view| view.prefetch_offset(bucket));
                         scratch.buckets.push(bucket);
                     }
                     None => left = false,
@@ -199,6 +416,7 @@ impl Searcher<'_> {
             }
             let Some(&bucket) = scratch.buckets.get(taken) else { break };
             entries += view.prefetch_bucket(bucket);
+            entries += since.map_or(0, |view| view.prefetch_bucket(bucket));
             taken += 1;
         }
         scratch.buckets.truncate(taken);
@@ -206,30 +424,60 @@ impl Searcher<'_> {
     }
 }
 
-/// Add the labels of these exemplars to the candidates.
-fn add_labels(exemplars: &Exemplars, neighbors: &[u32], candidates: &mut Union) {
+/// Add the labels of these exemplars, which are numbered through all parts, to the candidates.
+fn add_labels(parts: [Option<&Exemplars>; 3], neighbors: &[u32], candidates: &mut Union) {
     // Where labels begin, then the labels: both trips to memory begin while those of earlier exemplars are added.
     const LAG: usize = 4;
-    let view = exemplars.view();
-    neighbors.iter().take(2 * LAG).for_each(|&exemplar| view.prefetch_offset(exemplar));
-    neighbors.iter().take(LAG).for_each(|&exemplar| view.prefetch_labels(exemplar));
-    for (at, &exemplar) in neighbors.iter().enumerate() {
-        neighbors.get(at + 2 * LAG).into_iter().for_each(|&later| view.prefetch_offset(later));
-        neighbors.get(at + LAG).into_iter().for_each(|&later| view.prefetch_labels(later));
+    let [fit, hashed, recent] = parts.map(|part| part.map(|exemplars| (exemplars.view(), exemplars.len())));
+    let Some((fit, n)) = fit else { return };
+    let since = |exemplar: usize| match (hashed, recent) {
+        (Some((view, n)), _) if exemplar < n => (view, exemplar as u32),
+        (Some((_, n)), Some((view, _))) => (view, (exemplar - n) as u32),
+        (_, Some((view, _))) => (view, exemplar as u32),
+        _ => (fit, u32::MAX),
+    };
+    let at = |exemplar: u32| match (exemplar as usize).checked_sub(n) {
+        None => (fit, exemplar),
+        Some(exemplar) => since(exemplar),
+    };
+    let prefetch_offset = |&exemplar: &u32| {
+        let (view, exemplar) = at(exemplar);
+        view.prefetch_offset(exemplar);
+    };
+    let prefetch_labels = |&exemplar: &u32| {
+        let (view, exemplar) = at(exemplar);
+        view.prefetch_labels(exemplar);
+    };
+    neighbors.iter().take(2 * LAG).for_each(prefetch_offset);
+    neighbors.iter().take(LAG).for_each(prefetch_labels);
+    for (place, &exemplar) in neighbors.iter().enumerate() {
+        neighbors.get(place + 2 * LAG).into_iter().for_each(prefetch_offset);
+        neighbors.get(place + LAG).into_iter().for_each(prefetch_labels);
+        let (view, exemplar) = at(exemplar);
         candidates.add(view.labels(exemplar));
     }
 }
 
-/// Scratch of a choice by sketches: of exemplars, then of candidates.
+/// Rows whose sketches are scored at a time: they and their scores stay in the first-level cache.
+const SCAN_ROWS: usize = 256;
+
+/// Scratch of a choice by sketches: of exemplars, of candidates, of all rows.
 #[derive(Default)]
 struct Cut {
     query: SketchQuery,
     scores: Vec<f32>,
     best: TopK,
+    /// How many are kept, and how many have been offered.
+    r: usize,
+    offered: usize,
+    /// The least score kept; -inf where nothing was cut.
+    floor: f32,
 }
 
 impl Cut {
-    /// Keep the `r` ids with the best sketch scores for a query with coordinates `z`, in no order.
+    /// Keep the `r` ids with the best sketch scores for a query with coordinates `z`, in no order, and their
+    /// scores. If there are no more than `r`, scores are known only if `all` asks for them.
+    #[allow(clippy::too_many_arguments, reason = "what to choose from, how many, and where to")]
     fn best(
         &mut self,
         kernel: Kernel,
@@ -237,20 +485,59 @@ impl Cut {
         z: &[f32],
         ids: &[u32],
         r: usize,
+        all: bool,
         kept: &mut Vec<u32>,
+        scores: &mut Vec<f32>,
     ) {
-        if ids.len() <= r {
+        self.floor = f32::NEG_INFINITY;
+        scores.clear();
+        if ids.len() <= r && !all {
             kept.clear();
             kept.extend_from_slice(ids);
             return;
         }
+        self.start(sketcher, z, r.min(ids.len()));
+        self.offer(kernel, sketches, ids, 0);
+        self.keep(kept, scores);
+    }
+
+    /// Keep `r` of what is offered from now on.
+    fn start(&mut self, sketcher: &Sketcher, z: &[f32], r: usize) {
         self.query.prepare(sketcher, z);
+        self.best.reset(r);
+        (self.r, self.offered) = (r, 0);
+    }
+
+    /// Offer these sketches, as `first` more than their ids.
+    fn offer(&mut self, kernel: Kernel, sketches: &Sketches, ids: &[u32], first: usize) {
         self.scores.clear();
         self.scores.resize(ids.len(), 0.0);
         let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
         kernel.sketch_ids(view, &self.query, ids, &mut self.scores);
-        self.best.reset(r);
-        self.best.extend(&self.scores, ids);
-        self.best.ids(kept);
+        for (&score, &id) in self.scores.iter().zip(ids) {
+            self.best.push(score, id + first as u32);
+        }
+        self.offered += ids.len();
+    }
+
+    /// Offer all of `n` sketches.
+    fn offer_all(&mut self, kernel: Kernel, sketches: &Sketches, n: usize, first: usize) {
+        self.scores.clear();
+        self.scores.resize(SCAN_ROWS.min(n), 0.0);
+        let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
+        for from in (0..n).step_by(SCAN_ROWS) {
+            let scores = &mut self.scores[..SCAN_ROWS.min(n - from)];
+            kernel.sketch_rows(view, &self.query, from, scores);
+            self.best.extend_range(scores, (first + from) as u32);
+        }
+        self.offered += n;
+    }
+
+    /// Write what is kept, in no order, and the scores.
+    fn keep(&mut self, kept: &mut Vec<u32>, scores: &mut Vec<f32>) {
+        self.best.unordered(kept, scores);
+        let cut = self.offered > self.r;
+        self.floor =
+            if cut { scores.iter().copied().fold(f32::INFINITY, f32::min) } else { f32::NEG_INFINITY };
     }
 }

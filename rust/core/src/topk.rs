@@ -87,11 +87,13 @@ impl TopK {
         }
     }
 
-    /// The ids selected so far, at most k, in no order.
-    pub fn ids(&mut self, out: &mut Vec<u32>) {
+    /// The ids selected so far, at most k, in no order, and their scores.
+    pub fn unordered(&mut self, ids: &mut Vec<u32>, scores: &mut Vec<f32>) {
         self.cut();
-        out.clear();
-        out.extend(self.keys.iter().map(|&key| id(key)));
+        ids.clear();
+        ids.extend(self.keys.iter().map(|&key| id(key)));
+        scores.clear();
+        scores.extend(self.keys.iter().map(|&key| score(key)));
     }
 
     /// Write the best first and return how many there are; the rest of the outputs becomes -1 and -inf.

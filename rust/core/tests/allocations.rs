@@ -5,10 +5,9 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::{Case, Dtype};
-use lss_core::Fill;
-use lss_core::OnShort;
+use common::{Case, Dtype, Wide};
 use lss_core::hash::Space;
+use lss_core::{Effort, Fill, OnShort};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
@@ -39,7 +38,12 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_warm_search_allocates_nothing() {
-    for (space, sketch_bytes) in [(Space::Aligned, 64), (Space::Augmented, 128), (Space::Augmented, 0)] {
+    for (space, sketch_bytes, fill) in [
+        (Space::Aligned, 64, Fill::Rows),
+        (Space::Augmented, 128, Fill::Rows),
+        (Space::Augmented, 0, Fill::Rows),
+        (Space::Aligned, 128, Fill::Queries),
+    ] {
         let built = Case {
             seed: 3,
             dtype: Dtype::Bf16,
@@ -50,7 +54,7 @@ fn a_warm_search_allocates_nothing() {
             space,
             n_tables: 4,
             n_bits: 5,
-            fill: Fill::Rows,
+            fill,
             n_always: 2,
             sketch_bytes,
             n_probes: 8,
@@ -58,7 +62,9 @@ fn a_warm_search_allocates_nothing() {
             n_neighbors: 4,
             n_rescore: 20,
             exact: false,
-            n_train: 0,
+            // Where there are exemplars and sketches, searches end with a scan.
+            wide: Wide { trust: 0.6, scan_trust: 0.4, n_scan: 30, max_cost: f64::INFINITY },
+            n_train: 100,
             n_queries: 40,
         }
         .build();
@@ -68,13 +74,16 @@ fn a_warm_search_allocates_nothing() {
                 let mut scratch = built.index.scratch();
                 scratch.load(query);
                 built.index.check_queries(query).unwrap();
-                built.index.search_one(&mut scratch, OnShort::Pad, &mut labels, &mut scores).unwrap();
+                built
+                    .index
+                    .search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, &mut labels, &mut scores)
+                    .unwrap();
             }
         };
         pass();
         let before = COUNT.with(Cell::get);
         pass();
-        assert_eq!(COUNT.with(Cell::get) - before, 0, "{space:?}, {sketch_bytes} bytes");
+        assert_eq!(COUNT.with(Cell::get) - before, 0, "{space:?}, {sketch_bytes} bytes, {fill:?}");
         assert!(before > 0, "the counter counts");
     }
 }

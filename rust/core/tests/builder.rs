@@ -148,6 +148,7 @@ fn case() -> Case {
         n_neighbors: 4,
         n_rescore: 5,
         exact: false,
+        wide: common::TABLES_ALONE,
         n_train: 10,
         n_queries: 1,
     }

@@ -9,7 +9,7 @@ use common::{Case, Dtype, Rng, any_case, assert_answers, cases, how, search};
 use lss_core::hash::Space;
 use lss_core::memory::Bytes;
 use lss_core::reference::{self, Answer, Reference};
-use lss_core::{Error, Index, OnShort, file};
+use lss_core::{Effort, Error, Index, OnShort, file};
 use lss_core::{Fill, How};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -87,6 +87,7 @@ fn small() -> Case {
         n_neighbors: 4,
         n_rescore: 3,
         exact: false,
+        wide: common::TABLES_ALONE,
         n_train: 20,
         n_queries: 4,
     }
@@ -226,7 +227,7 @@ fn differs_not(index: &Index, queries: &[Vec<f32>]) {
         {
             continue;
         }
-        let expected = twin.search(query, 3, OnShort::Pad).unwrap();
+        let expected = twin.search(query, 3, OnShort::Pad, Effort::ADAPTIVE).unwrap();
         if expected.scores.iter().any(|score| score.is_nan())
             || twin.exact(query, 3).scores.iter().any(|score| score.is_nan())
         {
@@ -338,7 +339,7 @@ fn hostile_headers_are_refused() {
         }
     }
     // Any operating point that could answer is one.
-    for field in ["n_probes", "max_entries", "n_neighbors", "n_rescore"] {
+    for field in ["n_probes", "max_entries", "n_neighbors", "n_rescore", "n_scan"] {
         let changed = with_index(&bytes, |index| index["fitted"][field] = max.clone());
         let (index, _) = parse(&changed).unwrap();
         assert_eq!(answers(&index, &[vec![0.5, -0.5, 0.1]])[0].labels.len(), 3);
@@ -360,7 +361,7 @@ fn overflowing_shapes_are_refused() {
     for dim in [1u64 << 32, u64::MAX, u64::MAX - 30, (1 << 63) + 1] {
         for n_bits in [0u64, 1, 3, 24] {
             let index = json!({"fitted": {
-                "space": "aligned", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_neighbors": 1, "n_rescore": 1, "exact": false, "sketch_groups": null, "exemplar_groups": null,
+                "space": "aligned", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_neighbors": 1, "n_rescore": 1, "exact": false, "fitted_from": 0, "n_scan": 1, "trust": 0.0, "scan_trust": 0.0, "sketch_groups": null, "exemplar_groups": null,
             }});
             let metadata = json!({"format": "lss-rs", "format_version": "1", "index": index.to_string()});
             let bytes = from_tensors(
@@ -404,6 +405,8 @@ fn contradicting_tensors_are_refused() {
         "exemplar_half_steps",
         "exemplar_offsets",
         "exemplar_labels",
+        "exemplar_weights",
+        "level",
     ];
     let all = tensors(&bytes);
     let list = |change: &dyn Fn(&str) -> Option<ShapeAndBytes>, skip: &str| {

@@ -185,6 +185,7 @@ fn tables_have_planes_of_their_own() {
         n_neighbors: 4,
         n_rescore: 1,
         exact: false,
+        wide: common::TABLES_ALONE,
         n_train: 0,
         n_queries: 1,
     };

@@ -14,8 +14,7 @@ use lss_core::hash::Space;
 use lss_core::memory::Block;
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::rows::Rows;
-use lss_core::{Answers, Fill, How};
-use lss_core::{Error, Index, OnShort, Work};
+use lss_core::{Answers, Effort, Error, Fill, How, Index, OnShort, Step, Work};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -27,8 +26,9 @@ fn expected(
     queries: &[Vec<f32>],
     k: usize,
     on_short: OnShort,
+    effort: Effort,
 ) -> Result<Vec<Answer>, [usize; 3]> {
-    let answer = |(at, query): (usize, &Vec<f32>)| match reference.search(query, k, on_short) {
+    let answer = |(at, query): (usize, &Vec<f32>)| match reference.search(query, k, on_short, effort) {
         Ok(answer) => Ok(answer),
         Err(Error::Short { found, k, .. }) => Err([at, found, k]),
         Err(other) => panic!("{other}"),
@@ -48,20 +48,20 @@ fn assert_result(got: lss_core::Result<Vec<Answer>>, expected: &Result<Vec<Answe
 }
 
 /// The index against its twin, by every door.
-fn assert_agrees(index: &Index, reference: &Reference, queries: &[Vec<f32>], k: usize) {
+fn assert_agrees(index: &Index, reference: &Reference, queries: &[Vec<f32>], k: usize, effort: Effort) {
     for on_short in ON_SHORT {
-        let all = expected(reference, queries, k, on_short);
+        let all = expected(reference, queries, k, on_short, effort);
         for threads in 1..=3 {
-            let got = search(index, queries, k, how(on_short, threads));
+            let got = search(index, queries, k, How { effort, ..how(on_short, threads) });
             assert_result(got, &all, &format!("k={k} {on_short:?} {threads} threads"));
         }
         for query in queries {
             let alone = std::slice::from_ref(query);
-            let expected = expected(reference, alone, k, on_short);
-            let got = search_one(index, query, k, on_short).map(|answer| vec![answer]);
+            let expected = expected(reference, alone, k, on_short, effort);
+            let got = search_one(index, query, k, on_short, effort).map(|answer| vec![answer]);
             assert_result(got, &expected, &format!("k={k} {on_short:?} alone"));
             assert_result(
-                search(index, alone, k, how(on_short, 2)),
+                search(index, alone, k, How { effort, ..how(on_short, 2) }),
                 &expected,
                 &format!("k={k} {on_short:?} batch of one"),
             );
@@ -87,7 +87,7 @@ proptest! {
         prop_assert_eq!(reference.kept(), parts.kept());
         prop_assert_eq!(reference.always_include(), parts.always_include());
         prop_assert_eq!(reference.sketched(), parts.sketched());
-        assert_agrees(&built.index, &reference, &built.queries, k);
+        assert_agrees(&built.index, &reference, &built.queries, k, case.effort());
     }
 
     /// Searching alone, with rows of any values: sketches and buckets are the index's own.
@@ -95,9 +95,9 @@ proptest! {
     fn search_answers_as_its_parts_do(mut case in any_case(), k in 1usize..=12, n_probes in 1usize..=70, max_entries in 1usize..=200, n_neighbors in 1usize..=130, n_rescore in 1usize..=60) {
         case.exact_sums = false;
         let built = case.build();
-        assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k);
+        assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k, case.effort());
         built.index.set_operating_point(point(n_probes, max_entries, n_neighbors, n_rescore)).unwrap();
-        assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k);
+        assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k, case.effort());
     }
 
     #[test]
@@ -132,7 +132,7 @@ proptest! {
         case.n_rescore = case.m;
         let built = case.build();
         let reference = built.reference_of_parts();
-        let answers = search(&built.index, &built.queries, k, how(OnShort::Pad, 1)).unwrap();
+        let answers = search(&built.index, &built.queries, k, How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) }).unwrap();
         for (query, answer) in built.queries.iter().zip(answers) {
             let logits: Vec<_> = reference.candidates(query).0.into_iter().map(|id| (reference.logit(query, id), id)).collect();
             let best = lss_core::reference::top(&logits, k);
@@ -188,7 +188,7 @@ proptest! {
             Answer {
                 labels: best.iter().map(|&(_, id)| i64::from(id)).chain(vec![-1; pad]).collect(),
                 scores: best.iter().map(|&(score, _)| score).chain(vec![f32::NEG_INFINITY; pad]).collect(),
-                work: Work { candidates: m, rescored: m, ..Work::default() },
+                work: Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() },
             }
         }).collect();
         for threads in 1..=3 {
@@ -247,6 +247,7 @@ fn small() -> Case {
         n_neighbors: 4,
         n_rescore: 8,
         exact: false,
+        wide: common::TABLES_ALONE,
         n_train: 60,
         n_queries: 9,
     }
@@ -266,7 +267,7 @@ fn wide_layers() {
         let built = Case { m, space, sketch_bytes, fill, p: 40, n_bits: 4, n_rescore: 30, ..small() }.build();
         let reference = built.reference();
         assert_eq!(reference.sketched(), built.reference_of_parts().sketched());
-        assert_agrees(&built.index, &reference, &built.queries, 5);
+        assert_agrees(&built.index, &reference, &built.queries, 5, Effort::FIXED);
     }
 }
 
@@ -296,7 +297,10 @@ fn arguments_are_checked() {
     let built = small().prepare();
     let queries = &built.queries;
     assert!(matches!(search(&built.index, queries, 1, how(OnShort::Pad, 1)), Err(Error::NotFitted)));
-    assert!(matches!(search_one(&built.index, &queries[0], 1, OnShort::Pad), Err(Error::NotFitted)));
+    assert!(matches!(
+        search_one(&built.index, &queries[0], 1, OnShort::Pad, Effort::FIXED),
+        Err(Error::NotFitted)
+    ));
     assert!(matches!(built.index.candidates(&queries[0], 0), Err(Error::NotFitted)));
     assert!(matches!(built.index.set_operating_point(point(1, 1, 1, 1)), Err(Error::NotFitted)));
     let exact = How { exact: true, ..how(OnShort::Pad, 1) };
@@ -387,7 +391,11 @@ fn searches_see_whole_states() {
     let after = first.index.fitted().unwrap();
     let answers = |fitted: &lss_core::Fitted| -> Vec<Answer> {
         let twin = Reference::of(first.index.rows(), fitted);
-        first.queries.iter().map(|query| twin.search(query, 4, OnShort::Pad).unwrap()).collect()
+        first
+            .queries
+            .iter()
+            .map(|query| twin.search(query, 4, OnShort::Pad, Effort::ADAPTIVE).unwrap())
+            .collect()
     };
     let (old, new) = (answers(&before), answers(&after));
     assert_ne!(old, new, "the states can be told apart");

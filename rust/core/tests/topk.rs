@@ -67,8 +67,13 @@ proptest! {
         let half = rng.below(some.len() + 1);
         best.extend(&some[..half], &ids[..half]);
         best.extend(&some[half..], &ids[half..]);
-        let mut selected = Vec::new();
-        best.ids(&mut selected);
+        let (mut selected, mut kept) = (Vec::new(), Vec::new());
+        best.unordered(&mut selected, &mut kept);
+        let pairs: Vec<(f32, u32)> = kept.iter().copied().zip(selected.iter().copied()).collect();
+        prop_assert_eq!(reference::top(&pairs, k).len(), pairs.len());
+        for (score, id) in reference::top(&pairs, k) {
+            prop_assert!(shuffled.iter().any(|&(s, i)| i == id && s + 0.0 == score));
+        }
         prop_assert_eq!(&written(&mut best, k), &expected, "extend");
         selected.sort_unstable();
         let mut labels: Vec<u32> = expected.1.iter().filter(|&&label| label >= 0).map(|&label| label as u32).collect();

@@ -4,17 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use lss_core::exemplars::{Exemplars, Lists};
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
-use lss_core::{Answers, Error, How, OnShort, OperatingPoint, Work, file, teacher};
+use lss_core::tables::Tables;
+use lss_core::trust::{SCAN, TABLES};
+use lss_core::{Answers, Effort, Error, Features, How, OnShort, OperatingPoint, Trust, Work, file, teacher};
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
     PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyTuple};
 
 use crate::door::{check_dim, enter, matrix, raise, raise_at, vector};
+use crate::learn::{Planes, labels, offsets};
 
 /// An output layer that answers.
 #[pyclass(frozen)]
@@ -23,6 +27,14 @@ pub struct Index(pub Arc<lss_core::Index>);
 type One<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
 type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 type Top<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
+type Placed<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<f32>>);
+type Counted<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<f32>>);
+type Compared<'py> = (
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<f32>>,
+    Bound<'py, PyArray2<f32>>,
+);
 
 #[pymethods]
 impl Index {
@@ -87,15 +99,14 @@ impl Index {
         let fitted = self.0.fitted().ok_or(Error::NotFitted).map_err(raise)?;
         let nbytes = PyDict::new(py);
         nbytes.set_item("rows", self.0.rows().weights().nbytes() + self.0.rows().bias().nbytes())?;
-        nbytes.set_item("tables", fitted.tables.offsets().nbytes() + fitted.tables.entries().nbytes())?;
-        let exemplars = fitted.exemplars.as_ref();
-        nbytes.set_item(
-            "exemplars",
-            exemplars.map_or(0, |exemplars| {
-                let sketches = exemplars.sketched().1.codes().nbytes();
-                sketches + exemplars.offsets().nbytes() + exemplars.labels().nbytes()
-            }),
-        )?;
+        let (tables, exemplars) = (fitted.all_tables(), fitted.all_exemplars());
+        let bytes = |tables: &Tables| tables.offsets().nbytes() + tables.entries().nbytes();
+        nbytes.set_item("tables", tables.iter().map(|tables| bytes(tables)).sum::<usize>())?;
+        let bytes = |exemplars: &Exemplars| {
+            let sketches = exemplars.sketched().1.codes().nbytes();
+            sketches + exemplars.offsets().nbytes() + exemplars.labels().nbytes()
+        };
+        nbytes.set_item("exemplars", exemplars.iter().map(|exemplars| bytes(exemplars)).sum::<usize>())?;
         nbytes.set_item(
             "sketches",
             fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().nbytes()),
@@ -114,24 +125,88 @@ impl Index {
         dict.set_item("n_neighbors", fitted.point.n_neighbors)?;
         dict.set_item("n_rescore", fitted.point.n_rescore)?;
         dict.set_item("exact", fitted.point.exact)?;
-        dict.set_item("n_entries", fitted.tables.entries().len())?;
-        dict.set_item("n_labels", exemplars.map_or(0, |exemplars| exemplars.labels().len()))?;
+        dict.set_item("n_scan", fitted.point.n_scan)?;
+        dict.set_item("trust", fitted.point.trust)?;
+        dict.set_item("scan_trust", fitted.point.scan_trust)?;
+        let judge = fitted.point.judge.map(|judge| judge.to_array());
+        dict.set_item("judge", judge.map(|weights| PyTuple::new(py, weights)).transpose()?)?;
+        dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
+        dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;
         dict.set_item("sketch_widths", layout.map_or_else(Vec::new, |layout| layout.widths().collect()))?;
         dict.set_item("nbytes", nbytes)?;
         Ok(dict)
     }
 
-    fn set_operating_point(
+    fn set_operating_point(&self, point: Point) -> PyResult<()> {
+        self.0.set_operating_point(operating_point(point)).map_err(raise)
+    }
+
+    /// Leading coordinates of all exemplars, (n, p), and what each coordinate weighs, (p,).
+    fn exemplar_coordinates<'py>(&self, py: Python<'py>, p: usize) -> PyResult<Placed<'py>> {
+        let (all, weights) = enter(py, || self.0.exemplar_coordinates(p))?;
+        let shape = [all.len() / weights.len().max(1), weights.len()];
+        Ok((PyArray1::from_vec(py, all).reshape(shape)?, PyArray1::from_vec(py, weights)))
+    }
+
+    /// Hash the exemplars anew.
+    fn rehash(&self, py: Python<'_>, planes: &Planes) -> PyResult<()> {
+        enter(py, || self.0.rehash(planes.0.clone()))
+    }
+
+    /// Learn from queries that are served: how many became exemplars, and how many there are.
+    #[allow(clippy::too_many_arguments, reason = "queries, labels as CSR, and three numbers")]
+    fn observe(
         &self,
-        n_probes: usize,
-        max_entries: usize,
-        n_neighbors: usize,
-        n_rescore: usize,
-        exact: bool,
-    ) -> PyResult<()> {
-        let point = OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact };
-        self.0.set_operating_point(point).map_err(raise)
+        py: Python<'_>,
+        queries: PyReadonlyArray2<'_, f32>,
+        lists: Option<(PyReadonlyArray1<'_, i64>, PyReadonlyArray1<'_, i64>)>,
+        k: usize,
+        t: usize,
+        capacity: usize,
+    ) -> PyResult<(usize, usize)> {
+        let ([_, d], queries) = matrix(&queries)?;
+        check_dim("Q", self.0.rows().d(), d)?;
+        let queries = queries.to_vec();
+        let lists = match &lists {
+            Some((indptr, indices)) => {
+                Some((offsets(vector(indptr)?)?, labels("Y", vector(indices)?, self.0.rows().m())?))
+            }
+            None => None,
+        };
+        let told = enter(py, || {
+            let lists = lists.as_ref().map(|(offsets, labels)| Lists { offsets, labels });
+            self.0.observe(&queries, lists, k, t, capacity)
+        })?;
+        Ok((told.added, told.exemplars))
+    }
+
+    /// Answer by tables and by a scan: labels of both (n, k), and features of both.
+    fn compare<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        k: usize,
+    ) -> PyResult<Compared<'py>> {
+        let ([n, d], queries) = matrix(&queries)?;
+        check_dim("x", self.0.rows().d(), d)?;
+        let queries = queries.to_vec();
+        let (by_tables, by_scan) =
+            (PyArray2::<i64>::zeros(py, [n, k], false), PyArray2::<i64>::zeros(py, [n, k], false));
+        let mut features = vec![Features::default(); n];
+        {
+            let (mut by_tables, mut by_scan) = (by_tables.readwrite(), by_scan.readwrite());
+            let labels = [by_tables.as_slice_mut()?, by_scan.as_slice_mut()?];
+            enter(py, || self.0.compare(&queries, k, labels, &mut features))?;
+        }
+        let of_tables: Vec<f32> = features.iter().flat_map(|features| features.tables).collect();
+        let of_scan: Vec<f32> = features.iter().flat_map(|features| features.scan).collect();
+        Ok((
+            by_tables,
+            by_scan,
+            PyArray1::from_vec(py, of_tables).reshape([n, TABLES])?,
+            PyArray1::from_vec(py, of_scan).reshape([n, SCAN])?,
+        ))
     }
 
     /// The same rows, not fitted.
@@ -141,22 +216,15 @@ impl Index {
 
     /// Take what a fit of the same rows has found.
     fn adopt(&self, other: &Index) -> PyResult<()> {
-        let fitted = other.0.fitted().ok_or(Error::NotFitted).map_err(raise)?;
+        let settled = other.0.settle().map_err(raise)?;
+        let (fitted, evidence) = settled.ok_or(Error::NotFitted).map_err(raise)?;
         self.0.install((*fitted).clone());
-        Ok(())
+        if evidence.is_empty() { Ok(()) } else { self.0.recall(&evidence).map_err(raise) }
     }
 
     /// The same index with another operating point; it shares all memory.
-    fn at(
-        &self,
-        n_probes: usize,
-        max_entries: usize,
-        n_neighbors: usize,
-        n_rescore: usize,
-        exact: bool,
-    ) -> PyResult<Self> {
-        let point = OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact };
-        Ok(Index(Arc::new(self.0.at(point).map_err(raise)?)))
+    fn at(&self, point: Point) -> PyResult<Self> {
+        Ok(Index(Arc::new(self.0.at(operating_point(point)).map_err(raise)?)))
     }
 
     fn teacher<'py>(
@@ -205,7 +273,7 @@ impl Index {
             let (labels, scores) = (labels.as_slice_mut()?, scores.as_slice_mut()?);
             let index = &*self.0;
             enter(py, move || {
-                index.search_one(&mut scratch, OnShort::Pad, labels, scores)?;
+                index.search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, labels, scores)?;
                 Ok(())
             })?;
         }
@@ -222,12 +290,15 @@ impl Index {
         mut scores: PyReadwriteArray2<'py, f32>,
         exact: bool,
         on_short: &str,
+        adaptive: bool,
+        max_cost: f64,
         num_threads: usize,
-    ) -> PyResult<Bound<'py, PyArray2<i64>>> {
+    ) -> PyResult<Counted<'py>> {
         let ([n, d], queries) = matrix(&queries)?;
         check_dim("x", self.0.rows().d(), d)?;
         let queries = queries.to_vec();
-        let how = How { exact, on_short: OnShort::from_name(on_short).map_err(raise)?, num_threads };
+        let on_short = OnShort::from_name(on_short).map_err(raise)?;
+        let how = How { effort: Effort { adaptive, max_cost }, exact, on_short, num_threads };
         let (labels, scores) = (labels.as_slice_mut()?, scores.as_slice_mut()?);
         if labels.len() != n * k || scores.len() != n * k {
             let got = format!("{} and {} places", labels.len(), scores.len());
@@ -238,11 +309,12 @@ impl Index {
         let counters: Vec<i64> = work
             .iter()
             .flat_map(|work| {
-                let Work { probes, entries, neighbors, candidates, rescored } = *work;
-                [probes, entries, neighbors, candidates, rescored].map(|n| n as i64)
+                let Work { probes, entries, neighbors, candidates, rescored, step, .. } = *work;
+                [probes, entries, neighbors, candidates, rescored, step as usize].map(|n| n as i64)
             })
             .collect();
-        PyArray1::from_vec(py, counters).reshape([n, 5])
+        let trust = work.iter().map(|work| work.trust).collect();
+        Ok((PyArray1::from_vec(py, counters).reshape([n, 6])?, PyArray1::from_vec(py, trust)))
     }
 
     fn candidates<'py>(
@@ -316,6 +388,17 @@ impl Index {
     fn metadata(py: Python<'_>, path: PathBuf) -> PyResult<std::collections::HashMap<String, String>> {
         py.detach(|| file::metadata(&path)).map_err(|error| raise_at(&path, error))
     }
+}
+
+/// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan,
+/// trust, scan_trust, judge.
+pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; TABLES + SCAN]>);
+
+/// What an index searches with.
+pub fn operating_point(point: Point) -> OperatingPoint {
+    let (n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge) = point;
+    let judge = judge.map(|weights| Trust::from_array(&weights));
+    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge }
 }
 
 /// Larger k take the general way, which checks them.

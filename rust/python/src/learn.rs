@@ -7,13 +7,13 @@ use lss_core::exemplars::{ExemplarSketcher, Lists};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
 use lss_core::sketch::Layout;
-use lss_core::{Error, Fill, OperatingPoint, Recipe};
+use lss_core::{Error, Fill, Recipe};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::door::{check_dim, cube, enter, matrix, raise, vector};
-use crate::index::Index;
+use crate::index::{Index, Point, operating_point};
 
 /// Logit-aligned coordinates of queries and rows.
 #[pyclass(frozen)]
@@ -45,7 +45,7 @@ impl Coordinates {
 
 /// The hyperplanes of all tables.
 #[pyclass(frozen)]
-pub struct Planes(CorePlanes);
+pub struct Planes(pub CorePlanes);
 
 #[pymethods]
 impl Planes {
@@ -94,7 +94,7 @@ pub struct Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (index, planes, coordinates, *, fill, always_include, sketch_bytes, n_probes, max_entries, n_neighbors, n_rescore))]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, always_include, sketch_bytes, point))]
     #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
     fn new(
         index: &Index,
@@ -103,10 +103,7 @@ impl Builder {
         fill: &str,
         always_include: PyReadonlyArray1<'_, i64>,
         sketch_bytes: usize,
-        n_probes: usize,
-        max_entries: usize,
-        n_neighbors: usize,
-        n_rescore: usize,
+        point: Point,
     ) -> PyResult<Self> {
         let recipe = Recipe {
             planes: planes.0.clone(),
@@ -114,7 +111,7 @@ impl Builder {
             fill: Fill::from_name(fill).map_err(raise)?,
             always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
             sketch_bytes,
-            point: OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: false },
+            point: operating_point(point),
         };
         let builder = lss_core::Builder::new(index.0.clone(), recipe).map_err(raise)?;
         Ok(Builder { m: index.0.rows().m(), d: index.0.rows().d(), state: Mutex::new(Some(builder)) })
@@ -131,9 +128,7 @@ impl Builder {
         check_dim("Q", self.d, d)?;
         let queries = queries.to_vec();
         let labels = labels("Y", vector(&indices)?, self.m)?;
-        let offsets: Option<Vec<usize>> =
-            vector(&indptr)?.iter().map(|&offset| usize::try_from(offset).ok()).collect();
-        let offsets = offsets.ok_or_else(|| PyValueError::new_err("'Y' must have offsets of at least 0."))?;
+        let offsets = offsets(vector(&indptr)?)?;
         enter(py, || self.with(|builder| builder.add(&queries, Lists { offsets: &offsets, labels: &labels })))
     }
 
@@ -154,6 +149,12 @@ impl Builder {
             || Error::Value { arg: "builder", expected: "unfinished".into(), got: "a finished one".into() };
         job(guard.as_mut().ok_or_else(finished)?)
     }
+}
+
+/// Offsets as the core keeps them.
+pub fn offsets(indptr: &[i64]) -> PyResult<Vec<usize>> {
+    let offsets: Option<Vec<usize>> = indptr.iter().map(|&offset| usize::try_from(offset).ok()).collect();
+    offsets.ok_or_else(|| PyValueError::new_err("'Y' must have offsets of at least 0."))
 }
 
 /// Labels as the core keeps them.

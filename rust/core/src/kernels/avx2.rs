@@ -49,7 +49,18 @@ impl Avx2 {
         out: &mut [f32],
     ) {
         // SAFETY: `self` exists only on CPUs with these features.
-        unsafe { sketch_ids(sketches, query, ids, out) }
+        unsafe { sketch_each(sketches, query, |i| ids.get(i).copied(), out) }
+    }
+
+    pub(super) fn sketch_rows(
+        self,
+        sketches: SketchView<'_>,
+        query: &SketchQuery,
+        first: usize,
+        out: &mut [f32],
+    ) {
+        // SAFETY: `self` exists only on CPUs with these features.
+        unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
     }
 }
 
@@ -134,8 +145,15 @@ fn tree(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
+/// Score the sketch of row `id(i)` for each place `i` of `out`, until there is none.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
+fn sketch_each(
+    sketches: SketchView<'_>,
+    query: &SketchQuery,
+    id: impl Fn(usize) -> Option<u32>,
+    out: &mut [f32],
+) {
     let layout = sketches.layout;
     let [n8, n4, n2, n1] = layout.counts();
     let weights = query.weights();
@@ -155,14 +173,15 @@ fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &
     let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     let stride = layout.bytes();
     let codes = sketches.codes;
-    for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
-        if let Some(&next) = ids.get(i + AHEAD_SKETCHES) {
+    for (i, score) in out.iter_mut().enumerate() {
+        if let Some(next) = id(i + AHEAD_SKETCHES) {
             prefetch(codes, next as usize * stride);
             if stride > 64 {
                 prefetch(codes, next as usize * stride + 64);
             }
         }
-        let sketch = sketches.get(id);
+        let Some(this) = id(i) else { break };
+        let sketch = sketches.get(this);
         let mut lanes = _mm256_setzero_ps();
         let mut code = sketch.as_ptr();
         let mut weight = weights.as_ptr();

@@ -120,6 +120,13 @@ impl Kernel {
         assert!(query.fits(sketches.layout), "a query prepared for this layout");
         dispatch!(self, k => k.sketch_ids(sketches, query, ids, out));
     }
+
+    /// `out[i]` = approximate logit of row `first + i`. Panics where there is no such sketch.
+    #[inline]
+    pub fn sketch_rows(self, sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) {
+        assert!(query.fits(sketches.layout), "a query prepared for this layout");
+        dispatch!(self, k => k.sketch_rows(sketches, query, first, out));
+    }
 }
 
 fn check_dot(len: usize, d: usize, query: &[f32]) {

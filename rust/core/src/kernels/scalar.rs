@@ -4,7 +4,7 @@
 
 use super::{AHEAD_ROWS, LANES, prefetch_range};
 use crate::rows::Element;
-use crate::sketch::{GROUP, SketchQuery, SketchView, WIDTHS, unpack};
+use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
 /// Portable code, with FMA where the CPU has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,16 @@ impl Scalar {
     ) {
         with_fma!(self, sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) where)
     }
+
+    pub(super) fn sketch_rows(
+        self,
+        sketches: SketchView<'_>,
+        query: &SketchQuery,
+        first: usize,
+        out: &mut [f32],
+    ) {
+        with_fma!(self, sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) where)
+    }
 }
 
 #[inline(always)]
@@ -118,31 +128,41 @@ fn tree(sums: &mut [f32]) -> f32 {
 
 #[inline(always)]
 fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
-    let layout = sketches.layout;
     for (&id, score) in ids.iter().zip(out) {
-        let sketch = sketches.get(id);
-        let (mut codes, mut weights) = (sketch, query.weights());
-        let mut lanes = [0.0f32; 8];
-        for ((&groups, width), &scale) in layout.counts().iter().zip(WIDTHS).zip(query.scales()) {
-            let mut sums = [0i32; 8];
-            for _ in 0..groups {
-                let group;
-                (group, codes) = codes.split_at(width * GROUP / 8);
-                let mine;
-                (mine, weights) = weights.split_at(GROUP);
-                match width {
-                    8 => add_group::<8>(&mut sums, group, mine),
-                    4 => add_group::<4>(&mut sums, group, mine),
-                    2 => add_group::<2>(&mut sums, group, mine),
-                    _ => add_group::<1>(&mut sums, group, mine),
-                }
-            }
-            for (lane, sum) in lanes.iter_mut().zip(sums) {
-                *lane = (sum as f32).mul_add(scale, *lane);
+        *score = sketch(sketches.layout, sketches.get(id), query);
+    }
+}
+
+#[inline(always)]
+fn sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) {
+    for (row, score) in (first..).zip(out) {
+        *score = sketch(sketches.layout, sketches.get(row as u32), query);
+    }
+}
+
+#[inline(always)]
+fn sketch(layout: &Layout, sketch: &[u8], query: &SketchQuery) -> f32 {
+    let (mut codes, mut weights) = (sketch, query.weights());
+    let mut lanes = [0.0f32; 8];
+    for ((&groups, width), &scale) in layout.counts().iter().zip(WIDTHS).zip(query.scales()) {
+        let mut sums = [0i32; 8];
+        for _ in 0..groups {
+            let group;
+            (group, codes) = codes.split_at(width * GROUP / 8);
+            let mine;
+            (mine, weights) = weights.split_at(GROUP);
+            match width {
+                8 => add_group::<8>(&mut sums, group, mine),
+                4 => add_group::<4>(&mut sums, group, mine),
+                2 => add_group::<2>(&mut sums, group, mine),
+                _ => add_group::<1>(&mut sums, group, mine),
             }
         }
-        *score = tree(&mut lanes) + layout.base(sketch) + query.offset();
+        for (lane, sum) in lanes.iter_mut().zip(sums) {
+            *lane = (sum as f32).mul_add(scale, *lane);
+        }
     }
+    tree(&mut lanes) + layout.base(sketch) + query.offset()
 }
 
 /// The width is a constant, so that the compiler can unroll and vectorise.

@@ -11,7 +11,8 @@ use lss_core::hash::{Planes, Space};
 use lss_core::memory::{Block, padded};
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::rows::{Rows, Weights};
-use lss_core::{Answers, Fill, How, OperatingPoint};
+use lss_core::trust::{SCAN, TABLES};
+use lss_core::{Answers, Effort, Fill, How, OperatingPoint, Trust};
 use lss_core::{Builder, Index, OnShort, Recipe, Work};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -166,8 +167,27 @@ pub struct Case {
     pub n_neighbors: usize,
     pub n_rescore: usize,
     pub exact: bool,
+    pub wide: Wide,
     pub n_train: usize,
     pub n_queries: usize,
+}
+
+/// How a case goes beyond its tables. All trust is 0.5: more is asked for, or less.
+#[derive(Clone, Copy, Debug)]
+pub struct Wide {
+    pub trust: f32,
+    pub scan_trust: f32,
+    pub n_scan: usize,
+    pub max_cost: f64,
+}
+
+/// Tables alone.
+pub const TABLES_ALONE: Wide = Wide { trust: 0.0, scan_trust: 0.0, n_scan: 20, max_cost: f64::INFINITY };
+
+pub fn any_wide() -> impl Strategy<Value = Wide> {
+    let asked = || prop::sample::select(&[0.0f32, 0.4, 0.6, 1.0][..]);
+    (asked(), asked(), 1usize..=80, prop_oneof![3 => Just(f64::INFINITY), 1 => 0.0..300.0])
+        .prop_map(|(trust, scan_trust, n_scan, max_cost)| Wide { trust, scan_trust, n_scan, max_cost })
 }
 
 /// Small layers and indexes of every kind.
@@ -189,8 +209,8 @@ pub fn any_case() -> impl Strategy<Value = Case> {
         prop_oneof![1usize..=16, 1usize..=130],
         prop_oneof![1usize..=16, 1usize..=220],
         prop::bool::weighted(0.05),
-        0usize..=120,
-        1usize..=12,
+        any_wide(),
+        (0usize..=120, 1usize..=12),
     );
     (shape, hash, rest).prop_map(|(shape, hash, rest)| {
         let (seed, dtype, exact_sums, m, d, p) = shape;
@@ -203,8 +223,8 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             n_neighbors,
             n_rescore,
             exact,
-            n_train,
-            n_queries,
+            wide,
+            (n_train, n_queries),
         ) = rest;
         Case {
             seed,
@@ -224,6 +244,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             n_neighbors,
             n_rescore,
             exact,
+            wide,
             n_train,
             n_queries,
         }
@@ -321,6 +342,11 @@ impl Case {
                 n_neighbors: self.n_neighbors,
                 n_rescore: self.n_rescore,
                 exact: self.exact,
+                n_scan: self.wide.n_scan,
+                trust: self.wide.trust,
+                scan_trust: self.wide.scan_trust,
+                judge: (self.sketch_bytes > 0 && self.fill == Fill::Queries)
+                    .then(|| Trust::from_array(&[0.0; TABLES + SCAN])),
             },
         };
         Built { case: self.clone(), index: Arc::new(Index::new(rows)), recipe, train, labels, queries }
@@ -343,6 +369,13 @@ impl Case {
         let built = self.prepare();
         built.fit();
         built
+    }
+}
+
+impl Case {
+    /// How far its searches go.
+    pub fn effort(&self) -> Effort {
+        Effort { adaptive: true, max_cost: self.wide.max_cost }
     }
 }
 
@@ -376,7 +409,7 @@ impl Built {
 
 /// How to search on so many threads.
 pub fn how(on_short: OnShort, num_threads: usize) -> How {
-    How { exact: false, on_short, num_threads }
+    How { effort: Effort::ADAPTIVE, exact: false, on_short, num_threads }
 }
 
 /// The batch's answers, one by one.
@@ -394,11 +427,17 @@ pub fn search(index: &Index, queries: &[Vec<f32>], k: usize, how: How) -> lss_co
 }
 
 /// One query, through the door that single queries take.
-pub fn search_one(index: &Index, query: &[f32], k: usize, on_short: OnShort) -> lss_core::Result<Answer> {
+pub fn search_one(
+    index: &Index,
+    query: &[f32],
+    k: usize,
+    on_short: OnShort,
+    effort: Effort,
+) -> lss_core::Result<Answer> {
     let (mut labels, mut scores) = (vec![i64::MIN; k], vec![f32::NAN; k]);
     let mut scratch = index.scratch();
     scratch.load(query);
-    let work = index.search_one(&mut scratch, on_short, &mut labels, &mut scores)?;
+    let work = index.search_one(&mut scratch, on_short, effort, &mut labels, &mut scores)?;
     Ok(Answer { labels, scores, work })
 }
 
@@ -409,11 +448,15 @@ pub fn assert_answers(got: &[Answer], expected: &[Answer], what: &str) {
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert_eq!(got.labels, expected.labels, "{what}: labels of query {i}");
         assert_same(&got.scores, &expected.scores, &format!("{what}: scores of query {i}"));
-        assert_eq!(got.work, expected.work, "{what}: work of query {i}");
+        assert!(same(got.work.trust, expected.work.trust), "{what}: trust of query {i}");
+        let without_trust = |work: Work| Work { trust: 0.0, ..work };
+        assert_eq!(without_trust(got.work), without_trust(expected.work), "{what}: work of query {i}");
     }
 }
 
 /// How much a search does.
 pub fn point(n_probes: usize, max_entries: usize, n_neighbors: usize, n_rescore: usize) -> OperatingPoint {
-    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact: false }
+    let Wide { n_scan, trust, scan_trust, .. } = TABLES_ALONE;
+    let (exact, judge) = (false, None);
+    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge }
 }

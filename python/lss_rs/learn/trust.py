@@ -1,0 +1,96 @@
+"""Trust: how likely an answer is the full layer's, learned on queries that the index was not filled from.
+
+What an answer shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on,
+how far its last logit stands out in units of that distance, and above the last estimate that the sketches
+kept. A logistic function of these numbers becomes the probability that the labels are those of the full
+layer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lss_rs import _core
+
+TRUSTED_K = 5
+"""Answers that trust is about, at most: those of P@5."""
+_RIDGE = 1.0
+"""Weight of the prior that a feature says nothing, in queries; the constant has none."""
+_STEPS = 50
+
+
+class Compared(NamedTuple):
+    """Answers by tables and by a scan, (n, k) each, how far either is trusted, (n,), and what makes trust."""
+
+    by_tables: NDArray[np.int64]
+    by_scan: NDArray[np.int64]
+    trust: NDArray[np.float64]
+    scan_trust: NDArray[np.float64]
+    judge: tuple[float, ...]
+
+
+def learn_trust(
+    index: _core.Index, queries: NDArray[np.float32], full: NDArray[np.int64], k: int
+) -> Compared:
+    """Learn both functions at the index's operating point.
+
+    Parameters
+    ----------
+    index : _core.Index
+        Fitted, with sketches and exemplars.
+    queries : ndarray of float32, shape (n, d)
+        None of which the index was filled from.
+    full : ndarray of int64, shape (n, k)
+        The full layer's answers.
+    k : int
+        Answers that are to be these.
+    """
+    by_tables, by_scan, of_tables, of_scan = index.compare(queries, k)
+    best = np.sort(full[:, :k], axis=1)
+    trusts: list[NDArray[np.float64]] = []
+    weights: list[float] = []
+    for found, features in ((by_tables, of_tables), (by_scan, of_scan)):
+        learned = logistic(features, (np.sort(found, axis=1) == best).all(axis=1)).astype(np.float32)
+        weights += learned.tolist()
+        trusts.append(1 / (1 + np.exp(-(features @ learned).astype(np.float64))))
+    trust, scan_trust = trusts
+    return Compared(by_tables, by_scan, trust, scan_trust, tuple(weights))
+
+
+def logistic(features: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Fit P(right) = 1 / (1 + exp(-features @ weights)) by Newton's method.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (n, p)
+        The first one is constant.
+    right : ndarray of bool, shape (n,)
+    """
+    x = features.astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    mean[0], deviation[deviation < 1e-9] = 0.0, 1.0
+    x = (x - mean) / deviation
+    # One more of each kind than there are: nothing is certain.
+    x = np.concatenate([x, np.zeros((2, x.shape[1]))])
+    x[:, 0] = 1.0
+    y = np.concatenate([right, [True, False]]).astype(np.float64)
+    prior = np.full(x.shape[1], _RIDGE)
+    prior[0] = 0.0
+    w = np.zeros(x.shape[1])
+    w[0] = np.log(y.sum() / (len(y) - y.sum()))
+    for _ in range(_STEPS):
+        p = 1 / (1 + np.exp(-x @ w))
+        slope = x.T @ (y - p) - prior * w
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(prior + 1e-9)
+        step = np.linalg.solve(curvature, slope)
+        w += step
+        if np.abs(step).max() < 1e-8:
+            break
+    w /= deviation
+    w[0] -= (w[1:] * mean[1:]).sum()
+    return w

@@ -1,0 +1,374 @@
+"""Trust, effort and observing, as users meet them; rust/core/tests/observe.rs tests what the core does."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lss_rs import Index, LSSConfig, NotFittedError, OperatingPoint
+from lss_rs.learn.trust import learn_trust, logistic
+
+pytestmark = pytest.mark.inference
+
+M, D = 3000, 24
+FEW = LSSConfig(teacher_top=10)
+
+
+def domains(n, seed):
+    """Queries of two kinds over one layer: near rows of the first half, and near rows of the second.
+
+    Rows of either half lie in half of the directions.
+    """
+    rng = np.random.default_rng(7)
+    W = rng.standard_normal((M, D)) * np.repeat([[1, 0.1], [0.1, 1]], M // 2, axis=0).repeat(D // 2, axis=1)
+    W = W.astype(np.float32)
+    rng = np.random.default_rng(seed)
+    kinds = [rng.integers(lo, lo + M // 2, size=n) for lo in (0, M // 2)]
+    return W, *(W[near] + 0.2 * rng.standard_normal((n, D), dtype=np.float32) for near in kinds)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    W, home, _ = domains(6000, 0)
+    return Index.from_weights(W, config=FEW).fit(home, progress=False)
+
+
+@pytest.fixture
+def index(fitted):
+    return Index.from_bytes(fitted.to_bytes())
+
+
+def overlap(index, Q, **how):
+    found, best = index.search(Q, k=5, **how).labels, index.search(Q, k=5, exact=True).labels
+    return np.mean([len({*a} & {*b}) for a, b in zip(found, best, strict=True)]) / 5
+
+
+# Trust
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 10**6))
+def test_logistic_is_where_the_slope_is_zero(n, p, seed):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((n, p)).astype(np.float32) * 10.0 ** rng.integers(-2, 3, size=p)
+    features[:, 0] = 1.0
+    right = rng.random(n) < 0.8
+    weights = logistic(features.astype(np.float32), right)
+
+    def loss(w):
+        x = features.astype(np.float32).astype(np.float64)
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        mean[0] = 0.0
+        deviation[deviation < 1e-9] = 1.0
+        inner = w * deviation  # weights over standardised features
+        constant = w[0] + (w[1:] * mean[1:]).sum()
+        odds = np.concatenate([x @ w, [constant, constant]])
+        y = np.concatenate([right, [True, False]])
+        return np.logaddexp(0, np.where(y, -odds, odds)).sum() + 0.5 * (inner[1:] ** 2).sum()
+
+    for j in range(p):
+        scale = 1e-4 / max(features[:, j].std(), 1e-3)
+        step = np.eye(p)[j] * scale
+        assert loss(weights) <= loss(weights + step) + 1e-9
+        assert loss(weights) <= loss(weights - step) + 1e-9
+
+
+def test_trust_tells_right_from_wrong(index):
+    _, home, abroad = domains(800, 1)
+    index.apply(index.operating_point._replace(max_entries=32, n_neighbors=5, n_rescore=10))
+    Q = np.concatenate([home, abroad])
+    full = index.search(Q, k=5, exact=True).labels
+    compared = learn_trust(index._core, Q, full, 5)
+    right = (np.sort(compared.by_tables, axis=1) == np.sort(full, axis=1)).all(axis=1)
+    assert 0.05 < right.mean() < 0.95
+    assert compared.trust[right].mean() > compared.trust[~right].mean() + 0.1
+    assert abs(compared.trust.mean() - right.mean()) < 0.02
+    index.apply(index.operating_point._replace(judge=compared.judge))
+    found = index.search(Q, k=5, effort="fixed", stats=True)
+    np.testing.assert_array_equal(found.labels, compared.by_tables)
+    np.testing.assert_allclose(found.stats["trust"], compared.trust, atol=1e-4)
+
+
+def test_foreigners_are_trusted_less_and_answered_all_the_same(index):
+    _, home, abroad = domains(600, 2)
+    at_home, foreign = (index.search(Q, k=5, effort="fixed", stats=True).stats for Q in (home, abroad))
+    assert foreign["trust"].mean() < at_home["trust"].mean() - 0.1
+    at_home, foreign = (index.search(Q, k=5, stats=True).stats for Q in (home, abroad))
+    assert (foreign["step"] > 0).mean() > 2 * (at_home["step"] > 0).mean()
+    assert overlap(index, abroad) > overlap(index, abroad, effort="fixed") + 0.05
+    assert overlap(index, abroad) > 0.9
+
+
+def test_stats_of_one_query_are_numbers(index):
+    _, home, _ = domains(1, 2)
+    stats = index.search(home[0], k=5, stats=True).stats
+    assert 0 <= stats["trust"] <= 1
+    assert stats["step"] in (0, 1, 2)
+
+
+# Effort
+
+
+def test_cost_is_capped(index):
+    _, _, abroad = domains(200, 3)
+    everything = index.operating_point._replace(trust=1.0, scan_trust=1.0, judge=(-30.0, *[0.0] * 7))
+    index.apply(everything)
+    scan = M * 128 / (D * 4) + everything.n_scan
+    for cost, step in ((0, 0), (scan - 1, 0), (scan + 1, 1 if scan + 1 < M else 2), (10 * M, 2), (None, 2)):
+        found = index.search(abroad, k=5, max_cost=cost, stats=True)
+        expected = step if scan + 1 < M or step != 1 else 1
+        assert set(found.stats["step"]) == {expected}, cost
+    fixed = index.search(abroad, k=5, effort="fixed")
+    np.testing.assert_array_equal(fixed.labels, index.search(abroad, k=5, max_cost=0).labels)
+    best = index.search(abroad, k=5, exact=True)
+    np.testing.assert_array_equal(index.search(abroad, k=5).scores, best.scores)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "text"),
+    [
+        ({"effort": "high"}, ValueError, "'effort' must be 'adaptive' or 'fixed'"),
+        ({"max_cost": -1}, ValueError, "'max_cost' must be at least 0"),
+        ({"max_cost": float("nan")}, ValueError, "'max_cost' must be at least 0"),
+        ({"max_cost": "much"}, TypeError, "'max_cost' must be a number or None"),
+        ({"max_cost": True}, TypeError, "'max_cost' must be a number or None"),
+    ],
+)
+def test_effort_is_checked(index, how, error, text):
+    with pytest.raises(error, match=text):
+        index.search(np.zeros(D, np.float32), k=1, **how)
+
+
+def test_points_are_checked(index):
+    point = index.operating_point
+    for change, text in (
+        ({"trust": 1.5}, "'trust' must be in 0..=1"),
+        ({"scan_trust": -0.1}, "'scan_trust' must be in 0..=1"),
+        ({"n_scan": 0}, "'n_scan' must be at least 1"),
+        ({"judge": (float("nan"), *[0.0] * 7)}, "'trust' must be finite"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            index.apply(point._replace(**change))
+    assert index.operating_point == point
+
+
+def test_without_trust_there_is_one_step():
+    W, home, _ = domains(3000, 0)
+    index = Index.from_weights(W).fit(home, target=None, progress=False)
+    assert index.operating_point.judge is None
+    stats = index.search(home[:50], k=5, stats=True).stats
+    assert np.isnan(stats["trust"]).all()
+    assert not stats["step"].any()
+
+
+# Observing
+
+
+def test_an_index_learns_what_it_serves(index):
+    _, home, abroad = domains(4000, 4)
+    asked = domains(800, 5)
+    before = [overlap(index, Q, effort="fixed") for Q in asked[1:]]
+    told = [index.observe(abroad[lo : lo + 500]) for lo in range(0, 4000, 500)]
+    after = [overlap(index, Q, effort="fixed") for Q in asked[1:]]
+    assert after[1] > before[1] + 0.1
+    assert after[0] > before[0] - 0.01
+    assert told[0].added > told[-1].added > 0
+    assert told[-1].exemplars == 5400 + sum(each.added for each in told)
+    # what is known is not learned again
+    assert index.observe(home[:500]).added < told[0].added
+
+
+def test_labels_that_no_training_query_needed(index):
+    _, _, abroad = domains(300, 6)
+    never = np.setdiff1d(np.arange(M), np.concatenate([index.candidates(abroad)[1]]))
+    assert len(never) > 0
+    query = abroad[:1]
+    assert never[0] not in index.candidates(query)[1]
+    assert index.observe(query, [[int(never[0])]]).added == 1
+    assert never[0] in index.candidates(query)[1]
+
+
+def test_a_search_may_observe(index):
+    _, _, abroad = domains(50, 7)
+    twin = Index.from_bytes(index.to_bytes())
+    index.search(abroad, k=5, observe=True)
+    twin.observe(abroad)
+    assert index.to_bytes() == twin.to_bytes()
+    before = index.to_bytes()
+    index.search(abroad, k=5)
+    assert index.to_bytes() == before
+
+
+def test_an_observing_index_is_kept_and_goes_on(index, tmp_path):
+    _, _, abroad = domains(900, 8)
+    index.observe(abroad[:600])
+    index.save(tmp_path / "index.safetensors")
+    loaded = Index.load(tmp_path / "index.safetensors")
+    mapped = Index.load(tmp_path / "index.safetensors", mmap=True)
+    for each in (loaded, mapped):
+        np.testing.assert_array_equal(each.search(abroad, k=5).labels, index.search(abroad, k=5).labels)
+        each.observe(abroad[600:])
+    index.observe(abroad[600:])
+    assert loaded.to_bytes() == mapped.to_bytes() == index.to_bytes()
+
+
+def test_capacity(index):
+    W, home, abroad = domains(2000, 9)
+    index = Index.from_weights(W, config=LSSConfig(capacity=2500)).fit(home, progress=False)
+    for lo in range(0, 2000, 100):
+        assert index.observe(abroad[lo : lo + 100]).exemplars <= 2500
+    assert overlap(index, abroad[:500], effort="fixed") > 0.8
+
+
+def test_a_fit_forgets(index):
+    W, home, abroad = domains(1500, 10)
+    index.observe(abroad)
+    index.fit(home, progress=False)
+    fresh = Index.from_weights(W, config=FEW).fit(home, progress=False)
+    assert index.params["n_entries"] == fresh.params["n_entries"]
+
+
+def test_observing_is_checked(index):
+    W, home, _ = domains(1200, 11)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        Index.from_weights(W).observe(home)
+    rows = Index.from_weights(W, config=LSSConfig(fill="rows")).fit(home, progress=False)
+    bare = Index.from_weights(W, config=LSSConfig(sketch_bytes=0)).fit(home, progress=False)
+    for each in (rows, bare):
+        with pytest.raises(ValueError, match="observes with fill='queries' and sketches"):
+            each.observe(home)
+    with pytest.raises(ValueError, match="'x' must"):
+        index.observe(home[:, :5])
+    with pytest.raises(ValueError, match="NaN"):
+        index.observe(np.full(D, np.nan, np.float32))
+    with pytest.raises(ValueError, match="'Y'"):
+        index.observe(home[:2], [[0]])
+    with pytest.raises(ValueError, match="'Y'"):
+        index.observe(home[:1], [[M]])
+    with pytest.raises(ValueError, match="'capacity' parameter of LSSConfig must be None with fill='rows'"):
+        LSSConfig(fill="rows", capacity=5)
+
+
+def test_threads_observe_and_search(index):
+    _, _, abroad = domains(1600, 12)
+    errors = []
+
+    def observe(part):
+        try:
+            for lo in range(0, len(part), 50):
+                index.observe(part[lo : lo + 50])
+        except Exception as error:
+            errors.append(error)
+
+    def search():
+        try:
+            for _ in range(15):
+                labels = index.search(abroad[:200], k=5).labels
+                ordered = np.sort(labels, axis=1)
+                assert (ordered[:, 1:] != ordered[:, :-1]).all()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=observe, args=(part,)) for part in np.split(abroad, 4)]
+    threads += [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert overlap(index, abroad[:400]) > 0.95
+
+
+def test_points_with_trust_travel(index, tmp_path):
+    point = index.operating_point
+    assert isinstance(point, OperatingPoint)
+    assert len(point.judge) == 8
+    index.save(tmp_path / "index.safetensors")
+    assert Index.load(tmp_path / "index.safetensors").operating_point == point
+
+
+# Streams
+
+
+def test_more_than_the_capacity_is_observed():
+    W, home, abroad = domains(3000, 13)
+    Q = np.concatenate([home, abroad])
+    config = LSSConfig(capacity=3000, teacher_top=10)
+    index = Index.from_weights(W, config=config).fit(Q, progress=False)
+    assert index.params["n_entries"] <= 3000
+    alone = Index.from_weights(W, config=config).fit(home, progress=False)
+    asked = domains(500, 14)[2]
+    assert overlap(index, asked, effort="fixed") > overlap(alone, asked, effort="fixed") + 0.05
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_an_iterator_is_a_fit_and_then_observing(labelled):
+    W, home, abroad = domains(2000, 15)
+    Q = np.concatenate([home, abroad])
+    Y = np.random.default_rng(0).integers(M, size=len(Q))
+    blocks = [(Q[lo : lo + 700], Y[lo : lo + 700]) for lo in range(0, len(Q), 700)]
+    config = LSSConfig(capacity=1400)
+    seen = []
+    streamed = Index.from_weights(W, config=config).fit(
+        iter(blocks if labelled else [block for block, _ in blocks]),
+        progress=False,
+        callback=lambda *step: seen.append(step),
+    )
+    by_hand = Index.from_weights(W, config=config).fit(
+        Q[:1400], Y[:1400] if labelled else None, progress=False
+    )
+    for lo in range(1400, len(Q), 700):
+        by_hand.observe(Q[lo : lo + 700], Y[lo : lo + 700] if labelled else None)
+    exemplars = {index: index.params["n_entries"] for index in (streamed, by_hand)}
+    assert abs(exemplars[streamed] - exemplars[by_hand]) < 100  # tuned points, and so trust, may differ
+    assert [step for step in seen if step[0] == "observing"][-1][1] == len(Q) - 1400
+
+
+@pytest.mark.parametrize(
+    ("blocks", "text"),
+    [
+        (
+            iter([np.zeros((2, D), np.float32), (np.zeros((2, D), np.float32), [1, 2])]),
+            "all have labels, or none",
+        ),
+        (iter([np.zeros((2, 3), np.float32)]), "'Q' must"),
+        (iter([]), "at least one query"),
+    ],
+)
+def test_streams_are_checked(blocks, text):
+    W, _, _ = domains(1, 0)
+    with pytest.raises(ValueError, match=text):
+        Index.from_weights(W).fit(blocks, progress=False)
+
+
+def test_an_iterator_brings_its_own_labels():
+    W, home, _ = domains(5, 0)
+    with pytest.raises(ValueError, match="brings its labels itself"):
+        Index.from_weights(W).fit(iter([home]), [1] * 5, progress=False)
+
+
+# Refreshing
+
+
+def test_refreshed_planes_are_for_what_is_kept(index):
+    _, home, abroad = domains(4000, 16)
+    asked = domains(600, 17)[1:]
+    for lo in range(0, 4000, 500):
+        index.observe(abroad[lo : lo + 500])
+    before = [overlap(index, Q, effort="fixed") for Q in asked]
+    kept = index.params["n_labels"]
+    assert index.refresh(progress=False) is index
+    assert index.params["n_labels"] == kept
+    after = [overlap(index, Q, effort="fixed") for Q in asked]
+    assert min(after) > min(before) - 0.05
+    index.observe(home[:10])
+
+
+def test_refreshing_is_checked():
+    W, home, _ = domains(1200, 18)
+    with pytest.raises(NotFittedError):
+        Index.from_weights(W).refresh()
+    rows = Index.from_weights(W, config=LSSConfig(fill="rows")).fit(home, progress=False)
+    with pytest.raises(ValueError, match="refreshes with fill='queries'"):
+        rows.refresh()
