@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,8 @@ def measure(
     for name in tqdm(list(bundles or DEFINITION["bundles"]), "fits"):
         path = path_of(name)
         W, b, Q, Y = load(path, "train")
-        labels = [Y.indices[lo:hi] for lo, hi in pairwise(Y.indptr)]
         index = Index.from_weights(W, b)
+        labels = Y.lists()
         start = time.perf_counter()
         index.fit(Q, labels, progress=False)
         seconds = time.perf_counter() - start

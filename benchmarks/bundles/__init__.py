@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ class Labels(NamedTuple):
 
     indptr: np.ndarray
     indices: np.ndarray
+
+    def lists(self) -> list[np.ndarray]:
+        """Labels query by query."""
+        return [self.indices[lo:hi] for lo, hi in pairwise(self.indptr)]
 
 
 class Bundle(NamedTuple):

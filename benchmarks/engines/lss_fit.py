@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.engines import Data, Work, lss
+from benchmarks.engines import BaseEngine, Data, Work, lss
 from lss_rs import Index, set_num_threads
 
 
@@ -19,19 +18,14 @@ class Engine(lss.Engine):
 
     def __init__(self, data: Data, num_threads: int) -> None:
         set_num_threads(num_threads)
-        labels = [data.Y.indices[lo:hi] for lo, hi in pairwise(data.Y.indptr)]
-        self._keep(Index.from_weights(data.W, data.b).fit(data.Q, labels, k=5, progress=False))
+        self._keep(Index.from_weights(data.W, data.b).fit(data.Q, data.Y.lists(), k=5, progress=False))
         self._fitted = self.index.to_bytes()
 
     def _keep(self, index: Index) -> None:
         self.index, self.search = index, index.search
 
-    def configure(self, **search: int) -> None:
-        if search:
-            raise TypeError(f"{self.title} has no setting of search. Got {search}.")
-
-    def stages(self) -> dict[str, float]:
-        return {}
+    # nothing to choose, and nothing told of a fit
+    configure, stages = BaseEngine.configure, BaseEngine.stages
 
     def observe(self, Q: np.ndarray) -> None:
         self.index.observe(Q)
@@ -40,9 +34,9 @@ class Engine(lss.Engine):
         self._keep(Index.from_bytes(self._fitted))
 
     def work(self, Q: np.ndarray) -> Work:
-        found: Any = self.search(Q, 5, stats=True)
-        tables = super().work(Q)
-        further, params = found.stats["step"], self.index.params
+        counted: Any = self.search(Q, 5, stats=True).stats
+        tables = self.work_of(counted)
+        further, params = counted["step"], self.index.params
         scanned = (further > 0).mean() * self.index.m * params["sketch_bytes"]
         exact = (further > 1).mean() * params["nbytes"]["rows"]
         return Work(tables.sample, (tables.bytes_read or 0.0) + scanned + exact, float((further > 0).mean()))

@@ -258,7 +258,7 @@ def find_point(
     trials = _staircase(judge, report)
     full = judge.trial(judge.index.operating_point._replace(exact=True))
     *timed, full = _time([*trials, full], judge, objective, num_threads)
-    timed.sort(key=lambda trial: trial.us)
+    timed.sort(key=_us)
     good = [trial for trial in timed if judge.keeps(trial)]
     if timed and judge.has_trust:
         tried = [trial for trial in timed if trial.us <= min([*good, full], key=_us).us][:_CHEAPEST]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,8 +55,7 @@ def join(parts: list[Labels]) -> Labels | None:
     """Put the labels of several blocks behind each other; None where there are none."""
     if not parts:
         return None
-    ends = np.cumsum([0, *(len(part.indices) for part in parts)])
-    indptr = list(
-        chain.from_iterable((part.indptr[1:] + end).tolist() for part, end in zip(parts, ends, strict=False))
-    )
-    return Labels(np.array([0, *indptr], np.int64), np.concatenate([part.indices for part in parts]))
+    ends = np.cumsum([0, *(len(part.indices) for part in parts[:-1])])
+    later = [part.indptr[1:] + end for part, end in zip(parts, ends, strict=True)]
+    indptr = np.concatenate([np.zeros(1, np.int64), *later])
+    return Labels(indptr, np.concatenate([part.indices for part in parts]))

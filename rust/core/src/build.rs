@@ -102,20 +102,7 @@ impl Builder {
         let rows = self.index.rows();
         let (m, d) = (rows.m(), rows.d());
         let n = queries.len() / d;
-        let offsets = lists.offsets;
-        if offsets.len() != n + 1 || offsets[0] != 0 || offsets[n] != lists.labels.len() {
-            return Err(Error::value(
-                "Y",
-                format!("a list for each of {n} queries"),
-                offsets.len().saturating_sub(1),
-            ));
-        }
-        if offsets.windows(2).any(|pair| pair[0] > pair[1]) {
-            return Err(Error::value("Y", "rising offsets", "falling ones"));
-        }
-        if let Some(&id) = lists.labels.iter().find(|&&id| id as usize >= m) {
-            return Err(Error::value("Y", format!("labels in 0..{m}"), id));
-        }
+        lists.check(n, m)?;
         let Some(sketcher) = &self.sketcher else { return Ok(()) };
         let n_tables = self.recipe.planes.n_tables();
         let done = self.offsets.len() - 1;
@@ -125,7 +112,7 @@ impl Builder {
             (&mut self.codes[done * n_tables..], &mut self.sketches[done * SKETCH_BYTES..]);
         read_queries(&self.recipe, sketcher, queries, d, codes, sketches)?;
         let end = self.labels.len();
-        self.offsets.extend(offsets[1..].iter().map(|&offset| offset + end));
+        self.offsets.extend(lists.offsets[1..].iter().map(|&offset| offset + end));
         self.labels.extend_from_slice(lists.labels);
         Ok(())
     }

@@ -29,6 +29,25 @@ pub struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
+    /// Refuse what are not lists of labels below `m` for `n` queries.
+    pub fn check(self, n: usize, m: usize) -> Result<()> {
+        let (offsets, labels) = (self.offsets, self.labels);
+        if offsets.len() != n + 1 || offsets[0] != 0 || offsets[n] != labels.len() {
+            return Err(Error::value(
+                "Y",
+                format!("a list for each of {n} queries"),
+                offsets.len().saturating_sub(1),
+            ));
+        }
+        if offsets.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Err(Error::value("Y", "rising offsets", "falling ones"));
+        }
+        match labels.iter().find(|&&id| id as usize >= m) {
+            Some(&id) => Err(Error::value("Y", format!("labels in 0..{m}"), id)),
+            None => Ok(()),
+        }
+    }
+
     /// The labels of one item.
     pub fn get(&self, item: usize) -> &'a [u32] {
         &self.labels[self.offsets[item]..self.offsets[item + 1]]

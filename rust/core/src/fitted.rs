@@ -123,8 +123,7 @@ impl Fitted {
     /// A budget of probes or entries that was meant for the exemplars of the fit, for those that there are now: who
     /// was met then is met still.
     pub fn grown(&self, budget: usize) -> usize {
-        let observed = self.observed.as_deref().map_or(0, Observed::len);
-        let now = self.exemplars.as_ref().map_or(0, Exemplars::len) + observed;
+        let now: usize = self.parts().into_iter().flatten().map(Exemplars::len).sum();
         if now <= self.fitted_from {
             return budget;
         }
@@ -138,11 +137,12 @@ impl Fitted {
         std::iter::once(&self.tables).chain(since.map(|(tables, _)| tables)).collect()
     }
 
-    /// The exemplars of the fit, and those observed since.
-    pub fn all_exemplars(&self) -> Vec<&Exemplars> {
+    /// The exemplars of the fit, those observed since that are in tables, and the latest, numbered in this order.
+    #[inline(always)]
+    pub fn parts(&self) -> [Option<&Exemplars>; 3] {
         let observed = self.observed.as_deref();
         let since = observed.and_then(Observed::hashed).map(|(_, exemplars)| exemplars);
-        self.exemplars.iter().chain(since).chain(observed.and_then(Observed::recent)).collect()
+        [self.exemplars.as_ref(), since, observed.and_then(Observed::recent)]
     }
 
     /// Refuse an operating point that cannot answer from these parts.

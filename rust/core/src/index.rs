@@ -53,6 +53,15 @@ impl Index {
         *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fitted));
     }
 
+    /// Swap in what an observer has made of the state; an operating point that was set meanwhile stays.
+    fn replace(&self, next: Fitted) -> Arc<Fitted> {
+        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
+        let point = current.as_deref().map_or(next.point, |now| now.point);
+        let next = Arc::new(Fitted { point, ..next });
+        *current = Some(Arc::clone(&next));
+        next
+    }
+
     /// The same rows, not fitted.
     pub fn bare(&self) -> Self {
         Index::new(self.rows.clone())
@@ -91,16 +100,7 @@ impl Index {
         let d = self.rows.d();
         let n = queries.len() / d;
         if let Some(lists) = lists {
-            if lists.offsets.len() != n + 1 {
-                return Err(Error::value(
-                    "Y",
-                    format!("a list for each of {n} queries"),
-                    lists.offsets.len(),
-                ));
-            }
-            if let Some(&id) = lists.labels.iter().find(|&&id| id as usize >= self.rows.m()) {
-                return Err(Error::value("Y", format!("labels in 0..{}", self.rows.m()), id));
-            }
+            lists.check(n, self.rows.m())?;
         }
         for (arg, value) in [("k", k), ("capacity", capacity)] {
             if value == 0 {
@@ -127,12 +127,8 @@ impl Index {
         })?;
         let next = observer.take(&fitted, &observations, capacity)?;
         let added = observations.iter().filter(|observation| observation.found.is_some()).count();
-        let told = Observing { added, exemplars: observer.evidence().len() };
-        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
-        // Whatever else has been set meanwhile stays.
-        let now = current.as_deref().unwrap_or(&fitted);
-        *current = Some(Arc::new(Fitted { point: now.point, ..next }));
-        Ok(told)
+        self.replace(next);
+        Ok(Observing { added, exemplars: observer.len() })
     }
 
     /// What has been fitted and observed, all in one place, and the evidence for each exemplar where any has been
@@ -141,11 +137,7 @@ impl Index {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(fitted) = self.fitted() else { return Ok(None) };
         let Some(observer) = observer.as_mut() else { return Ok(Some((fitted, Vec::new()))) };
-        let settled = observer.settle(&fitted)?;
-        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
-        let now = current.as_deref().unwrap_or(&fitted);
-        let settled = Arc::new(Fitted { point: now.point, ..settled });
-        *current = Some(Arc::clone(&settled));
+        let settled = self.replace(observer.settle(&fitted)?);
         Ok(Some((settled, observer.evidence())))
     }
 
@@ -192,10 +184,7 @@ impl Index {
             ));
         }
         let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
-        let next = observer.rehash(&fitted, planes)?;
-        let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
-        let now = current.as_deref().unwrap_or(&fitted);
-        *current = Some(Arc::new(Fitted { point: now.point, ..next }));
+        self.replace(observer.rehash(&fitted, planes)?);
         Ok(())
     }
 

@@ -150,6 +150,16 @@ impl Observer {
         Observer { of_fit, hashed, recent, evidence: vec![0.0; of_fit], weight: 1.0 }
     }
 
+    /// How many exemplars there are.
+    pub fn len(&self) -> usize {
+        self.evidence.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Evidence of the exemplars, those of the fit first, a query of now counting 1.
     pub fn evidence(&self) -> Vec<f32> {
         self.evidence.iter().map(|evidence| (evidence / self.weight) as f32).collect()
@@ -180,14 +190,14 @@ impl Observer {
             self.evidence.iter_mut().for_each(|evidence| *evidence /= self.weight);
             self.weight = 1.0;
         }
-        if self.evidence.len() > capacity {
+        if self.len() > capacity {
             return self.evict(fitted, capacity);
         }
         if self.recent.len() >= RECENT {
             let recent = std::mem::replace(&mut self.recent, Kept::new());
             self.hashed.append(&recent);
             if self.hashed.len() > self.of_fit / 4 {
-                return self.merge(fitted, None);
+                return self.merge(fitted, self.everything());
             }
         }
         self.snapshot(fitted)
@@ -197,7 +207,7 @@ impl Observer {
     pub fn settle(&mut self, fitted: &Fitted) -> Result<Fitted> {
         self.evidence = self.evidence().into_iter().map(f64::from).collect();
         self.weight = 1.0;
-        if self.evidence.len() == self.of_fit { Ok(fitted.clone()) } else { self.merge(fitted, None) }
+        if self.len() == self.of_fit { Ok(fitted.clone()) } else { self.merge(fitted, self.everything()) }
     }
 
     /// Everything in one place, and in buckets of other planes, by the coordinates that sketches know.
@@ -213,14 +223,13 @@ impl Observer {
             planes.margins(Kernel::active(), &x, &mut margins);
             all.codes.extend(planes.codes(&margins));
         }
-        let kept: Vec<u32> = (0..all.len() as u32).collect();
-        self.arrange(&Fitted { planes, ..settled.clone() }, &all, &kept)
+        self.arrange(&Fitted { planes, ..settled.clone() }, &all, self.everything())
     }
 
     /// Let the exemplars of least evidence go, somewhat more than must, so that it is not to be done all the time.
     fn evict(&mut self, fitted: &Fitted, capacity: usize) -> Result<Fitted> {
         let kept = (capacity - capacity / 16).max(1);
-        let mut order: Vec<u32> = (0..self.evidence.len() as u32).collect();
+        let mut order = self.everything();
         // Most evidence first; of equal evidence the latest.
         order.sort_unstable_by(|&a, &b| {
             let of = |id: u32| self.evidence[id as usize];
@@ -228,31 +237,27 @@ impl Observer {
         });
         order.truncate(kept);
         order.sort_unstable();
-        self.merge(fitted, Some(&order))
+        self.merge(fitted, order)
     }
 
-    /// Put all exemplars, or those of rising numbers `kept`, into one place.
-    fn merge(&mut self, fitted: &Fitted, kept: Option<&[u32]>) -> Result<Fitted> {
+    /// The numbers of all exemplars.
+    fn everything(&self) -> Vec<u32> {
+        (0..self.len() as u32).collect()
+    }
+
+    /// Put exemplars, those of rising numbers `kept`, into one place.
+    fn merge(&mut self, fitted: &Fitted, kept: Vec<u32>) -> Result<Fitted> {
         let Some(exemplars) = &fitted.exemplars else { return Ok(fitted.clone()) };
         let mut all = Kept::of_fit(&fitted.tables, exemplars);
         all.append(&self.hashed);
         all.append(&self.recent);
-        let everything: Vec<u32>;
-        let kept = match kept {
-            Some(kept) => kept,
-            None => {
-                everything = (0..all.len() as u32).collect();
-                &everything
-            }
-        };
         self.arrange(fitted, &all, kept)
     }
 
     /// Put these exemplars into tables, in the order of the first table's buckets.
-    fn arrange(&mut self, fitted: &Fitted, all: &Kept, kept: &[u32]) -> Result<Fitted> {
+    fn arrange(&mut self, fitted: &Fitted, all: &Kept, mut order: Vec<u32>) -> Result<Fitted> {
         let Some(exemplars) = &fitted.exemplars else { return Ok(fitted.clone()) };
         let n_tables = fitted.planes.n_tables();
-        let mut order = kept.to_vec();
         order.sort_by_key(|&item| all.codes[item as usize * n_tables]);
         let codes: Vec<u32> = order
             .iter()

@@ -145,8 +145,7 @@ impl Searcher<'_> {
             return Err(Error::Short { query: 0, found, k });
         }
         if found < k && on_short == OnShort::Exact {
-            let exact = self.exact(scratch, labels, scores);
-            return Ok(Work { rescored: exact.rescored, step: exact.step, trust: exact.trust, ..work });
+            return Ok(self.exact_after(work, scratch, labels, scores));
         }
         self.by_tables(scratch, labels, scores);
         work.trust = f32::NAN;
@@ -158,13 +157,7 @@ impl Searcher<'_> {
                 self.by_scan(scratch, labels, scores, 0);
                 (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, scores)));
                 if work.trust < point.scan_trust && self.rows.m() as f64 <= effort.max_cost {
-                    let exact = self.exact(scratch, labels, scores);
-                    return Ok(Work {
-                        rescored: exact.rescored,
-                        step: exact.step,
-                        trust: exact.trust,
-                        ..work
-                    });
+                    return Ok(self.exact_after(work, scratch, labels, scores));
                 }
             }
         }
@@ -310,6 +303,12 @@ impl Searcher<'_> {
         Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() }
     }
 
+    /// The same where less was not enough: the work done before counts, too.
+    fn exact_after(&self, work: Work, scratch: &Scratch, labels: &mut [i64], scores: &mut [f32]) -> Work {
+        let Work { rescored, step, trust, .. } = self.exact(scratch, labels, scores);
+        Work { rescored, step, trust, ..work }
+    }
+
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.
     pub fn candidates(&self, scratch: &mut Scratch) -> Work {
         self.project(scratch);
@@ -357,13 +356,7 @@ impl Searcher<'_> {
                         cut.keep(neighbors, distances);
                     }
                 }
-                let observed = observed.as_deref();
-                let parts = [
-                    Some(exemplars),
-                    observed.and_then(Observed::hashed).map(|(_, exemplars)| exemplars),
-                    observed.and_then(Observed::recent),
-                ];
-                add_labels(parts, neighbors, candidates);
+                add_labels(self.fitted.parts(), neighbors, candidates);
                 work.neighbors = neighbors.len();
             }
             None => buckets.iter().for_each(|&bucket| candidates.add(view.bucket(bucket))),

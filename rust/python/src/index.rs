@@ -99,7 +99,8 @@ impl Index {
         let fitted = self.0.fitted().ok_or(Error::NotFitted).map_err(raise)?;
         let nbytes = PyDict::new(py);
         nbytes.set_item("rows", self.0.rows().weights().nbytes() + self.0.rows().bias().nbytes())?;
-        let (tables, exemplars) = (fitted.all_tables(), fitted.all_exemplars());
+        let tables = fitted.all_tables();
+        let exemplars: Vec<&Exemplars> = fitted.parts().into_iter().flatten().collect();
         let bytes = |tables: &Tables| tables.offsets().nbytes() + tables.entries().nbytes();
         nbytes.set_item("tables", tables.iter().map(|tables| bytes(tables)).sum::<usize>())?;
         let bytes = |exemplars: &Exemplars| {
@@ -165,9 +166,7 @@ impl Index {
         t: usize,
         capacity: usize,
     ) -> PyResult<(usize, usize)> {
-        let ([_, d], queries) = matrix(&queries)?;
-        check_dim("Q", self.0.rows().d(), d)?;
-        let queries = queries.to_vec();
+        let (_, queries) = self.queries("Q", &queries)?;
         let lists = match &lists {
             Some((indptr, indices)) => {
                 Some((offsets(vector(indptr)?)?, labels("Y", vector(indices)?, self.0.rows().m())?))
@@ -188,9 +187,7 @@ impl Index {
         queries: PyReadonlyArray2<'py, f32>,
         k: usize,
     ) -> PyResult<Compared<'py>> {
-        let ([n, d], queries) = matrix(&queries)?;
-        check_dim("x", self.0.rows().d(), d)?;
-        let queries = queries.to_vec();
+        let (n, queries) = self.queries("x", &queries)?;
         let (by_tables, by_scan) =
             (PyArray2::<i64>::zeros(py, [n, k], false), PyArray2::<i64>::zeros(py, [n, k], false));
         let mut features = vec![Features::default(); n];
@@ -233,9 +230,7 @@ impl Index {
         queries: PyReadonlyArray2<'py, f32>,
         t: usize,
     ) -> PyResult<Top<'py>> {
-        let ([n, d], queries) = matrix(&queries)?;
-        check_dim("Q", self.0.rows().d(), d)?;
-        let queries = queries.to_vec();
+        let (n, queries) = self.queries("Q", &queries)?;
         let labels = PyArray2::<i64>::zeros(py, [n, t], false);
         let scores = PyArray2::<f32>::zeros(py, [n, t], false);
         {
@@ -294,9 +289,7 @@ impl Index {
         max_cost: f64,
         num_threads: usize,
     ) -> PyResult<Counted<'py>> {
-        let ([n, d], queries) = matrix(&queries)?;
-        check_dim("x", self.0.rows().d(), d)?;
-        let queries = queries.to_vec();
+        let (n, queries) = self.queries("x", &queries)?;
         let on_short = OnShort::from_name(on_short).map_err(raise)?;
         let how = How { effort: Effort { adaptive, max_cost }, exact, on_short, num_threads };
         let (labels, scores) = (labels.as_slice_mut()?, scores.as_slice_mut()?);
@@ -323,9 +316,7 @@ impl Index {
         queries: PyReadonlyArray2<'py, f32>,
         num_threads: usize,
     ) -> PyResult<Csr<'py>> {
-        let ([_, d], queries) = matrix(&queries)?;
-        check_dim("x", self.0.rows().d(), d)?;
-        let queries = queries.to_vec();
+        let (_, queries) = self.queries("x", &queries)?;
         let (offsets, ids) = enter(py, || self.0.candidates(&queries, num_threads))?;
         let offsets = offsets.into_iter().map(|offset| offset as i64).collect();
         let ids = ids.into_iter().map(i64::from).collect();
@@ -387,6 +378,15 @@ impl Index {
     #[staticmethod]
     fn metadata(py: Python<'_>, path: PathBuf) -> PyResult<std::collections::HashMap<String, String>> {
         py.detach(|| file::metadata(&path)).map_err(|error| raise_at(&path, error))
+    }
+}
+
+impl Index {
+    /// How many queries there are, and a copy of them that no other thread can change.
+    fn queries(&self, arg: &'static str, queries: &PyReadonlyArray2<'_, f32>) -> PyResult<(usize, Vec<f32>)> {
+        let ([n, d], queries) = matrix(queries)?;
+        check_dim(arg, self.0.rows().d(), d)?;
+        Ok((n, queries.to_vec()))
     }
 }
 
