@@ -49,7 +49,10 @@ def measure(
         full = index.search(queries, run.K, exact=True).labels
         found = index.search(queries, run.K).labels
         one, five = (run.judge(found, full, test.Y, k, unit) for k in (1, run.K))
-        point = index.operating_point._asdict()
+        # The judge's weights say nothing to a reader.
+        point = {name: value for name, value in index.operating_point._asdict().items() if name != "judge"}
+        point["trust"] = round(point["trust"], 3)
+        point["scan_trust"] = round(point["scan_trust"], 3)
         exact = point.pop("exact")
         rows.append(
             record.FitRow(

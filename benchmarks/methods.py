@@ -14,7 +14,7 @@ from benchmarks import record, run
 from benchmarks.bundles import Labels, load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Data, load_engine
-from lss_rs import metrics
+from lss_rs import Index, metrics
 
 __all__ = ["ALL", "DEFINITION", "measure"]
 
@@ -23,8 +23,9 @@ ALL = 2**31 - 1
 """Candidates to rescore, where tables alone are judged."""
 _FILLING = ("teacher", "build")
 """Stages of a fit that learn no planes."""
-_CLOSE, _TRIES = 0.01, 6
-"""How near to as much work, and how often numbers are turned until it is."""
+_CLOSE, _TRIES, _SOME = 0.01, 6, 2048
+"""How near to as much work, how often numbers are turned until it is, and of how many queries at most."""
+_GAINS = ("gain", "gain_low", "gain_high")
 
 
 class _Met(NamedTuple):
@@ -33,6 +34,16 @@ class _Met(NamedTuple):
     entries: float
     sample: float
     recall: np.ndarray
+
+
+class _Asked(NamedTuple):
+    """Test queries, their labels and documents, the full layer's answers, and some of the queries."""
+
+    queries: np.ndarray
+    truth: Labels
+    unit: np.ndarray | None
+    full: np.ndarray
+    some: tuple[np.ndarray, Labels]
 
 
 def measure(
@@ -60,66 +71,64 @@ def measure(
         For :func:`benchmarks.record.write`.
     """
     methods = list(methods)
-    rows = []
+    rows: list[record.MethodRow] = []
     for name in bundles or DEFINITION["bundles"]:
         path = path_of(name)
-        test = load(path, "test")
-        truth, queries = test.Y, np.ascontiguousarray(test.Q, np.float32)
-        unit = run.groups_of(path, "test")
-        full = None
+        asked = _ask(path)
         built: dict[str, Any] = {}
         for method in tqdm(methods, f"{name}: methods"):
-            build, title = method["build"], method["title"]
             engine: Any = load_engine(method["engine"])(
-                Data(*load(path, "train")), os.cpu_count() or 1, **build
+                Data(*load(path, "train")), os.cpu_count() or 1, **method["build"]
             )
-            if any(each.get("beside") == title for each in methods):
-                built[title] = engine
-            index, stages = engine.index, engine.stages()
-            full = index.search(queries, run.K, exact=True).labels if full is None else full
-            fill = index.params["fill"]
-            for budget in budgets[fill]:
-                _configure(engine, budget)
-                answers = index.search(queries, run.K).labels
-                judged = {k: run.judge(answers, full, truth, k, unit) for k in (1, run.K)}
-                met = _look(engine, budget, queries, truth)
-                beside, gain = None, None
-                if base := method.get("beside"):
-                    beside = _as_much(built[base], budget, met, queries, truth)
-                    labelled = ~np.isnan(met.recall)
-                    gain = metrics.paired_bootstrap(
-                        met.recall[labelled],
-                        beside.recall[labelled],
-                        statistic="difference",
-                        groups=None if unit is None else unit[labelled],
-                    )
-                rows.append(
-                    record.MethodRow(
-                        bundle=name,
-                        method=title,
-                        build=run.text(build),
-                        fill=fill,
-                        budget=run.text(budget),
-                        **run.ratio("p1", judged[1].ratio),
-                        **run.ratio("p5", judged[run.K].ratio),
-                        label_recall=float(np.nanmean(met.recall)),
-                        sample=met.sample,
-                        entries=met.entries,
-                        learn_s=sum(seconds for stage, seconds in stages.items() if stage not in _FILLING),
-                        beside=method.get("beside", ""),
-                        beside_sample=beside and beside.sample,
-                        beside_entries=beside and beside.entries,
-                        gain=gain and gain.estimate,
-                        gain_low=gain and gain.low,
-                        gain_high=gain and gain.high,
-                    )
-                )
+            if any(each.get("beside") == method["title"] for each in methods):
+                built[method["title"]] = engine
+            beside = built.get(method.get("beside", ""))
+            for budget in budgets[engine.index.params["fill"]]:
+                rows.append(_row(name, method, engine, budget, beside, asked))
     return run.head({"torch"}), rows
 
 
-def _configure(engine: Any, budget: dict[str, int]) -> None:
-    """Search within a budget, every candidate rescored."""
+def _ask(path: Path) -> _Asked:
+    """Ask the full layer the test queries."""
+    W, b, Q, truth = load(path, "test")
+    queries = np.ascontiguousarray(Q, np.float32)
+    full = Index.from_weights(W, b).search(queries, run.K, exact=True).labels
+    step = -(-len(queries) // _SOME)
+    few = np.split(truth.indices, truth.indptr[1:-1])[::step]
+    ends = np.cumsum([0, *map(len, few)])
+    some = np.ascontiguousarray(queries[::step]), Labels(ends, np.concatenate(few))
+    return _Asked(queries, truth, run.groups_of(path, "test"), full, some)
+
+
+def _row(
+    bundle: str, method: dict[str, Any], engine: Any, budget: dict[str, int], beside: Any, asked: _Asked
+) -> record.MethodRow:
+    """Judge one method within one budget."""
     engine.configure(**budget, **({"n_rescore": ALL} if engine.index.params["sketch_bytes"] else {}))
+    answers = engine.index.search(asked.queries, run.K).labels
+    one, five = (run.judge(answers, asked.full, asked.truth, k, asked.unit) for k in (1, run.K))
+    met = _look(engine, budget, asked.queries, asked.truth)
+    compared: dict[str, Any] = dict.fromkeys(("beside_sample", "beside_entries", *_GAINS))
+    if beside is not None:
+        other = _look(beside, _as_much(beside, budget, engine, asked.some), asked.queries, asked.truth)
+        compared = {"beside_sample": other.sample, "beside_entries": other.entries}
+        compared |= zip(_GAINS, _gain(met, other, asked.unit), strict=True)
+    seconds = [taken for stage, taken in engine.stages().items() if stage not in _FILLING]
+    return record.MethodRow(
+        bundle=bundle,
+        method=method["title"],
+        build=run.text(method["build"]),
+        fill=engine.index.params["fill"],
+        budget=run.text(budget),
+        **run.ratio("p1", one.ratio),
+        **run.ratio("p5", five.ratio),
+        label_recall=float(np.nanmean(met.recall)),
+        sample=met.sample,
+        entries=met.entries,
+        learn_s=sum(seconds),
+        beside=method.get("beside", ""),
+        **compared,
+    )
 
 
 def _look(engine: Any, budget: dict[str, int], queries: np.ndarray, truth: Labels) -> _Met:
@@ -130,18 +139,31 @@ def _look(engine: Any, budget: dict[str, int], queries: np.ndarray, truth: Label
     return _Met(float(stats["entries"].mean()), float(stats["candidates"].mean()), recall)
 
 
-def _as_much(engine: Any, budget: dict[str, int], met: _Met, queries: np.ndarray, truth: Labels) -> _Met:
-    """Let another index of queries look at as many entries and candidates, turning its numbers."""
+def _as_much(
+    engine: Any, budget: dict[str, int], other: Any, some: tuple[np.ndarray, Labels]
+) -> dict[str, int]:
+    """Turn an index's numbers until it looks at as many entries and candidates as another does."""
+    met = _look(other, budget, *some)
     point = budget | {"n_neighbors": engine.index.params["n_neighbors"]}
-    nearest: tuple[float, _Met] | None = None
+    nearest = np.inf, point
     for _ in range(_TRIES):
-        found = _look(engine, point, queries, truth)
+        found = _look(engine, point, *some)
         by = {"max_entries": met.entries / found.entries, "n_neighbors": met.sample / found.sample}
         off = max(abs(share - 1) for share in by.values())
-        if nearest is None or off < nearest[0]:
-            nearest = off, found
+        nearest = min(nearest, (off, point), key=lambda each: each[0])
         if off < _CLOSE:
             break
         point = point | {name: max(1, round(point[name] * share)) for name, share in by.items()}
-    assert nearest is not None
     return nearest[1]
+
+
+def _gain(met: _Met, other: _Met, unit: np.ndarray | None) -> tuple[float, float, float]:
+    """Compare the labels found, query by query."""
+    labelled = ~np.isnan(met.recall)
+    gain = metrics.paired_bootstrap(
+        met.recall[labelled],
+        other.recall[labelled],
+        statistic="difference",
+        groups=None if unit is None else unit[labelled],
+    )
+    return gain.estimate, gain.low, gain.high

@@ -95,6 +95,7 @@ class Row(NamedTuple):
 class ShiftRow(NamedTuple):
     """An engine fitted on queries of one domain, asked those of another."""
 
+    bundle: str
     engine: str
     name: str
     kind: str

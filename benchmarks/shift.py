@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,6 @@ from benchmarks.run import (
     K,
     Quality,
     Team,
-    bundle_path,
     groups_of,
     head,
     judge,
@@ -28,6 +29,7 @@ from benchmarks.run import (
     text,
 )
 from benchmarks.worker import Worker
+from lss_rs.demo import cache_dir
 
 __all__ = ["DEFINITION", "measure"]
 
@@ -43,8 +45,8 @@ class _Choice(NamedTuple):
 
 
 def measure(
-    layer: Path | None = None,
-    domains: list[str] = DEFINITION["domains"],
+    layers: list[dict[str, Any]] = DEFINITION["layer"],
+    folder_of: Callable[[str], Path] = lambda bundle: cache_dir() / "bundles" / bundle,
     engines: list[str] = DEFINITION["engines"],
     grid: str = "grid",
     observed: list[int] = DEFINITION["observed"],
@@ -55,9 +57,11 @@ def measure(
 
     Parameters
     ----------
-    layer : Path, optional
-        Folder of the bundle, a domain a subfolder; by default that of shift.toml.
-    domains, engines : list of str
+    layers : list of dict
+        Tables as in definitions/shift.toml.
+    folder_of : callable
+        Folder of a bundle, a domain a subfolder.
+    engines : list of str
     grid : {"grid", "smoke"}
     observed : list of int
         Queries of the domain served after which an engine that learns from them is measured again.
@@ -70,29 +74,23 @@ def measure(
     (head, rows)
         For :func:`benchmarks.record.write`.
     """
-    layer = layer or bundle_path(DEFINITION["bundle"]).parent
-    full = _full_answers(layer, domains)
-    choices: list[_Choice] = []
-    teams: list[Team] = []
     rows: list[record.ShiftRow] = []
-    try:
-        for name in engines:
-            choices += _choices(name, layer, domains, grid, full, teams)
-        for served in domains:
-            rows += _serve(choices, layer, served, full[served, "test"], observed, rounds, seconds)
-    finally:
-        for team in teams:
-            team.worker.stop()
-    m, d = load(layer / domains[0], "test").W.shape
-    about = head({team.built.library for team in teams}) | {
-        "bundle": layer.name,
-        "m": m,
-        "d": d,
-        "k": K,
-        "domains": domains,
-        "target": DEFINITION["target"],
-        "rounds": rounds,
-    }
+    libraries: set[str | None] = set()
+    for each in layers:
+        bundle, layer, domains = each["bundle"], folder_of(each["bundle"]), each["domains"]
+        full = _full_answers(layer, domains)
+        choices: list[_Choice] = []
+        teams: list[Team] = []
+        try:
+            for name in engines:
+                choices += _choices(name, layer, each["fitted"], grid, full, teams)
+            for served in domains:
+                rows += _serve(bundle, choices, layer / served, served, full, observed, rounds, seconds)
+        finally:
+            for team in teams:
+                team.worker.stop()
+        libraries |= {team.built.library for team in teams}
+    about = head(libraries) | {"k": K, "layers": layers, "target": DEFINITION["target"], "rounds": rounds}
     return about, rows
 
 
@@ -121,7 +119,7 @@ def _choices(
     """Fit an engine on every domain; `teams` gets the builds that stay.
 
     One that sees rows alone is built once. It has a setting for each domain all the same: settings are chosen
-    on queries.
+    on queries. One that finds its operating point by itself keeps all its settings.
     """
     choices = []
     built: list[Team] = []
@@ -129,12 +127,19 @@ def _choices(
         if not built or built[0].built.sees != "rows":
             built = start_teams(layer / domain, [name], grid)[0]
             teams += built
-        choices.append(_Choice(domain, *_cheapest(built, layer / domain, full[domain, "val"])))
+        choices += _chosen(built, domain, layer / domain, full[domain, "val"])
     kept = [choice.team for choice in choices]
     for team in [team for team in teams if team.worker.name == name and team not in kept]:
         team.worker.stop()
         teams.remove(team)
     return choices
+
+
+def _chosen(built: list[Team], domain: str, path: Path, full: np.ndarray) -> list[_Choice]:
+    """Choose what an engine will be asked with."""
+    if built[0].built.observes:
+        return [_Choice(domain, team, setting) for team in built for setting in team.settings]
+    return [_Choice(domain, *_cheapest(built, path, full))]
 
 
 class _Trial(NamedTuple):
@@ -167,35 +172,38 @@ def _share(quality: Quality) -> float:
 
 
 def _serve(
+    bundle: str,
     choices: list[_Choice],
-    layer: Path,
+    path: Path,
     served: str,
-    full: np.ndarray,
+    full: dict[tuple[str, str], np.ndarray],
     observed: list[int],
     rounds: int,
     seconds: float,
 ) -> list[record.ShiftRow]:
     """Ask every engine the queries of a domain, and those that learn from them again and again."""
-    path = layer / served
-    rows = _ask(choices, path, served, 0, full, rounds, seconds)
+    ask = partial(_ask, bundle, path, served, full[served, "test"], rounds, seconds)
+    rows = ask(choices, 0)
     learners = [choice for choice in choices if choice.team.built.observes and choice.fitted != served]
+    workers = {id(choice.team): choice.team.worker for choice in learners}.values()
     for first, last in pairwise([0, *observed]):
-        for choice in learners:
-            choice.team.worker.observe(path, first, last)
-        rows += _ask(learners, path, served, last, full, rounds, seconds)
-    for choice in learners:
-        choice.team.worker.forget()
+        for worker in workers:
+            worker.observe(path, first, last)
+        rows += ask(learners, last)
+    for worker in workers:
+        worker.forget()
     return rows
 
 
 def _ask(
-    choices: list[_Choice],
+    bundle: str,
     path: Path,
     served: str,
-    observed: int,
     full: np.ndarray,
     rounds: int,
     seconds: float,
+    choices: list[_Choice],
+    observed: int,
 ) -> list[record.ShiftRow]:
     """Ask the test queries of a domain, then time all in turns."""
     truth, unit = load(path, "test").Y, groups_of(path, "test")
@@ -212,6 +220,7 @@ def _ask(
         one, five = (judge(found.labels, full, truth, k, unit) for k in (1, K))
         rows.append(
             record.ShiftRow(
+                bundle=bundle,
                 engine=team.built.title,
                 name=team.worker.name,
                 kind=team.built.kind,

@@ -59,8 +59,14 @@ def main() -> None:
             _write(records, bundle, head, rows)
         for i, domain in enumerate(("prose", "code")):
             write_bundle(folder / "layer" / domain, seed=2 + i, bias=False, layer=folder / "layer")
+        both = ["prose", "code"]
         found = shift.measure(
-            folder / "layer", ["prose", "code"], grid="smoke", observed=[300], rounds=1, seconds=0.0
+            [{"bundle": "layer", "domains": both, "fitted": both}],
+            lambda bundle: folder / bundle,
+            grid="smoke",
+            observed=[300],
+            rounds=1,
+            seconds=0.0,
         )
         _check(found[1])
         _write(records, "shift", *found)

@@ -144,6 +144,26 @@ def test_no_package_has_more_examples_of_a_split_than_its_part():
     )
 
 
+def test_domains_part_by_section(tmp_path):
+    rng, sections = np.random.default_rng(0), [f"section {i}" for i in range(10)]
+    training.write_layer(tmp_path, np.zeros((5, 3)), np.zeros(5))
+    (tmp_path / "manifest.json").write_text(json.dumps({"sections": sections}))
+    for split in bundles.SPLITS:
+        Q, Y = rng.random((90, 3), dtype=np.float32), training.single_labels(rng.integers(5, size=90))
+        training.write_split(tmp_path, split, Q, Y, np.arange(90))
+        np.save(tmp_path / f"section_{split}.npy", np.arange(90) % 10)
+    rest = xmc_contents.cut_by_section(tmp_path, 0.25)
+    assert len(rest) == 3
+    for split in bundles.SPLITS:
+        whole = bundles.load(tmp_path, split)
+        in_rest = np.array([sections[i % 10] in rest for i in range(90)])
+        for name, chosen in (("most", ~in_rest), ("rest", in_rest)):
+            part = bundles.load(tmp_path / name, split)
+            assert np.array_equal(part.Q, whole.Q[chosen])
+            assert (part.Y.indices == whole.Y.indices[chosen]).all()
+            assert (bundles.groups(tmp_path / name, split) == np.flatnonzero(chosen)).all()
+
+
 def test_examples_become_numbers():
     def example(source, words, owners):
         return xmc_contents.Example(source, "train", frozenset(words.split()), tuple(owners.split()))
@@ -275,7 +295,7 @@ def test_build_goes_on_where_it_was_stopped_and_never_twice(tmp_path, monkeypatc
     sizes = {"train": 400, "val": 40, "test": 50}
 
     def build(folder):
-        bags.build(folder, {"recipe": 1}, sizes, tiny_data, plan, d=6, relu=True, bias=True)
+        bags.build(folder, {"recipe": 1}, sizes, tiny_data, plan, d=6, relu=True, bias=True, long=450)
 
     build(tmp_path / "whole")
     manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
@@ -287,6 +307,11 @@ def test_build_goes_on_where_it_was_stopped_and_never_twice(tmp_path, monkeypatc
     assert (W.shape, b.shape, Q.shape) == ((8, 6), (8,), (400, 6))
     assert np.load(tmp_path / "whole" / "section_train.npy").tolist() == Y.indices.tolist()
     assert bundles.groups(tmp_path / "whole", "val").shape == (40,)
+
+    _, _, longer, of_longer = bundles.load(tmp_path / "whole" / "long", "train")
+    assert longer.shape == (450, 6)
+    assert np.array_equal(longer[:400], Q)
+    assert np.array_equal(of_longer.indices[:400], Y.indices)
 
     original = training.Negatives.draw
     drawn = 0

@@ -122,18 +122,23 @@ def build(
     *,
     relu: bool,
     bias: bool,
+    long: int = 0,
 ) -> None:
-    """Build a bundle of which a network is the layer, unless it was built by this recipe already."""
+    """Build a bundle of which a network is the layer, unless it was built by this recipe already.
+
+    With ``long``, a folder of this name has so many queries of train, those of the bundle first.
+    """
     out.mkdir(parents=True, exist_ok=True)
     network_options = {"d": d, "relu": relu, "bias": bias}
     recipe = recipe | {"sizes": sizes, "plan": plan._asdict(), "network": network_options}
+    recipe |= {"long": long} if long else {}
     manifest = read_manifest(out, recipe)
     if sizes.keys() <= manifest["splits"].keys():
         print(f"{out.name}: built already")
         return
 
     data = read()
-    for split, size in sizes.items():
+    for split, size in [*sizes.items(), ("train", long)]:
         if (n := len(data.splits[split].groups)) < size:
             raise RuntimeError(f"{split} has {n:,} examples, not {size:,}")
     torch.manual_seed(0)
@@ -158,6 +163,11 @@ def build(
             write_npy(out / f"{name}_{split}.npy", column[rows])
         manifest["splits"][split] = split_record(W, b, Q, Y, groups)
         print(f"{out.name} {split}: {manifest['splits'][split]}")
+    if long:
+        bags, Y, groups, _ = data.splits["train"]
+        rows = np.random.default_rng(0).permutation(len(groups))[:long]
+        (out / "long").mkdir(exist_ok=True)
+        write_split(out / "long", "train", network.queries(take(bags, rows)), take(Y, rows), groups[rows])
     # Last: what the manifest tells of is whole.
     write_manifest(out, manifest)
     checkpoint.unlink()

@@ -28,6 +28,8 @@ MIN_COUNT = 3
 # Words of context on either side.
 WINDOW = 5
 SIZES = {"train": 102_400, "val": 10_240, "test": 12_288}
+# Training queries of the folder "long": how much more of them help.
+LONG = 512_000
 
 _is_word = re.compile("[a-z]+")
 
@@ -106,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         d=128,
         relu=False,
         bias=False,
+        long=LONG,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import gzip
 import heapq
+import json
 import re
 import sys
 import zlib
@@ -22,10 +23,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.bundles import SPLITS, Labels
+from benchmarks.bundles import SPLITS, Labels, load
+from benchmarks.bundles import groups as groups_of
 from benchmarks.bundles.debian import apt_get
 from benchmarks.bundles.text import hash_of, split_of
-from benchmarks.bundles.training import Data, Examples, Plan, options, vocabulary
+from benchmarks.bundles.training import Data, Examples, Plan, options, take, vocabulary, write_split
 from lss_rs.demo import cache_dir, sha256
 
 # Raise it with any change of what is read or how it is cut or trained: the bundle is then built anew.
@@ -41,6 +43,8 @@ OF_EACH = 2
 # Examples of a package in a split: else a few packages of icons and headers were most of the data.
 PER_LABEL = 32
 MIN_COUNT = 2
+# Share of the queries in the domain of sections that an index is fitted without.
+REST = 0.2
 
 
 class File(NamedTuple):
@@ -254,6 +258,26 @@ def lists(rows: list[list[int]]) -> Labels:
     return Labels(indptr, np.fromiter((number for row in rows for number in row), np.int64, indptr[-1]))
 
 
+def cut_by_section(out: Path, rest: float = REST) -> list[str]:
+    """Cut the queries in two domains, ``most`` and ``rest``, by the section of a query's first label.
+
+    Sections of the archive go to ``rest``, in the order of a hash, until it has this share of train. Returns
+    their names.
+    """
+    sections = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["sections"]
+    counts = np.bincount(np.load(out / "section_train.npy"), minlength=len(sections))
+    order = sorted(range(len(sections)), key=lambda number: hash_of("section", sections[number]))
+    taken = order[: int(np.searchsorted(np.cumsum(counts[order]), rest * counts.sum())) + 1]
+    for split in SPLITS:
+        is_rest = np.isin(np.load(out / f"section_{split}.npy"), taken)
+        _, _, Q, Y = load(out, split)
+        for name, chosen in (("most", ~is_rest), ("rest", is_rest)):
+            (out / name).mkdir(exist_ok=True)
+            rows = np.flatnonzero(chosen)
+            write_split(out / name, split, Q[rows], take(Y, rows), groups_of(out, split)[rows])
+    return sorted(sections[number] for number in taken)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     out, sizes = options("xmc-contents", SIZES, arguments)
@@ -271,6 +295,8 @@ def main(arguments: list[str] | None = None) -> None:
         relu=True,
         bias=True,
     )
+    names = cut_by_section(out)
+    print(f"{out.name}/rest: sections {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,18 @@ class Engine(lss.Engine):
         self._fitted = self.index.to_bytes()
 
     def _keep(self, index: Index) -> None:
-        self.index, self.search = index, index.search
+        self.index, self.search, self._point = index, index.search, index.operating_point
 
-    # nothing to choose, and nothing told of a fit
-    configure, stages = BaseEngine.configure, BaseEngine.stages
+    # nothing is told of a fit
+    stages = BaseEngine.stages
+
+    def configure(self, effort: str = "adaptive") -> None:
+        """Let searches go on where an answer is not trusted, or stay with the tables and ask for no trust."""
+        fixed = self._point._replace(trust=0.0, scan_trust=0.0, judge=None)
+        self.index.apply({"adaptive": self._point, "fixed": fixed}[effort])
 
     def observe(self, Q: np.ndarray) -> None:
+        self.configure()
         self.index.observe(Q)
 
     def forget(self) -> None:

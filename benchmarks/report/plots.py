@@ -170,18 +170,20 @@ def _scale(rows: list[ScaleRow], styles: dict[str, Style]) -> Figure:
 def _shift(rows: list[ShiftRow]) -> Figure:
     """Draw what an index that observes keeps, and how long it takes, against the queries it has served."""
     figure, quality, cost = _figure(8.6, 4.2, 2)
-    learners = {row.engine for row in rows if row.observed or row.kind == "ours"}
-    pairs = dict.fromkeys((row.fitted, row.served) for row in rows if row.engine in learners)
-    for i, (fitted, served) in enumerate(pairs):
-        line = [
-            row for row in rows if row.engine in learners and (row.fitted, row.served) == (fitted, served)
-        ]
-        line.sort(key=lambda row: row.observed)
+    learners = {row.engine for row in rows if row.observed}
+    rows = [row for row in rows if row.bundle == rows[0].bundle]
+    lines: dict[tuple[str, str, str], list[ShiftRow]] = {}
+    for row in sorted(rows, key=lambda row: row.observed):
+        if row.engine in learners and row.fitted != row.served:
+            lines.setdefault((row.fitted, row.served, row.setting), []).append(row)
+    pairs = list(dict.fromkeys((fitted, served) for fitted, served, _ in lines))
+    for (fitted, served, setting), line in lines.items():
+        i, fixed = pairs.index((fitted, served)), "fixed" in setting
         at = [max(row.observed, 300) for row in line]  # a log scale has no 0
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        label = f"{fitted}, asked {served}"
-        quality.plot(at, [row.p1_ratio for row in line], label=label, **look)
-        cost.plot(at, [row.one_mean_us or row.one_us for row in line], label=label, **look)
+        look |= {"linestyle": ":"} if fixed else {"label": f"{fitted}, asked {served}"}
+        quality.plot(at, [row.p1_ratio for row in line], **look)
+        cost.plot(at, [row.one_mean_us or row.one_us for row in line], **look)
     for axes, title in ((quality, "share of the full layer's P@1"), (cost, "mean time of one query")):
         axes.set(xscale="log", xlabel="queries served before")
         axes.set_title(title, loc="left", fontsize=11)

@@ -12,7 +12,8 @@ __all__ = ["line", "losses", "section"]
 
 
 def line(rows: list[ShiftRow]) -> str:
-    """Name the pair of domains that is worst for ours, and the best peer on it."""
+    """Name the pair of domains of the first bundle that is worst for ours, and the best peer on it."""
+    rows = [row for row in rows if row.bundle == rows[0].bundle]
     foreign = [row for row in rows if row.kind == "ours" and row.fitted not in ("", row.served)]
     at_once = [row for row in foreign if not row.observed]
     if not at_once:
@@ -20,8 +21,10 @@ def line(rows: list[ShiftRow]) -> str:
     fixed = min(at_once, key=_least)
     pair = f"fitted on `{fixed.fitted}` and asked `{fixed.served}`, the worst pair"
     there = [row for row in foreign if (row.fitted, row.served) == (fixed.fitted, fixed.served)]
-    parts = [f"{row.engine} keeps {_kept(row)}" for row in there if not row.observed]
-    later = max((row for row in there if row.observed), key=lambda row: row.observed, default=None)
+    parts = [f"{_named(row)} keeps {_kept(row)}" for row in there if not row.observed]
+    later = max(
+        (row for row in there if row.observed), key=lambda row: (row.observed, _least(row)), default=None
+    )
     if later:
         parts.append(f"having served {later.observed:,} such queries {_kept(later)}")
     peers = [row for row in rows if row.kind == "peer" and _same_case(row, fixed)]
@@ -32,7 +35,26 @@ def line(rows: list[ShiftRow]) -> str:
 
 def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
     """Write the section of the page: fitted down, asked across."""
-    domains = head.get("domains") or list(dict.fromkeys(row.served for row in rows))
+    return "\n".join(
+        [
+            "## Shift: fitted on one domain of text, asked another",
+            measured(head),
+            "Shares of the full layer's P@1 and P@5 on the queries asked, with their intervals; then the",
+            "time of one query on one thread, median and p99, and the share of the queries for which the",
+            "index went on to a scan. A setting is the cheapest of an engine's grid that keeps",
+            f"{head.get('target', TARGET)} of both on held-out queries of the domain fitted on. An index",
+            "that found its operating point by itself is asked with it (`effort=adaptive`), and with the",
+            "tables alone (`effort=fixed`, dotted in the plot).\n",
+            "![quality and time against queries served from another domain](plots/shift.svg)\n",
+            *(_table(bundle, rows) for bundle in dict.fromkeys(row.bundle for row in rows)),
+        ]
+    )
+
+
+def _table(bundle: str, rows: list[ShiftRow]) -> str:
+    """Write one bundle's table."""
+    rows = [row for row in rows if row.bundle == bundle]
+    domains = list(dict.fromkeys(row.served for row in rows))
     cells: dict[tuple[str, str, str, int], dict[str, ShiftRow]] = {}
     for row in rows:
         cells.setdefault((row.engine, row.setting, row.fitted, row.observed), {})[row.served] = row
@@ -44,18 +66,8 @@ def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
         on = fitted + (" (its setting alone)" if fitted and one.sees == "rows" else "")
         found = [_cell(served[domain]) if domain in served else "" for domain in domains]
         lines.append([f"**{engine}**" if one.kind == "ours" else engine, setting, on or "rows alone", *found])
-    return "\n".join(
-        [
-            "## Shift: fitted on one domain of text, asked another",
-            measured(head),
-            "Shares of the full layer's P@1 and P@5 on the queries asked, with their intervals; then the",
-            "time of one query on one thread, median and p99, and the share of the queries for which the",
-            "index went on to a scan. A setting is the cheapest of an engine's grid that keeps",
-            f"{head.get('target', TARGET)} of both on held-out queries of the domain fitted on.\n",
-            "![quality and time against queries served from another domain](plots/shift.svg)\n",
-            table(["engine", "setting", "fitted on", *(f"asked {domain}" for domain in domains)], lines),
-        ]
-    )
+    asked = [f"asked {domain}" for domain in domains]
+    return f"**{bundle}**\n\n{table(['engine', 'setting', 'fitted on', *asked], lines)}"
 
 
 def losses(rows: list[ShiftRow]) -> str:
@@ -67,11 +79,15 @@ def losses(rows: list[ShiftRow]) -> str:
         if better:
             better.sort(key=_least, reverse=True)
             named = "; ".join(f"{row.engine} {_kept(row)}" for row in better)
-            lines.append([ours.fitted, ours.served, f"{ours.engine} {_kept(ours)}", named])
+            lines.append([ours.bundle, ours.fitted, ours.served, f"{_named(ours)} {_kept(ours)}", named])
     if not lines:
         return "Shift: on no pair of domains does a peer keep as much as ours.\n"
     title = "Shift: pairs of domains on which a peer keeps as much as ours of P@1 or of P@5, or more:\n"
-    return f"{title}\n{table(['fitted on', 'asked', 'ours', 'peers'], lines)}"
+    return f"{title}\n{table(['bundle', 'fitted on', 'asked', 'ours', 'peers'], lines)}"
+
+
+def _named(row: ShiftRow) -> str:
+    return f"{row.engine}, tables alone," if "effort=fixed" in row.setting else row.engine
 
 
 def _least(row: ShiftRow) -> float:
@@ -80,7 +96,7 @@ def _least(row: ShiftRow) -> float:
 
 def _same_case(row: ShiftRow, ours: ShiftRow) -> bool:
     """Whether a row answers the same queries, fitted on the same domain or on none."""
-    return row.served == ours.served and row.fitted in ("", ours.fitted)
+    return (row.bundle, row.served) == (ours.bundle, ours.served) and row.fitted in ("", ours.fitted)
 
 
 def _kept(row: ShiftRow) -> str:

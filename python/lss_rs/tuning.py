@@ -290,7 +290,7 @@ def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int
             if judge.keeps_at(compared, share, scan_trust):
                 cost = tables.us + share * extra
                 most = max(share, ((1 + _INSURANCE) * cost - tables.us) / extra)
-                trust = float(np.quantile(compared.trust, min(most, 1.0)))
+                trust = _quantile(compared.trust, min(most, 1.0))
                 point = trial.point._replace(trust=trust, scan_trust=scan_trust, judge=compared.judge)
                 plans.append((cost, point))
                 break
@@ -385,7 +385,7 @@ class Judge:
     def scan_trust(self, compared: Compared) -> float:
         """Find the least trust with which a scan's answer keeps the target."""
         for share in _SHARES:
-            trust = float(np.quantile(compared.scan_trust, share)) if share else 0.0
+            trust = _quantile(compared.scan_trust, share) if share else 0.0
             trusted = compared.scan_trust >= trust
             if self._keeps(np.where(trusted[:, None], compared.by_scan, self._best)):
                 return trust
@@ -393,7 +393,7 @@ class Judge:
 
     def keeps_at(self, compared: Compared, share: float, scan_trust: float) -> bool:
         """Whether the target is kept where this share of the queries, the least trusted, goes on."""
-        trusted = compared.trust >= np.quantile(compared.trust, share)
+        trusted = compared.trust >= _quantile(compared.trust, share)
         enough = compared.scan_trust >= scan_trust
         further = np.where(enough[:, None], compared.by_scan, self._best)
         return self._keeps(np.where(trusted[:, None], compared.by_tables, further) if share < 1 else further)
@@ -494,6 +494,11 @@ def _median_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
         if now > end:
             break
     return 1e6 * float(np.median(times))
+
+
+def _quantile(trust: NDArray[np.float64], share: float) -> float:
+    """Trust that this share of the queries lacks, as an index keeps it: in single precision."""
+    return float(np.float32(np.quantile(trust, share)))
 
 
 def _worst(trial: Trial) -> float:

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use lss_core::candidates::Union;
-use lss_core::coordinates::{Affine, Coordinates};
+use lss_core::coordinates::{Affine, Coordinates, Projection};
 use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space, lead};
 use lss_core::kernels::Kernel;
@@ -86,13 +86,11 @@ impl Bench {
         let index = Arc::new(Index::new(rows));
 
         let scale = 1.0 / (D as f32).sqrt();
-        let mut square = |scale: f32| {
-            let values: Vec<f32> = rng.vector(D * D).iter().map(|value| scale * value).collect();
-            Affine::new(Matrix::new(D, D, &values), Block::copy_of(&vec![0.0; D])).unwrap()
-        };
+        let values: Vec<f32> = rng.vector(D * D).iter().map(|value| scale * value).collect();
+        let none = Block::copy_of(&vec![0.0; D]);
         let coordinates = Coordinates {
-            query: square(scale),
-            row: square(1.0),
+            query: Projection::new(D, D, &values, none.clone()).unwrap(),
+            row: Affine::new(Matrix::new(D, D, &rng.vector(D * D)), none).unwrap(),
             variances: (0..D).map(|j| 6.0 * (-(j as f32) / 90.0).exp()).collect(),
             base: Block::copy_of(&vec![0.0; M]),
         };

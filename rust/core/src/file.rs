@@ -14,7 +14,7 @@
 //! | `evidence` | F32 (n,) | fitted, where queries have been observed |
 //! | `level` | F32 (1,) | fitted |
 //! | `trust` | F32 (8,) | fitted, where trust has been learned |
-//! | `query_map`, `query_offset` | F32 (p, d padded to 32), F32 (p,) | fitted, with aligned coordinates |
+//! | `query_map`, `query_scales`, `query_offset` | F16 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
 //!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
@@ -30,7 +30,7 @@ use memmap2::MmapOptions;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::coordinates::Affine;
+use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
 use crate::fitted::{Fitted, OperatingPoint};
@@ -136,7 +136,8 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
         tensors.push(Tensor::new("always_include", Dtype::U32, vec![always_include.len()], always_include));
         if let Some(map) = coordinates {
             let (p, stride) = (map.matrix().rows(), map.matrix().stride());
-            tensors.push(Tensor::new("query_map", Dtype::F32, vec![p, stride], map.matrix().values()));
+            tensors.push(Tensor::new("query_map", Dtype::F16, vec![p, stride], map.matrix().values()));
+            tensors.push(Tensor::new("query_scales", Dtype::F32, vec![p], map.scales()));
             tensors.push(Tensor::new("query_offset", Dtype::F32, vec![p], map.offset()));
         }
         if let Some(sketched) = sketches {
@@ -274,9 +275,10 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         Err(_) => None,
         Ok(map) => {
             let p = map.shape().first().copied().unwrap_or(0);
-            let values = reader.block("query_map", Dtype::F32, &[p, padded(d)])?;
+            let values = reader.block("query_map", Dtype::F16, &[p, padded(d)])?;
+            let scales = reader.block("query_scales", Dtype::F32, &[p])?;
             let offset = reader.block("query_offset", Dtype::F32, &[p])?;
-            Some(Affine::new(Matrix::from_padded(p, d, values)?, offset)?)
+            Some(Projection::from_parts(Matrix::from_padded(p, d, values)?, scales, offset)?)
         }
     };
     let sketches = header.sketch_groups.map(|groups| reader.sketches(SKETCHES, groups, m)).transpose()?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::coordinates::Affine;
+use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
 use crate::hash::{Planes, Space};
@@ -95,7 +95,7 @@ pub struct Fitted {
     /// The hash.
     pub planes: Planes,
     /// The query's map into aligned coordinates, where planes or sketches need it.
-    pub coordinates: Option<Affine>,
+    pub coordinates: Option<Projection>,
     /// The buckets: of exemplars if there are any, else of rows.
     pub tables: Tables,
     /// The training queries, with [`Fill::Queries`].

@@ -5,12 +5,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, Result};
 
 /// Bytes of a cache line, and the alignment of every block in memory and in files.
 pub const LINE: usize = 64;
+
+/// From so many bytes on memory comes in huge pages, where the system has them: a search reads here and there, and
+/// would else wait for the address of every small page.
+const HUGE: usize = 2 << 20;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -19,7 +23,19 @@ struct Line([u8; LINE]);
 #[derive(Clone)]
 enum Owner {
     Heap(Arc<Vec<Line>>),
+    Pages(Arc<MmapMut>),
     Map(Arc<Mmap>),
+}
+
+impl Owner {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Owner::Heap(lines) => bytemuck::cast_slice(lines),
+            Owner::Pages(pages) => pages,
+            Owner::Map(map) => map,
+        }
+    }
 }
 
 /// A whole file or buffer from which blocks are cut.
@@ -70,10 +86,7 @@ impl Bytes {
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        match &self.owner {
-            Owner::Heap(lines) => &bytemuck::cast_slice(lines)[..self.len],
-            Owner::Map(map) => map,
-        }
+        &self.owner.bytes()[..self.len]
     }
 }
 
@@ -104,58 +117,83 @@ impl<T: Pod> Deref for Block<T> {
     type Target = [T];
     #[inline]
     fn deref(&self) -> &[T] {
-        let bytes: &[u8] = match &self.owner {
-            Owner::Heap(lines) => bytemuck::cast_slice(lines),
-            Owner::Map(map) => map,
-        };
+        let bytes = self.owner.bytes();
         bytemuck::cast_slice(&bytes[self.offset..self.offset + self.len * size_of::<T>()])
     }
 }
 
 /// A block while it is being written.
 pub struct Buffer<T> {
-    lines: Vec<Line>,
+    room: Room,
     len: usize,
     element: PhantomData<T>,
+}
+
+enum Room {
+    Lines(Vec<Line>),
+    Pages(MmapMut),
+}
+
+impl Room {
+    fn zeroed(bytes: usize) -> Self {
+        if bytes >= HUGE
+            && let Ok(pages) = MmapMut::map_anon(bytes.next_multiple_of(LINE))
+        {
+            // A wish: where there are no huge pages small ones do.
+            #[cfg(target_os = "linux")]
+            let _ = pages.advise(memmap2::Advice::HugePage);
+            return Room::Pages(pages);
+        }
+        Room::Lines(vec![Line::zeroed(); bytes.div_ceil(LINE)])
+    }
 }
 
 impl<T: Pod> Buffer<T> {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Self {
-        let lines = vec![Line::zeroed(); (len * size_of::<T>()).div_ceil(LINE)];
-        Buffer { lines, len, element: PhantomData }
+        Buffer { room: Room::zeroed(len * size_of::<T>()), len, element: PhantomData }
     }
 
     /// Stop writing, start sharing.
     pub fn freeze(self) -> Block<T> {
-        Block { owner: Owner::Heap(Arc::new(self.lines)), offset: 0, len: self.len, element: PhantomData }
+        let owner = match self.room {
+            Room::Lines(lines) => Owner::Heap(Arc::new(lines)),
+            Room::Pages(pages) => Owner::Pages(Arc::new(pages)),
+        };
+        Block { owner, offset: 0, len: self.len, element: PhantomData }
     }
 }
 
 impl<T: Pod> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        match &self.room {
+            Room::Lines(lines) => &bytemuck::cast_slice(lines)[..self.len],
+            Room::Pages(pages) => &bytemuck::cast_slice(pages)[..self.len],
+        }
     }
 }
 
 impl<T: Pod> std::ops::DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        match &mut self.room {
+            Room::Lines(lines) => &mut bytemuck::cast_slice_mut(lines)[..self.len],
+            Room::Pages(pages) => &mut bytemuck::cast_slice_mut(pages)[..self.len],
+        }
     }
 }
 
-/// A small f32 matrix whose rows are zero-padded to whole dot-product steps, so that kernels see no tail.
+/// A small matrix whose rows are zero-padded to whole dot-product steps, so that kernels see no tail.
 #[derive(Clone)]
-pub struct Matrix {
+pub struct Matrix<T = f32> {
     rows: usize,
     cols: usize,
-    values: Block<f32>,
+    values: Block<T>,
 }
 
-impl Matrix {
+impl<T: Pod> Matrix<T> {
     /// Lay out `rows` x `cols` row-major values.
-    pub fn new(rows: usize, cols: usize, values: &[f32]) -> Self {
+    pub fn new(rows: usize, cols: usize, values: &[T]) -> Self {
         debug_assert_eq!(values.len(), rows * cols);
         let stride = padded(cols);
         let mut buffer = Buffer::zeroed(rows * stride);
@@ -168,7 +206,7 @@ impl Matrix {
     }
 
     /// Take rows that are padded already (as a file holds them).
-    pub fn from_padded(rows: usize, cols: usize, values: Block<f32>) -> Result<Self> {
+    pub fn from_padded(rows: usize, cols: usize, values: Block<T>) -> Result<Self> {
         let stride = cols.checked_next_multiple_of(crate::kernels::LANES);
         if Some(values.len()) != stride.and_then(|stride| rows.checked_mul(stride)) {
             return Err(Error::format(
@@ -176,8 +214,8 @@ impl Matrix {
                 format!("{} values", values.len()),
             ));
         }
-        if values.chunks(padded(cols).max(1)).any(|row| row[cols..].iter().any(|value| value.to_bits() != 0))
-        {
+        let dirty = |padding: &[T]| bytemuck::cast_slice::<T, u8>(padding).iter().any(|&byte| byte != 0);
+        if values.chunks(padded(cols).max(1)).any(|row| dirty(&row[cols..])) {
             return Err(Error::format("padding of zeros", "other values"));
         }
         Ok(Matrix { rows, cols, values })
@@ -193,13 +231,13 @@ impl Matrix {
         self.cols
     }
 
-    /// Floats from one row to the next.
+    /// Values from one row to the next.
     pub fn stride(&self) -> usize {
         padded(self.cols)
     }
 
     /// All values, padded.
-    pub fn values(&self) -> &Block<f32> {
+    pub fn values(&self) -> &Block<T> {
         &self.values
     }
 }

@@ -13,8 +13,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytemuck::Pod;
+
 use crate::build::Recipe;
-use crate::coordinates::{Affine, Coordinates};
+use crate::coordinates::{Affine, Coordinates, Projection};
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, OperatingPoint};
@@ -45,16 +47,19 @@ pub fn dot(row: &[f32], query: &[f32]) -> f32 {
 }
 
 /// Row `i` of a matrix, without padding.
-pub fn matrix_row(matrix: &Matrix, i: usize) -> &[f32] {
+pub fn matrix_row<T: Pod>(matrix: &Matrix<T>, i: usize) -> &[T] {
     &matrix.values()[i * matrix.stride()..][..matrix.cols()]
 }
 
-/// `matrix x + offset`.
-pub fn affine(map: &Affine, x: &[f32]) -> Vec<f32> {
-    (0..map.matrix().rows()).map(|i| dot(matrix_row(map.matrix(), i), x) + map.offset()[i]).collect()
+/// `scales * (matrix x) + offset`: the map of a query.
+pub fn project(map: &Projection, x: &[f32]) -> Vec<f32> {
+    let row = |i: usize| -> Vec<f32> {
+        matrix_row(map.matrix(), i).iter().map(|&value| f32::from(value)).collect()
+    };
+    (0..map.matrix().rows()).map(|i| dot(&row(i), x) * map.scales()[i] + map.offset()[i]).collect()
 }
 
-/// The same in double precision, then rounded, then the offset: the map of a row.
+/// `matrix x` in double precision, then rounded, then the offset: the map of a row.
 pub fn affine_of_row(map: &Affine, w: &[f32]) -> Vec<f32> {
     let mut z = Vec::new();
     for i in 0..map.matrix().rows() {
@@ -68,9 +73,9 @@ pub fn affine_of_row(map: &Affine, w: &[f32]) -> Vec<f32> {
 }
 
 /// The vector that the planes cut, for a query.
-pub fn hashed_query(planes: &Planes, coordinates: Option<&Affine>, query: &[f32]) -> Vec<f32> {
+pub fn hashed_query(planes: &Planes, coordinates: Option<&Projection>, query: &[f32]) -> Vec<f32> {
     match (planes.space(), coordinates) {
-        (Space::Aligned, Some(map)) => affine(map, query)[..planes.dim()].to_vec(),
+        (Space::Aligned, Some(map)) => project(map, query)[..planes.dim()].to_vec(),
         (Space::Aligned, None) => panic!("aligned planes need coordinates"),
         (Space::Augmented, _) => {
             let mut x = query.to_vec();
@@ -489,7 +494,7 @@ pub struct Reference {
     weights: Vec<Vec<f32>>,
     bias: Vec<f32>,
     planes: Planes,
-    coordinates: Option<Affine>,
+    coordinates: Option<Projection>,
     buckets: Buckets,
     kept: Option<Kept>,
     /// How many exemplars budgets are meant for.
@@ -537,7 +542,7 @@ impl Reference {
                 order.sort_by_key(|&item| code(&queries[item])[0]);
                 let queries: Vec<Vec<f32>> = order.iter().map(|&item| queries[item].clone()).collect();
                 let labels: Vec<Vec<u32>> = order.iter().map(|&item| labels[item].clone()).collect();
-                let zs: Vec<_> = queries.iter().map(|query| affine(&coordinates.query, query)).collect();
+                let zs: Vec<_> = queries.iter().map(|query| project(&coordinates.query, query)).collect();
                 let kept = Kept::new(&coordinates.variances, &zs, &labels);
                 (tables(&queries.iter().map(code).collect::<Vec<_>>()), Some(kept))
             }
@@ -671,7 +676,7 @@ impl Reference {
         let mut candidates = self.always_include.clone();
         match (&self.kept, &self.coordinates) {
             (Some(kept), Some(map)) => {
-                let near = top(&kept.sketched.scores(&affine(map, query), &met), self.point.n_neighbors);
+                let near = top(&kept.sketched.scores(&project(map, query), &met), self.point.n_neighbors);
                 work.neighbors = near.len();
                 for (_, exemplar) in near {
                     candidates.extend(&kept.labels[exemplar as usize]);
@@ -686,7 +691,7 @@ impl Reference {
     /// The sketch scores of these rows; nothing if there are no sketches.
     pub fn sketch_scores(&self, query: &[f32], ids: &BTreeSet<u32>) -> Option<Vec<(f32, u32)>> {
         let (sketched, map) = (self.sketched.as_ref()?, self.coordinates.as_ref()?);
-        Some(sketched.scores(&affine(map, query), ids))
+        Some(sketched.scores(&project(map, query), ids))
     }
 
     /// All logits, sorted.
@@ -799,7 +804,7 @@ impl Reference {
     /// How far the neighbours of a query are from it.
     fn distances(&self, query: &[f32]) -> Vec<f64> {
         let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return vec![0.0] };
-        let z = affine(map, query);
+        let z = project(map, query);
         // In single precision and in this order: near an exemplar the difference below is all rounding.
         let mut own = 0.0f32;
         for (weight, z) in kept.weights.iter().zip(&z) {
@@ -867,6 +872,11 @@ pub fn matrix(rows: &[Vec<f32>]) -> Matrix {
 /// An affine map from rows and offsets.
 pub fn map(rows: &[Vec<f32>], offset: &[f32]) -> Result<Affine> {
     Affine::new(matrix(rows), Block::copy_of(offset))
+}
+
+/// A query's map from rows and offsets.
+pub fn projection(rows: &[Vec<f32>], offset: &[f32]) -> Result<Projection> {
+    Projection::new(rows.len(), rows.first().map_or(0, Vec::len), &rows.concat(), Block::copy_of(offset))
 }
 
 /// A sketcher of any layout, with the half steps that the variances ask for.

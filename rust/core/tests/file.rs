@@ -398,6 +398,7 @@ fn contradicting_tensors_are_refused() {
         "entries",
         "always_include",
         "query_map",
+        "query_scales",
         "query_offset",
         "sketches",
         "half_steps",

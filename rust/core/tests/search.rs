@@ -506,7 +506,7 @@ fn neighbors_are_the_nearest() {
     let case = Case { n_probes: 8, n_neighbors: 6, n_always: 0, n_train: 200, d: 12, p: 12, ..small() };
     let built = case.build();
     let coordinates = built.recipe.coordinates.as_ref().unwrap();
-    let z = |query: &Vec<f32>| reference::affine(&coordinates.query, query);
+    let z = |query: &Vec<f32>| reference::project(&coordinates.query, query);
     let (mut shared, mut of) = (0, 0);
     for query in &built.queries {
         let near = z(query);

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates};
+use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
@@ -30,13 +30,14 @@ impl Coordinates {
         variances: PyReadonlyArray1<'_, f32>,
         base: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<Self> {
-        let affine = |map: &PyReadonlyArray2<'_, f32>, offset: &PyReadonlyArray1<'_, f32>| {
-            let ([rows, cols], values) = matrix(map)?;
-            Affine::new(Matrix::new(rows, cols, values), Block::copy_of(vector(offset)?)).map_err(raise)
-        };
+        let ([rows, cols], values) = matrix(&query_map)?;
+        let query =
+            Projection::new(rows, cols, values, Block::copy_of(vector(&query_offset)?)).map_err(raise)?;
+        let ([rows, cols], values) = matrix(&row_map)?;
+        let row = Affine::new(Matrix::new(rows, cols, values), Block::copy_of(vector(&row_offset)?));
         Ok(Coordinates(CoreCoordinates {
-            query: affine(&query_map, &query_offset)?,
-            row: affine(&row_map, &row_offset)?,
+            query,
+            row: row.map_err(raise)?,
             variances: vector(&variances)?.to_vec(),
             base: Block::copy_of(vector(&base)?),
         }))

@@ -302,7 +302,7 @@ impl Case {
                 .map(|j| (0.3 * d as f32 + 0.1) * (-rate * j as f32).exp() * (1.0 - 1e-4 * j as f32))
                 .collect();
             Coordinates {
-                query: reference::map(&query, &rng.vector(p, |rng| 0.1 * rng.normal())).unwrap(),
+                query: reference::projection(&query, &rng.vector(p, |rng| 0.1 * rng.normal())).unwrap(),
                 row: reference::map(&row, &row_offset).unwrap(),
                 variances,
                 base: Block::copy_of(&base),
