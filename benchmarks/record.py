@@ -18,6 +18,7 @@ __all__ = [
     "DefaultRow",
     "FitRow",
     "MethodRow",
+    "QueriesRow",
     "Row",
     "ScaleRow",
     "ShiftRow",
@@ -211,6 +212,33 @@ class FitRow(NamedTuple):
     p5_high: float | None
     fit_s: float
     """Seconds of all of it on all threads: learning, filling, tuning."""
+
+
+class QueriesRow(NamedTuple):
+    """An index fitted from some of the training queries, at a fixed cost of a search."""
+
+    bundle: str
+    queries: int
+    """Training queries given."""
+    capacity: int | None
+    """How many of them it keeps at most; None: all."""
+    kept: int
+    """Training queries in its tables."""
+    point: str
+    p1_ratio: float
+    p1_low: float | None
+    p1_high: float | None
+    p5_ratio: float
+    p5_low: float | None
+    p5_high: float | None
+    entries: float
+    """Entries read from buckets, a query."""
+    sample: float
+    """Candidates, a query."""
+    size: int
+    """Bytes of the index, rows included."""
+    seconds: float
+    """Of fitting and observing so far, on all threads."""
 
 
 R = TypeVar("R", bound=NamedTuple)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import fit, methods, record, report, run, scale, shift
+from benchmarks import fit, methods, queries, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -90,13 +90,19 @@ def main() -> None:
         head, fits = fit.measure(["lm-smollm2"], lambda name: folder / name)
         _check(fits)
         _write(records, "fit", head, fits)
+        point = {"max_entries": 900, "n_probes": 1800}
+        plan = {"bundle": "lm-smollm2", "train": "lm-smollm2", "queries": [800, 1000], "point": point}
+        head, counted = queries.measure([plan | {"capacity": 800}], lambda name: folder / name)
+        _check(counted)
+        _write(records, "queries", head, counted)
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 
 
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
-    for path in (folder / "README.md", folder / "docs" / "design.md", folder / "docs" / "learning.md"):
+    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/traffic.md")
+    for path in (folder / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
     if not report.render(records, folder) or not plots.draw(records):

@@ -142,13 +142,27 @@ def records(tmp_path):
     record.write(folder / "cpu" / "2026-01-02-methods.csv", HEAD, methods)
     fit = record.FitRow("lm-smollm2", 92_160, "n_probes=64", fit_s=150.0, **P_RATIOS)
     record.write(folder / "cpu" / "2026-01-02-fit.csv", HEAD, [fit])
+    queries = record.QueriesRow(
+        "lm-smollm2",
+        10_000,
+        None,
+        10_000,
+        "max_entries=128",
+        **P_RATIOS,
+        entries=130,
+        sample=500,
+        size=2**25,
+        seconds=9.0,
+    )
+    record.write(folder / "cpu" / "2026-01-02-queries.csv", HEAD, [queries])
     write_places(tmp_path)
     return folder
 
 
 def write_places(root):
     """Write the files that have a place for a block."""
-    for path in (root / "README.md", root / "docs" / "design.md", root / "docs" / "learning.md"):
+    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/traffic.md")
+    for path in (root / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text(README, encoding="utf-8")
 
@@ -401,6 +415,7 @@ class TestPage:
             "defaults",
             "methods",
             "fit",
+            "queries",
         ]
 
     def test_the_newest_counts(self, records):
@@ -445,7 +460,7 @@ class TestStale:
     def test_each_file_is_watched(self, records):
         root = write_all(records)
         files = [path for path in root.rglob("*") if path.is_file() and records not in path.parents]
-        assert len(files) == 9
+        assert len(files) == 10
         for path in files:
             text = path.read_text(encoding="utf-8")
             digit = list(re.finditer(r"\d", text))[-1]
@@ -461,7 +476,9 @@ class TestStale:
                 assert stale(records, root) == [path.relative_to(root)]
             path.write_text(text, encoding="utf-8")
 
-    @pytest.mark.parametrize("name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit"])
+    @pytest.mark.parametrize(
+        "name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit", "queries"]
+    )
     def test_a_record_that_changed(self, records, name):
         root = write_all(records)
         path = records / "cpu" / f"2026-01-02-{name}.csv"

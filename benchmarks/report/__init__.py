@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults, fit, methods
+from benchmarks.report import defaults, fit, methods, queries
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
@@ -31,7 +31,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
     records : Path
         Folder of records.
     root : Path
-        The repository, whose README, docs/design.md and docs/learning.md have two markers each.
+        The repository, whose README, docs/design.md, learning.md and traffic.md have two markers each.
 
     Returns
     -------
@@ -48,6 +48,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("README.md"): block(found),
         Path("docs/design.md"): defaults.block(found.defaults),
         Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
+        Path("docs/traffic.md"): queries.block(found.queries),
     }
     return {Path("docs/benchmarks.md"): page(found)} | {
         path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
@@ -59,7 +60,7 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = dict.fromkeys(("defaults", "fit"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = dict.fromkeys(("defaults", "fit", "queries"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
         parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown

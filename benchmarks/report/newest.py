@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import record
 from benchmarks.definitions import read_toml
-from benchmarks.record import DefaultRow, FitRow, MethodRow, R, Row, ScaleRow, ShiftRow
+from benchmarks.record import DefaultRow, FitRow, MethodRow, QueriesRow, R, Row, ScaleRow, ShiftRow
 
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults", "methods", "fit")
+OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries")
 
 
 class Records(NamedTuple):
@@ -24,6 +24,7 @@ class Records(NamedTuple):
     defaults: tuple[dict[str, Any], list[DefaultRow]] | None
     methods: tuple[dict[str, Any], list[MethodRow]] | None
     fit: tuple[dict[str, Any], list[FitRow]] | None
+    queries: tuple[dict[str, Any], list[QueriesRow]] | None
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -47,7 +48,7 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults, methods, fit = (paths.pop(name, None) for name in OTHERS)
+    shift, scale, defaults, methods, fit, queries = (paths.pop(name, None) for name in OTHERS)
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
@@ -60,4 +61,5 @@ def load(folder: Path) -> Records:
         read(defaults, DefaultRow) if defaults else None,
         read(methods, MethodRow) if methods else None,
         read(fit, FitRow) if fit else None,
+        read(queries, QueriesRow) if queries else None,
     )
