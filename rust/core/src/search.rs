@@ -13,7 +13,7 @@ use crate::probe::Probes;
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::topk::TopK;
-use crate::trust::{Features, NOWHERE, Seen};
+use crate::trust::{Features, NOWHERE, Seen, Trust};
 
 /// What to do when a query has fewer candidates than answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +150,7 @@ impl Searcher<'_> {
         self.by_tables(scratch, labels, scores);
         work.trust = f32::NAN;
         if let Some(trust) = &point.judge {
-            // Too few answers are no answer.
-            let seen = self.seen(scratch, scores);
-            work.trust = if found < k { 0.0 } else { trust.of_tables(&seen, self.fitted.level) };
+            work.trust = self.trust(trust, scratch, scores);
             if effort.adaptive && work.trust < point.trust && self.scan_cost() <= effort.max_cost {
                 self.by_scan(scratch, labels, scores, 0);
                 (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, scores)));
@@ -193,9 +191,8 @@ impl Searcher<'_> {
         let neighbors = scratch.neighbors.clone();
         let lacks = labels.iter().any(|label| !scratch.candidates.ids().contains(label));
         self.by_tables(scratch, answer.0, answer.1);
-        let trusted = self.fitted.point.judge.is_some_and(|trust| {
-            trust.of_tables(&self.seen(scratch, answer.1), self.fitted.level) >= self.fitted.point.trust
-        });
+        let point = &self.fitted.point;
+        let trusted = point.judge.is_some_and(|trust| self.trust(&trust, scratch, answer.1) >= point.trust);
         if trusted && !lacks {
             return Observation { neighbors, found: None };
         }
@@ -211,6 +208,14 @@ impl Searcher<'_> {
         sketcher.encode(&scratch.z, &mut sketch);
         let codes = self.fitted.planes.codes(&scratch.margins).collect();
         Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
+    }
+
+    /// How far the answer by tables is to be trusted. Too few answers are no answer.
+    fn trust(&self, trust: &Trust, scratch: &Scratch, scores: &[f32]) -> f32 {
+        if scratch.finalists.len() < scores.len() {
+            return 0.0;
+        }
+        trust.of_tables(&self.seen(scratch, scores), self.fitted.level)
     }
 
     /// What a scan costs in full rows: the bytes it reads by those of a row.
