@@ -2,9 +2,9 @@
 
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
-A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods", "fit" or
-"queries"; without any, all of them. A PATH is any folder in the layout of bundles/README.md: your own
-output layer.
+A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods", "fit",
+"queries" or "both"; without any, all of them. A PATH is any folder in the layout of bundles/README.md: your
+own output layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,20 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks import defaults, fit, machine, methods, queries, record, report, run, scale, shift, smoke
+from benchmarks import (
+    both,
+    defaults,
+    fit,
+    machine,
+    methods,
+    queries,
+    record,
+    report,
+    run,
+    scale,
+    shift,
+    smoke,
+)
 from benchmarks.engines import names
 
 
@@ -32,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         "methods": methods.measure,
         "fit": fit.measure,
         "queries": queries.measure,
+        "both": both.measure,
     }
     known = ", ".join([*bundles, *parts])
     parser.add_argument("what", nargs="*", metavar="NAME or PATH", help=f"by default all of {known}")

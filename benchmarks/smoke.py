@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import fit, methods, queries, record, report, run, scale, shift
+from benchmarks import both, fit, methods, queries, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -59,9 +60,9 @@ def main() -> None:
             _write(records, bundle, head, rows)
         for i, domain in enumerate(("prose", "code")):
             write_bundle(folder / "layer" / domain, seed=2 + i, bias=False, layer=folder / "layer")
-        both = ["prose", "code"]
+        domains = ["prose", "code"]
         found = shift.measure(
-            [{"bundle": "layer", "domains": both, "fitted": both}],
+            [{"bundle": "layer", "domains": domains, "fitted": domains}],
             lambda bundle: folder / bundle,
             grid="smoke",
             observed=[300],
@@ -95,6 +96,9 @@ def main() -> None:
         head, counted = queries.measure([plan | {"capacity": 800}], lambda name: folder / name)
         _check(counted)
         _write(records, "queries", head, counted)
+        head, beside = both.measure(folder / "layer")
+        _check(row for row in beside if row.setting == "a scan of all sketches")
+        _write(records, "both", head, beside)
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 
@@ -109,7 +113,7 @@ def _report(records: Path, folder: Path) -> None:
         raise RuntimeError("the report is empty")
 
 
-def _check(rows: list[Any]) -> None:
+def _check(rows: Iterable[Any]) -> None:
     low = [row for row in rows if min(row.p1_ratio, row.p5_ratio) < LEAST]
     if low:
         raise RuntimeError(f"answers are missing: {low}")

@@ -155,6 +155,7 @@ def records(tmp_path):
         seconds=9.0,
     )
     record.write(folder / "cpu" / "2026-01-02-queries.csv", HEAD, [queries])
+    record.write(folder / "cpu" / "2026-01-02-both.csv", HEAD, [default])
     write_places(tmp_path)
     return folder
 
@@ -416,6 +417,7 @@ class TestPage:
             "methods",
             "fit",
             "queries",
+            "both",
         ]
 
     def test_the_newest_counts(self, records):
@@ -477,7 +479,7 @@ class TestStale:
             path.write_text(text, encoding="utf-8")
 
     @pytest.mark.parametrize(
-        "name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit", "queries"]
+        "name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit", "queries", "both"]
     )
     def test_a_record_that_changed(self, records, name):
         root = write_all(records)

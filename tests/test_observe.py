@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lss_rs import Index, LSSConfig, NotFittedError, OperatingPoint
@@ -278,6 +278,58 @@ def test_threads_observe_and_search(index):
         thread.join()
     assert errors == []
     assert overlap(index, abroad[:400]) > 0.95
+
+
+steps = st.lists(st.sampled_from(["observe", "search", "save", "load"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=10)
+@given(st.lists(steps, min_size=2, max_size=3), st.integers(0, 2**31))
+def test_no_sequence_from_threads_loses_what_was_observed(fitted, sequences, seed):
+    """Each thread goes through its steps; what it observed answers itself afterwards, no id comes twice."""
+    index = Index.from_bytes(fitted.to_bytes())
+    *_, abroad = domains(40 * sum(map(len, sequences)), seed)
+    parts = iter(np.split(abroad, sum(map(len, sequences))))
+    before = index.params["n_entries"]
+    told, errors = [], []
+
+    def go(sequence):
+        try:
+            for step, part in sequence:
+                if step == "observe":
+                    told.append((part, index.observe(part).added))
+                elif step == "search":
+                    ordered = np.sort(index.search(part, k=5).labels, axis=1)
+                    assert (ordered[:, 1:] != ordered[:, :-1]).all()
+                else:
+                    kept = index.to_bytes()
+                    loaded = Index.from_bytes(kept)
+                    assert step == "save" or loaded.to_bytes() == kept
+        except Exception as error:
+            errors.append(error)
+
+    plans = [[(step, next(parts)) for step in sequence] for sequence in sequences]
+    threads = [threading.Thread(target=go, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    Index.from_bytes(index.to_bytes())
+    assert index.params["n_entries"] == before + sum(added for _, added in told)
+    for part, _ in told:
+        assert overlap(index, part) >= overlap(fitted, part) - 0.01
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.integers(50, 600))
+def test_what_was_observed_is_answered_no_worse(fitted, seed, n):
+    _, home, abroad = domains(n, seed)
+    index = Index.from_bytes(fitted.to_bytes())
+    for Q in (abroad, home):
+        index.observe(Q)
+    for Q in (abroad, home):
+        assert overlap(index, Q, effort="fixed") >= overlap(fitted, Q, effort="fixed")
 
 
 def test_points_with_trust_travel(index, tmp_path):

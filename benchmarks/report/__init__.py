@@ -48,7 +48,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("README.md"): block(found),
         Path("docs/design.md"): defaults.block(found.defaults),
         Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
-        Path("docs/traffic.md"): queries.block(found.queries),
+        Path("docs/traffic.md"): queries.block(found.queries) + defaults.both(found.both),
     }
     return {Path("docs/benchmarks.md"): page(found)} | {
         path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
@@ -60,7 +60,9 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = dict.fromkeys(("defaults", "fit", "queries"), ()).get(name, (f"{name}-p1", f"{name}-p5"))
+        parts = dict.fromkeys(("defaults", "fit", "queries", "both"), ()).get(
+            name, (f"{name}-p1", f"{name}-p5")
+        )
         parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown

@@ -12,7 +12,7 @@ from benchmarks.record import DefaultRow, FitRow, MethodRow, QueriesRow, R, Row,
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries")
+OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both")
 
 
 class Records(NamedTuple):
@@ -25,6 +25,7 @@ class Records(NamedTuple):
     methods: tuple[dict[str, Any], list[MethodRow]] | None
     fit: tuple[dict[str, Any], list[FitRow]] | None
     queries: tuple[dict[str, Any], list[QueriesRow]] | None
+    both: tuple[dict[str, Any], list[DefaultRow]] | None
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -48,7 +49,7 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults, methods, fit, queries = (paths.pop(name, None) for name in OTHERS)
+    shift, scale, defaults, methods, fit, queries, both = (paths.pop(name, None) for name in OTHERS)
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
@@ -62,4 +63,5 @@ def load(folder: Path) -> Records:
         read(methods, MethodRow) if methods else None,
         read(fit, FitRow) if fit else None,
         read(queries, QueriesRow) if queries else None,
+        read(both, DefaultRow) if both else None,
     )

@@ -1,0 +1,105 @@
+"""The newest records are of what the definitions say: no setting was added or dropped since."""
+
+import pytest
+from benchmarks import both, methods, queries, run, scale, shift
+from benchmarks.defaults import SETTINGS
+from benchmarks.engines import Grid, grids, names
+from benchmarks.record import FOLDER
+from benchmarks.report.newest import load
+from benchmarks.run import text
+
+
+@pytest.fixture(scope="module")
+def found():
+    return load(FOLDER)
+
+
+def settings_of(grid):
+    return {text(grid.build | setting.search) for setting in grid.settings}
+
+
+@pytest.mark.parametrize("bundle", run.DEFINITION["bundle"])
+def test_engines_and_their_grids(found, bundle):
+    head, rows = found.bundles[bundle]
+    expected = {
+        (name, text(each.build), text(setting.search), setting.documented)
+        for name in names()
+        if name not in head["skipped"]
+        for each in (grid.resolve(head["m"], head["d"]) for grid in grids(name))
+        for setting in each.settings
+    }
+    assert {(row.name, row.build, row.search, row.documented) for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def test_shift(found):
+    head, rows = found.shift
+    assert head["layers"] == shift.DEFINITION["layer"]
+    learners = {row.name for row in rows if row.observed}
+    assert learners == {"lss_fit"}
+    pairs = {
+        (layer["bundle"], fitted, served)
+        for layer in shift.DEFINITION["layer"]
+        for fitted in layer["fitted"]
+        for served in layer["domains"]
+    }
+    expected = {(*pair, name, 0) for pair in pairs for name in shift.DEFINITION["engines"]}
+    later = shift.DEFINITION["observed"]
+    expected |= {(*pair, "lss_fit", n) for pair in pairs if pair[1] != pair[2] for n in later}
+    assert {(row.bundle, row.fitted, row.served, row.name, row.observed) for row in rows} == expected
+
+
+def test_scale(found):
+    _, rows = found.scale
+    engines = scale.DEFINITION["engine"]
+    expected = {
+        (engine["name"], m)
+        for engine in engines
+        for m in scale.DEFINITION["rows"]
+        if m <= engine.get("most_rows", m)
+    }
+    assert {(row.name, row.m) for row in rows} == expected
+    for engine in engines:
+        for row in (row for row in rows if row.name == engine["name"]):
+            assert row.setting in settings_of(Grid.read(engine).resolve(row.m, row.d))
+
+
+def test_defaults(found):
+    assert [row.setting for row in found.defaults[1]] == [name for name, _ in SETTINGS]
+
+
+def test_methods(found):
+    _, rows = found.methods
+    definition = methods.DEFINITION
+    fills = {row.method: row.fill for row in rows}
+    expected = [
+        (bundle, method["title"], text(method["build"]), text(budget), method.get("beside", ""))
+        for bundle in definition["bundles"]
+        for method in definition["method"]
+        for budget in definition["budgets"][fills[method["title"]]]
+    ]
+    assert [(row.bundle, row.method, row.build, row.budget, row.beside) for row in rows] == expected
+
+
+def test_fit(found):
+    assert [row.bundle for row in found.fit[1]] == methods.DEFINITION["bundles"]
+
+
+def test_queries(found):
+    plans = queries.DEFINITION["plan"]
+    expected = [(plan["bundle"], n, None, text(plan["point"])) for plan in plans for n in plan["queries"]]
+    expected += [
+        (plan["bundle"], n, plan["capacity"], text(plan["point"]))
+        for plan in plans
+        if "capacity" in plan
+        for n in plan["queries"]
+        if n >= plan["capacity"]
+    ]
+    found_rows = [(row.bundle, row.queries, row.capacity, row.point) for row in found.queries[1]]
+    assert sorted(found_rows, key=repr) == sorted(expected, key=repr)
+
+
+def test_both(found):
+    head, rows = found.both
+    assert (head["fitted"], head["served"]) == (both.FITTED, both.SERVED)
+    assert len(rows) == len(both.PROBES) + 2
