@@ -351,7 +351,7 @@ class Judge:
 
     def _asked(self, full: NDArray[np.int64], labels: Labels | None, step: int) -> _Asked:
         """Prepare every ``step``-th query once for all points."""
-        Q, best = self.Q[::step], full[::step]
+        Q, best = np.ascontiguousarray(self.Q[::step]), full[::step]
         truth: dict[int, Any]
         if labels is None:
             truth = {k: best[:, :k] for k in self._ks}
