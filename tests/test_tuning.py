@@ -159,6 +159,12 @@ def test_a_scan_where_tables_are_not_good_enough(data):
     assert (index.apply(further[0].point).search(Q[:300], 5, stats=True).stats["step"] == 1).mean() > 0.9
 
 
+def test_trust_is_learned_from_some_of_many_queries(taught, data, monkeypatch):
+    monkeypatch.setattr("lss_rs.tuning._JUDGED", 150)
+    report = tune(taught, data[2][2000:], target=0.9, progress=False)
+    assert any(trial.point.judge for trial in report.trials)
+
+
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 def test_buckets_of_rows_can_be_tuned(data, objective):
     W, b, Q = data
