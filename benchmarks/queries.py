@@ -48,7 +48,7 @@ def measure(
         test, unit = load(path, "test"), run.groups_of(path, "test")
         asked = np.ascontiguousarray(test.Q, np.float32)
         full = Index.from_weights(test.W, test.b).search(asked, run.K, exact=True).labels
-        for n, capacity, index, seconds in _indexes(plan, folder_of(plan["train"])):
+        for n, capacity, kept, index, seconds in _indexes(plan, folder_of(plan["train"])):
             # Trust and going on are not what is asked about.
             own = index.operating_point
             index.apply(own._replace(trust=0.0, scan_trust=0.0, judge=None, **plan["point"]))
@@ -60,7 +60,7 @@ def measure(
                     bundle=plan["bundle"],
                     queries=n,
                     capacity=capacity,
-                    kept=index.params["n_entries"] // index.params["n_tables"],
+                    kept=kept,
                     point=run.text(plan["point"]),
                     **run.ratio("p1", one.ratio),
                     **run.ratio("p5", five.ratio),
@@ -73,14 +73,17 @@ def measure(
     return run.head(set()), rows
 
 
-def _indexes(plan: dict[str, Any], path: Path) -> Iterator[tuple[int, int | None, Index, float]]:
-    """Fit one index for each number of queries; then one that keeps its capacity of them."""
+def _indexes(plan: dict[str, Any], path: Path) -> Iterator[tuple[int, int | None, int, Index, float]]:
+    """Fit one index for each number of queries; then one that keeps its capacity of them.
+
+    Yielded are this number, the capacity, how many are kept, the index and the seconds until then.
+    """
     W, b, Q, Y = load(path, "train")
     labels = Y.lists()
     for n in tqdm(plan["queries"], f"{plan['bundle']}: fits"):
         start = time.perf_counter()
         index = Index.from_weights(W, b).fit(Q[:n], labels[:n], target=None, progress=False)
-        yield n, None, index, time.perf_counter() - start
+        yield n, None, n, index, time.perf_counter() - start
     if "capacity" not in plan:
         return
     capacity = plan["capacity"]
@@ -89,10 +92,11 @@ def _indexes(plan: dict[str, Any], path: Path) -> Iterator[tuple[int, int | None
     index = Index.from_weights(W, b, LSSConfig(capacity=capacity)).fit(
         Q[:capacity], labels[:capacity], progress=False
     )
-    yield capacity, capacity, index, time.perf_counter() - start
+    kept = index.params["n_entries"] // index.params["n_tables"]
+    yield capacity, capacity, kept, index, time.perf_counter() - start
     more = [n for n in plan["queries"] if n > capacity]
     for first, last in tqdm(list(pairwise([capacity, *more])), f"{plan['bundle']}: stream"):
         for lo in range(first, last, _BLOCK):
             hi = min(lo + _BLOCK, last)
-            index.observe(Q[lo:hi], labels[lo:hi])
-        yield last, capacity, index, time.perf_counter() - start
+            kept = index.observe(Q[lo:hi], labels[lo:hi]).exemplars
+        yield last, capacity, kept, index, time.perf_counter() - start

@@ -213,7 +213,7 @@ class _Served:
         blocks = [slice(lo, min(lo + BLOCK, self._n)) for lo in range(0, self._n, BLOCK)]
         labels = np.concatenate([engine.labels(engine.batch(queries[block], k)) for block in blocks])
         self._check(labels, k)
-        some = queries[:: max(1, self._n // (2 * BLOCK))][:BLOCK]
+        some = queries[:: -(-self._n // BLOCK)]
         work = engine.work(some)
         recalls, sizes = [], []
         for block in blocks:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.record import ShiftRow
+from benchmarks.record import REFERENCE, ShiftRow
 from benchmarks.report.choice import TARGET
-from benchmarks.report.markdown import measured, share, table, us
+from benchmarks.report.markdown import measured, share, table, times, us
 
 __all__ = ["line", "losses", "section"]
 
@@ -47,8 +47,43 @@ def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
             "tables alone (`effort=fixed`, dotted in the plot).\n",
             "![quality and time against queries served from another domain](plots/shift.svg)\n",
             *(_table(bundle, rows) for bundle in dict.fromkeys(row.bundle for row in rows)),
+            *_learners(rows),
         ]
     )
+
+
+def _learners(rows: list[ShiftRow]) -> list[str]:
+    """Write what an index that observes keeps and costs, the more it has served."""
+    engines = {row.engine for row in rows if row.observed}
+    full = {(row.bundle, row.served): row for row in rows if row.name == REFERENCE}
+    lines = []
+    for row in sorted(
+        (row for row in rows if row.engine in engines),
+        key=lambda row: (row.bundle, row.fitted, row.served, row.setting, row.observed),
+    ):
+        torch = full.get((row.bundle, row.served))
+        known = torch is not None and torch.one_mean_us and row.one_mean_us
+        lines.append(
+            [
+                row.bundle,
+                row.fitted,
+                row.served,
+                row.setting,
+                f"{row.observed:,}",
+                share(row.p1_ratio),
+                share(row.p5_ratio),
+                us(row.one_mean_us),
+                times(torch.one_mean_us / row.one_mean_us) if torch and known else "",
+                us(row.one_p99_us),
+                f"{row.escalated:.1%}" if row.escalated is not None else "",
+            ]
+        )
+    if not lines:
+        return []
+    header = ["bundle", "fitted on", "asked", "effort", "served before", "P@1/full", "P@5/full"]
+    header += ["mean", "torch's mean / that", "p99", "went on"]
+    names = ", ".join(sorted(engines))
+    return [f"What {names} keeps and costs, the more it served:\n", table(header, lines)]
 
 
 def _table(bundle: str, rows: list[ShiftRow]) -> str:
@@ -100,7 +135,8 @@ def _same_case(row: ShiftRow, ours: ShiftRow) -> bool:
 
 
 def _kept(row: ShiftRow) -> str:
-    cost = f" in {us(row.one_us)}" if row.one_us is not None else ""
+    taken = row.one_mean_us if row.escalated else row.one_us
+    cost = f" in {us(taken)}" if taken is not None else ""
     return f"{share(row.p1_ratio)} of P@1 and {share(row.p5_ratio)} of P@5{cost}"
 
 

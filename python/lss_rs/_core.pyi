@@ -130,15 +130,17 @@ class Index:
         self,
         queries: NDArray[np.float32],  # (n, d)
         lists: tuple[NDArray[np.int64], NDArray[np.int64]] | None,  # indptr (n + 1,), indices: true labels
-        k: int,  # answers that are judged
         t: int,  # best labels of a scan that a new exemplar gets
         capacity: int,  # exemplars at most
     ) -> tuple[int, int]:
         """Learn from queries that are served: how many became exemplars, and how many there are."""
     def exemplar_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Leading coordinates of all exemplars, (n, p), by their sketches, and their weights, (p,)."""
-    def rehash(self, planes: Planes) -> None:
-        """Hash the exemplars anew."""
+    @property
+    def fits(self) -> int:
+        """How often a fit was installed."""
+    def rehash(self, planes: Planes, fits: int) -> None:
+        """Hash the exemplars anew, by planes that were learned after so many fits."""
     def compare(
         self,
         queries: NDArray[np.float32],  # (n, d)

@@ -37,7 +37,6 @@ from lss_rs.learn import learn, relearn
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
-from lss_rs.learn.trust import TRUSTED_K
 from lss_rs.tuning import Judge, find_point, held_out_from
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _WORK = "probes", "entries", "neighbors", "candidates", "rescored", "step"
 _STREAMED = 131_072
 """Queries of an iterator that a fit begins with, where no capacity says otherwise."""
+_OBSERVED = 4096
+"""Queries of a stream that are observed at a time."""
 _EVERY_K = sys.maxsize
 """No k is too large to be answered well."""
 
@@ -357,7 +358,9 @@ class Index:
                 fitted.apply(found.best)
             observed = 0
             for further, known in stream:
-                fitted.observe(further, known)
+                for lo in range(0, len(further), _OBSERVED):
+                    hi = min(lo + _OBSERVED, len(further))
+                    fitted.observe(further[lo:hi], None if known is None else known.slice(lo, hi))
                 observed += len(further)
                 report("observing", observed, observed)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
@@ -403,8 +406,8 @@ class Index:
             "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
             sketches, and from there to all rows. "fixed": stay with the tables.
         max_cost : float, optional
-            Where adaptive effort ends, in full rows: a scan reads as many bytes as ``m * sketch_bytes / (d *
-            itemsize)`` rows. A query whose next step costs more stays where it is.
+            Where adaptive effort ends, in full rows, for all steps together: a scan reads as many bytes as
+            ``m * sketch_bytes / (d * itemsize)`` rows. A query whose next step costs more stays where it is.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional
@@ -519,10 +522,10 @@ class Index:
         """Learn from queries that are served, a few or many at a time.
 
         A query whose answer by tables is not trusted becomes one of the training queries, with its true
-        labels and the best of a scan of all sketches; so does one that lacks a true label. Of the others it
-        is counted which training queries they were near to: where there is no room for more than
+        labels and the best of a scan of all sketches; so does one that lacks a true label. Of all it is
+        counted which training queries they were near to: where there is no room for more than
         ``capacity``, those of least use go, and use fades. Coordinates and planes stay as they are until
-        :meth:`refresh`.
+        :meth:`refresh`. An index without trust, as a fit with ``target=None`` leaves it, keeps every query.
 
         Searches that run meanwhile see the state before or after, and do not wait. The same calls in the same
         order leave the same index.
@@ -555,9 +558,9 @@ class Index:
             raise ValueError(
                 "An index observes with fill='queries' and sketches; this one was fitted without."
             )
-        k, t = min(params["k"], TRUSTED_K), max(params["teacher_top"], 1)
+        t = max(params["teacher_top"], 1)
         lists = None if labels is None else (labels.indptr, labels.indices)
-        return Observed(*self._core.observe(queries, lists, min(k, self.m), t, params["capacity"]))
+        return Observed(*self._core.observe(queries, lists, t, params["capacity"]))
 
     def refresh(
         self, *, progress: bool = True, callback: Callable[[str, int, int], object] | None = None
@@ -584,7 +587,8 @@ class Index:
         NotFittedError
             If the index is not fitted.
         ValueError
-            If its buckets hold rows, or its planes are not those of method "refine" or "aligned".
+            If its buckets hold rows, its planes are not those of method "refine" or "aligned", or it was
+            fitted anew meanwhile.
         """
         resolved = self._resolved
         if resolved is None:
@@ -592,7 +596,8 @@ class Index:
         if resolved.fill == "rows" or resolved.method not in ("refine", "aligned"):
             raise ValueError("An index refreshes with fill='queries' and method='refine' or 'aligned'.")
         with Progress(progress, callback) as report:
-            self._core.rehash(relearn(self._core, resolved, report))
+            fits = self._core.fits
+            self._core.rehash(relearn(self._core, resolved, report), fits)
         return self
 
     # How much a search does

@@ -49,8 +49,8 @@ _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 _CHEAPEST, _JUDGED = 4, 4096
 """Points that trust is learned at, and queries that it is learned from."""
 
-_NO_TRUST = (-30.0, *[0.0] * 7)
-"""A judge whom nothing convinces."""
+_NEVER = (-30.0, *[0.0] * 5)
+"""Weights that trust no answer by tables."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -193,7 +193,7 @@ def tune(
     confidence : float
         Of the two-sided interval, whose lower bound decides, in (0, 1).
     objective : {"latency", "throughput"}
-        What is made small: the median time of one query alone, or a query's share of the time of a batch of
+        What is made small: the mean time of one query alone, or a query's share of the time of a batch of
         all of them.
     groups : array-like, shape (n,), optional
         What each query belongs to, such as its document: whole groups are then resampled.
@@ -282,10 +282,11 @@ def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int
     plans = []
     for trial in trials:
         compared = judge.compare(trial.point)
-        wide = trial._replace(point=trial.point._replace(trust=1.0, judge=_NO_TRUST))
-        tables, scan = _time([trial, wide], judge, objective, num_threads)
-        extra = max(scan.us - tables.us, 1e-3)
         scan_trust = judge.scan_trust(compared)
+        k, weights = compared.judge[0], compared.judge[1 + len(_NEVER) :]
+        wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=(k, *_NEVER, *weights))
+        tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
+        extra = max(scan.us - tables.us, 1e-3)
         for share in _SHARES:
             if judge.keeps_at(compared, share, scan_trust):
                 cost = tables.us + share * extra
@@ -476,7 +477,7 @@ def _time(trials: list[Trial], judge: Judge, objective: str, num_threads: int | 
     for turn in rounds:
         for i, index in enumerate(indexes):
             if objective == "latency":
-                turn[i] = _median_us(index, queries[:_TIMED], judge.k)
+                turn[i] = _mean_us(index, queries[:_TIMED], judge.k)
             else:
                 start = time.perf_counter()
                 index.search(queries, judge.k, num_threads=num_threads)
@@ -484,7 +485,7 @@ def _time(trials: list[Trial], judge: Judge, objective: str, num_threads: int | 
     return [trial._replace(us=float(us)) for trial, us in zip(trials, np.median(rounds, axis=0), strict=True)]
 
 
-def _median_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
+def _mean_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
     times, end = [], time.perf_counter() + _SECONDS
     for query in queries:
         start = time.perf_counter()
@@ -493,7 +494,7 @@ def _median_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
         times.append(now - start)
         if now > end:
             break
-    return 1e6 * float(np.median(times))
+    return 1e6 * float(np.mean(times))
 
 
 def _quantile(trust: NDArray[np.float64], share: float) -> float:

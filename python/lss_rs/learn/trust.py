@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lss_rs import _core
 
-TRUSTED_K = 5
-"""Answers that trust is about, at most: those of P@5."""
 _RIDGE = 1.0
 """Weight of the prior that a feature says nothing, in queries; the constant has none."""
 _STEPS = 50
@@ -48,12 +46,12 @@ def learn_trust(
     full : ndarray of int64, shape (n, k)
         The full layer's answers.
     k : int
-        Answers that are to be these.
+        Answers that are to be these: what trust is about.
     """
     by_tables, by_scan, of_tables, of_scan = index.compare(queries, k)
     best = np.sort(full[:, :k], axis=1)
     trusts: list[NDArray[np.float64]] = []
-    weights: list[float] = []
+    weights = [float(k)]
     for found, features in ((by_tables, of_tables), (by_scan, of_scan)):
         learned = logistic(features, (np.sort(found, axis=1) == best).all(axis=1)).astype(np.float32)
         weights += learned.tolist()

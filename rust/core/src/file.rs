@@ -40,7 +40,7 @@ use crate::memory::{Block, Bytes, LINE, Matrix, padded};
 use crate::rows::{Rows, Weights};
 use crate::sketch::{GROUP, Layout, Sketcher, Sketches};
 use crate::tables::Tables;
-use crate::trust::{SCAN, TABLES, Trust};
+use crate::trust::{NUMBERS, Trust};
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -293,7 +293,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
     };
     let judge = match reader.file.tensor("trust") {
         Err(_) => None,
-        Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[TABLES + SCAN])?)),
+        Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[NUMBERS])?)),
     };
     Ok(Fitted {
         tables: Tables::from_parts(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
-use crate::exemplars::Exemplars;
+use crate::exemplars::{Exemplars, SKETCH_BYTES};
 use crate::hash::{Planes, Space};
 use crate::memory::Block;
 use crate::observed::Observed;
@@ -143,6 +143,20 @@ impl Fitted {
         let observed = self.observed.as_deref();
         let since = observed.and_then(Observed::hashed).map(|(_, exemplars)| exemplars);
         [self.exemplars.as_ref(), since, observed.and_then(Observed::recent)]
+    }
+
+    /// The sketch of the exemplar of this number, and what it needed; they are numbered through all parts.
+    pub fn exemplar(&self, number: u32) -> Option<(&[u8], &[u32])> {
+        let mut number = number as usize;
+        for exemplars in self.parts().into_iter().flatten() {
+            if number < exemplars.len() {
+                let sketch =
+                    exemplars.sketched().1.codes().get(number * SKETCH_BYTES..)?.get(..SKETCH_BYTES)?;
+                return Some((sketch, exemplars.view().labels(number as u32)));
+            }
+            number -= exemplars.len();
+        }
+        None
     }
 
     /// Refuse an operating point that cannot answer from these parts.

@@ -1,5 +1,6 @@
 //! The index: rows, and what fitting adds to them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -22,6 +23,7 @@ pub struct Index {
     rows: Rows,
     fitted: RwLock<Option<Arc<Fitted>>>,
     observer: Mutex<Option<Observer>>,
+    fits: AtomicU64,
     scratches: Mutex<Vec<Scratch>>,
 }
 
@@ -32,6 +34,7 @@ impl Index {
             rows,
             fitted: RwLock::new(None),
             observer: Mutex::new(None),
+            fits: AtomicU64::new(0),
             scratches: Mutex::new(Vec::new()),
         }
     }
@@ -48,9 +51,26 @@ impl Index {
 
     /// Swap in the result of a fit. What has been observed before is gone with the fit before.
     pub fn install(&self, fitted: Fitted) {
+        self.renew(Arc::new(fitted), None);
+    }
+
+    fn renew(&self, fitted: Arc<Fitted>, evidence: Option<Observer>) {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        *observer = None;
-        *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fitted));
+        *observer = evidence;
+        *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(fitted);
+        self.fits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a fit was installed.
+    pub fn fits(&self) -> u64 {
+        self.fits.load(Ordering::Relaxed)
+    }
+
+    /// Take what a fit of the same rows has found, and the evidence with it.
+    pub fn adopt(&self, other: &Index) -> Result<()> {
+        let (fitted, evidence) = other.settle()?.ok_or(Error::NotFitted)?;
+        self.renew(fitted, (!evidence.is_empty()).then(|| Observer::with_evidence(&evidence)));
+        Ok(())
     }
 
     /// Swap in what an observer has made of the state; an operating point that was set meanwhile stays.
@@ -85,14 +105,13 @@ impl Index {
         Ok(())
     }
 
-    /// Learn from queries (n x d) that are served, and from their true labels where these are known. `k` answers of
-    /// each are judged; where they are not trusted, the query becomes an exemplar with the `t` best labels of a scan.
-    /// There are never more than `capacity` exemplars. Calls take their turn; searches do not wait.
+    /// Learn from queries (n x d) that are served, and from their true labels where these are known. Where the answer
+    /// by tables is not trusted, the query becomes an exemplar with the `t` best labels of a scan. There are never
+    /// more than `capacity` exemplars. Calls take their turn; searches do not wait.
     pub fn observe(
         &self,
         queries: &[f32],
         lists: Option<Lists<'_>>,
-        k: usize,
         t: usize,
         capacity: usize,
     ) -> Result<Observing> {
@@ -102,10 +121,8 @@ impl Index {
         if let Some(lists) = lists {
             lists.check(n, self.rows.m())?;
         }
-        for (arg, value) in [("k", k), ("capacity", capacity)] {
-            if value == 0 {
-                return Err(Error::value(arg, "at least 1", value));
-            }
+        if capacity == 0 {
+            return Err(Error::value("capacity", "at least 1", capacity));
         }
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
@@ -116,11 +133,11 @@ impl Index {
         let (sketcher, searcher) = (exemplars.sketcher(), self.searcher(&fitted));
         let observations: Vec<Observation> = threads::install(0, || {
             let each = queries.par_chunks_exact(d).enumerate().map_init(
-                || (self.scratch(), vec![0; k], vec![0.0; k]),
-                |(scratch, labels, scores), (at, query)| {
+                || self.scratch(),
+                |scratch, (at, query)| {
                     scratch.load(query);
                     let true_labels = lists.map_or(&[][..], |lists| lists.get(at));
-                    searcher.observe(scratch, &sketcher, true_labels, t, (labels, scores))
+                    searcher.observe(scratch, &sketcher, true_labels, t)
                 },
             );
             each.collect()
@@ -168,9 +185,13 @@ impl Index {
         Ok((all, exemplars.weights()[..p].to_vec()))
     }
 
-    /// Hash the exemplars anew, with planes over the leading coordinates.
-    pub fn rehash(&self, planes: Planes) -> Result<()> {
+    /// Hash the exemplars anew, with planes over the leading coordinates. They were learned when there had been so
+    /// many [`Index::fits`]: those of another fit are refused.
+    pub fn rehash(&self, planes: Planes, fits: u64) -> Result<()> {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        if fits != self.fits() {
+            return Err(Error::value("planes", "of the present fit", "those of a fit before"));
+        }
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let Some(exemplars) = &fitted.exemplars else {
             return Err(Error::value("fill", "'queries'", "'rows'"));
@@ -207,15 +228,15 @@ impl Index {
             return Err(Error::value("sketch_bytes", "at least 64, and fill='queries'", "others"));
         }
         // Any trust makes a search keep what features are made from.
-        fitted.point.judge.get_or_insert(Trust::from_array(&[0.0; TABLES + SCAN]));
+        fitted.point.judge.get_or_insert(Trust { k, tables: [0.0; TABLES], scan: [0.0; SCAN] });
         let searcher = self.searcher(&fitted);
         threads::install(0, || {
             let outputs = by_tables.par_chunks_exact_mut(k).zip(by_scan.par_chunks_exact_mut(k));
             outputs.zip(features.par_iter_mut()).zip(queries.par_chunks_exact(d)).for_each_init(
-                || (self.scratch(), vec![0.0; k]),
-                |(scratch, scores), (((by_tables, by_scan), features), query)| {
+                || self.scratch(),
+                |scratch, (((by_tables, by_scan), features), query)| {
                     scratch.load(query);
-                    *features = searcher.compare(scratch, [by_tables, by_scan], scores);
+                    *features = searcher.compare(scratch, [by_tables, by_scan]);
                 },
             );
         })

@@ -5,8 +5,9 @@
 //! nothing waits and nothing is seen half done.
 //!
 //! Which exemplars are worth their memory is counted: each time one is among the nearest of an observed query, that
-//! is evidence for it, and evidence fades with the number of queries observed since. Where there is no room left
-//! the exemplars of least evidence go, of the fit's as of the observed ones.
+//! is evidence for it, and evidence fades with the number of queries observed since. To begin with, everyone has that
+//! of one query. Where there is no room left the exemplars of least evidence go, of the fit's as of the observed ones;
+//! of equal ones a few of everywhere.
 
 use std::sync::Arc;
 
@@ -147,7 +148,7 @@ impl Observer {
     /// Nothing has been observed since a fit of `of_fit` exemplars.
     pub fn new(of_fit: usize) -> Self {
         let (hashed, recent) = (Kept::new(), Kept::new());
-        Observer { of_fit, hashed, recent, evidence: vec![0.0; of_fit], weight: 1.0 }
+        Observer { of_fit, hashed, recent, evidence: vec![1.0; of_fit], weight: 1.0 }
     }
 
     /// How many exemplars there are.
@@ -173,6 +174,7 @@ impl Observer {
 
     /// Take in what queries have shown, in their order; returns what searches read from now on.
     pub fn take(&mut self, fitted: &Fitted, observations: &[Observation], capacity: usize) -> Result<Fitted> {
+        let before = self.len();
         for observation in observations {
             self.weight *= GROWTH;
             for &neighbor in &observation.neighbors {
@@ -192,6 +194,9 @@ impl Observer {
         }
         if self.len() > capacity {
             return self.evict(fitted, capacity);
+        }
+        if self.len() == before {
+            return Ok(fitted.clone());
         }
         if self.recent.len() >= RECENT {
             let recent = std::mem::replace(&mut self.recent, Kept::new());
@@ -230,10 +235,10 @@ impl Observer {
     fn evict(&mut self, fitted: &Fitted, capacity: usize) -> Result<Fitted> {
         let kept = (capacity - capacity / 16).max(1);
         let mut order = self.everything();
-        // Most evidence first; of equal evidence the latest.
+        // Most evidence first. Numbers are in the order of buckets: among equals they would empty whole regions.
         order.sort_unstable_by(|&a, &b| {
             let of = |id: u32| self.evidence[id as usize];
-            of(b).total_cmp(&of(a)).then(b.cmp(&a))
+            of(b).total_cmp(&of(a)).then(scattered(a).cmp(&scattered(b)))
         });
         order.truncate(kept);
         order.sort_unstable();
@@ -295,4 +300,10 @@ impl Observer {
         };
         Ok(Fitted { observed: Some(Arc::new(Observed { hashed, recent })), ..fitted.clone() })
     }
+}
+
+/// A number for another that tells nothing of it: that times an odd constant, its bits mixed.
+fn scattered(number: u32) -> u32 {
+    let mixed = (number ^ (number >> 16)).wrapping_mul(0x9e37_79b1);
+    (mixed ^ (mixed >> 15)).wrapping_mul(0x85eb_ca6b)
 }

@@ -715,25 +715,26 @@ impl Reference {
             let exact = self.exact(query, k);
             return Ok(Answer { work: after(work, exact.work), ..exact });
         }
-        let (best, finalists, cut) = self.by_tables(query, k, &candidates);
+        let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
+        let (best, finalists, cut) = self.by_tables(query, answers, &candidates);
         let Some(trust) = self.point.judge else {
             let work = Work { rescored: finalists.len(), trust: f32::NAN, ..work };
-            return Ok(Answer { work, ..best });
+            return Ok(Answer { work, ..first(&best, k) });
         };
-        let features = self.features(query, &best, &finalists, cut);
-        let trusted = if found < k { 0.0 } else { logistic(&trust.tables, &features) };
+        let features = self.features(query, &first(&best, trust.k), &finalists, cut);
+        let trusted = if found < trust.k { 0.0 } else { logistic(&trust.tables, &features) };
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
         let m = self.bias.len();
-        let cost = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan as f64;
+        let cost = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan.max(answers) as f64;
         if !effort.adaptive || trusted >= self.point.trust || cost > effort.max_cost {
-            return Ok(Answer { work, ..best });
+            return Ok(Answer { work, ..first(&best, k) });
         }
-        let (best, finalists, cut) = self.by_scan(query, k, &finalists);
-        let features = self.features(query, &best, &finalists, cut);
+        let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
+        let features = self.features(query, &first(&best, trust.k), &finalists, cut);
         let trusted = logistic(&trust.scan, &[1.0, features[TABLES - 1]]);
         let work = Work { rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
-        if trusted >= self.point.scan_trust || m as f64 > effort.max_cost {
-            return Ok(Answer { work, ..best });
+        if trusted >= self.point.scan_trust || cost + m as f64 > effort.max_cost {
+            return Ok(Answer { work, ..first(&best, k) });
         }
         let exact = self.exact(query, k);
         Ok(Answer { work: after(work, exact.work), ..exact })
@@ -821,6 +822,11 @@ impl Reference {
 
 /// Estimates and ids.
 type Estimates = Vec<(f32, u32)>;
+
+/// The first k of an answer.
+fn first(answer: &Answer, k: usize) -> Answer {
+    Answer { labels: answer.labels[..k].to_vec(), scores: answer.scores[..k].to_vec(), work: answer.work }
+}
 
 /// The work of an exact search after that of another.
 fn after(work: Work, exact: Work) -> Work {

@@ -43,7 +43,7 @@ impl OnShort {
 pub struct Effort {
     /// Go on while an answer is not trusted, as the operating point says.
     pub adaptive: bool,
-    /// Cost in full rows that going on must not exceed.
+    /// Cost in full rows, of all steps together, that going on must not exceed.
     pub max_cost: f64,
 }
 
@@ -104,6 +104,7 @@ pub struct Scratch {
     logits: Vec<f32>,
     distances: Vec<f32>,
     scanned: (Vec<u32>, Vec<f32>),
+    answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
     best: TopK,
 }
@@ -147,56 +148,57 @@ impl Searcher<'_> {
         if found < k && on_short == OnShort::Exact {
             return Ok(self.exact_after(work, scratch, labels, scores));
         }
-        self.by_tables(scratch, labels, scores);
+        let answers = k.max(point.judge.map_or(0, |trust| trust.k));
+        self.by_tables(scratch, answers);
         work.trust = f32::NAN;
         if let Some(trust) = &point.judge {
-            work.trust = self.trust(trust, scratch, scores);
-            if effort.adaptive && work.trust < point.trust && self.scan_cost() <= effort.max_cost {
-                self.by_scan(scratch, labels, scores, 0);
-                (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, scores)));
-                if work.trust < point.scan_trust && self.rows.m() as f64 <= effort.max_cost {
+            work.trust = self.trust(trust, scratch);
+            let cost = self.scan_cost(answers);
+            if effort.adaptive && work.trust < point.trust && cost <= effort.max_cost {
+                self.by_scan(scratch, answers, 0);
+                (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, trust.k)));
+                if work.trust < point.scan_trust && cost + self.rows.m() as f64 <= effort.max_cost {
                     return Ok(self.exact_after(work, scratch, labels, scores));
                 }
             }
         }
         work.rescored = scratch.finalists.len();
+        labels.copy_from_slice(&scratch.answer.0[..k]);
+        scores.copy_from_slice(&scratch.answer.1[..k]);
         Ok(work)
     }
 
     /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself.
-    pub fn compare(
-        &self,
-        scratch: &mut Scratch,
-        [by_tables, by_scan]: [&mut [i64]; 2],
-        scores: &mut [f32],
-    ) -> Features {
+    pub fn compare(&self, scratch: &mut Scratch, [by_tables, by_scan]: [&mut [i64]; 2]) -> Features {
+        let k = by_tables.len();
         self.candidates(scratch);
-        self.by_tables(scratch, by_tables, scores);
-        let tables = self.seen(scratch, scores);
-        self.by_scan(scratch, by_scan, scores, 0);
-        Features::new(&tables, &self.seen(scratch, scores), self.fitted.level)
+        self.by_tables(scratch, k);
+        let tables = self.seen(scratch, k);
+        by_tables.copy_from_slice(&scratch.answer.0);
+        self.by_scan(scratch, k, 0);
+        by_scan.copy_from_slice(&scratch.answer.0);
+        Features::new(&tables, &self.seen(scratch, k), self.fitted.level)
     }
 
     /// See what the loaded query needs: its true labels, and where the answer by tables is not trusted, or lacks one
-    /// of these, the `t` best of a scan. `answer` holds as many places as answers are judged by.
+    /// of these, the `t` best of a scan. One that is an exemplar already, and needs no more than that, is not found again.
     pub fn observe(
         &self,
         scratch: &mut Scratch,
         sketcher: &ExemplarSketcher,
         labels: &[u32],
         t: usize,
-        answer: (&mut [i64], &mut [f32]),
     ) -> Observation {
+        let point = &self.fitted.point;
+        let answers = point.judge.map_or(1, |trust| trust.k);
         self.candidates(scratch);
         let neighbors = scratch.neighbors.clone();
         let lacks = labels.iter().any(|label| !scratch.candidates.ids().contains(label));
-        self.by_tables(scratch, answer.0, answer.1);
-        let point = &self.fitted.point;
-        let trusted = point.judge.is_some_and(|trust| self.trust(&trust, scratch, answer.1) >= point.trust);
-        if trusted && !lacks {
+        self.by_tables(scratch, answers);
+        if !lacks && point.judge.is_some_and(|trust| self.trust(&trust, scratch) >= point.trust) {
             return Observation { neighbors, found: None };
         }
-        self.by_scan(scratch, answer.0, answer.1, t);
+        self.by_scan(scratch, answers, t);
         scratch.best.reset(t.min(scratch.finalists.len()));
         scratch.best.extend(&scratch.logits, &scratch.finalists);
         let mut needed = Vec::new();
@@ -206,29 +208,36 @@ impl Searcher<'_> {
         needed.dedup();
         let mut sketch = [0; SKETCH_BYTES];
         sketcher.encode(&scratch.z, &mut sketch);
+        let is_known = |&neighbor: &u32| {
+            self.fitted.exemplar(neighbor).is_some_and(|(known, labels)| {
+                known == sketch && needed.iter().all(|label| labels.binary_search(label).is_ok())
+            })
+        };
+        if neighbors.iter().any(is_known) {
+            return Observation { neighbors, found: None };
+        }
         let codes = self.fitted.planes.codes(&scratch.margins).collect();
         Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
     }
 
     /// How far the answer by tables is to be trusted. Too few answers are no answer.
-    fn trust(&self, trust: &Trust, scratch: &Scratch, scores: &[f32]) -> f32 {
-        if scratch.finalists.len() < scores.len() {
+    fn trust(&self, trust: &Trust, scratch: &Scratch) -> f32 {
+        if scratch.finalists.len() < trust.k {
             return 0.0;
         }
-        trust.of_tables(&self.seen(scratch, scores), self.fitted.level)
+        trust.of_tables(&self.seen(scratch, trust.k), self.fitted.level)
     }
 
-    /// What a scan costs in full rows: the bytes it reads by those of a row.
-    fn scan_cost(&self) -> f64 {
+    /// What a scan for so many answers costs in full rows: the bytes it reads by those of a row.
+    fn scan_cost(&self, answers: usize) -> f64 {
         let m = self.rows.m();
         let row = self.rows.weights().nbytes() as f64 / m as f64;
         let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().len());
-        sketches as f64 / row + self.fitted.point.n_scan as f64
+        sketches as f64 / row + self.fitted.point.n_scan.max(answers) as f64
     }
 
-    /// Answer from the candidates.
-    fn by_tables(&self, scratch: &mut Scratch, labels: &mut [i64], scores: &mut [f32]) {
-        let k = labels.len();
+    /// Answer from the candidates, `k` labels.
+    fn by_tables(&self, scratch: &mut Scratch, k: usize) {
         let Scratch { z, candidates, finalists, estimates, cut, .. } = scratch;
         match &self.fitted.sketches {
             Some(sketched) => {
@@ -243,14 +252,19 @@ impl Searcher<'_> {
         self.rows.logits(self.kernel, &scratch.query, &scratch.finalists, &mut scratch.logits);
         scratch.best.reset(k);
         scratch.best.extend(&scratch.logits, &scratch.finalists);
+        let (labels, scores) = &mut scratch.answer;
+        labels.resize(k, 0);
+        scores.resize(k, 0.0);
         scratch.best.write(labels, scores);
     }
 
     /// Answer from all rows whose sketches promise most, at least so many, beside what the tables found.
-    fn by_scan(&self, scratch: &mut Scratch, labels: &mut [i64], scores: &mut [f32], least: usize) {
+    fn by_scan(&self, scratch: &mut Scratch, k: usize, least: usize) {
         let Some(sketched) = &self.fitted.sketches else { return };
-        let Scratch { query, z, candidates, finalists, estimates, logits, scanned, cut, best, .. } = scratch;
-        let r = self.fitted.point.n_scan.max(labels.len()).max(least).min(self.rows.m());
+        let Scratch {
+            query, z, candidates, finalists, estimates, logits, scanned, answer, cut, best, ..
+        } = scratch;
+        let r = self.fitted.point.n_scan.max(k).max(least).min(self.rows.m());
         cut.start(&sketched.0, z, r);
         cut.offer_all(self.kernel, &sketched.1, self.rows.m(), 0);
         cut.keep(&mut scanned.0, &mut scanned.1);
@@ -271,12 +285,13 @@ impl Searcher<'_> {
         self.rows.logits(self.kernel, query, new, &mut scanned.1);
         logits.extend_from_slice(&scanned.1);
         best.extend(&scanned.1, new);
-        best.write(labels, scores);
+        best.write(&mut answer.0, &mut answer.1);
     }
 
-    /// What the answer shows of itself.
-    fn seen(&self, scratch: &Scratch, scores: &[f32]) -> Seen {
-        let Scratch { z, estimates, logits, distances, cut, .. } = scratch;
+    /// What the best k of the answer show.
+    fn seen(&self, scratch: &Scratch, k: usize) -> Seen {
+        let Scratch { z, estimates, logits, distances, answer, cut, .. } = scratch;
+        let scores = &answer.1[..k];
         let n = estimates.len().max(1) as f32;
         let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
         let shift = errors().sum::<f32>() / n;

@@ -8,7 +8,7 @@
 //! logit is above the k-th answer. Estimates err by what the rescored rows show.
 //!
 //! From these few numbers a logistic function, fitted on queries that the index was not filled from, makes a
-//! probability.
+//! probability. It is about as many answers as it was fitted for, whatever number a search asks for.
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,9 @@ pub const TABLES: usize = 6;
 
 /// What a scan shows: a constant, and the last of the above.
 pub const SCAN: usize = 2;
+
+/// Answers that trust can be about.
+const MOST_ANSWERS: usize = 1 << 16;
 
 /// Beyond so many standard deviations there is nothing to tell apart.
 const FAR: f32 = 30.0;
@@ -31,9 +34,14 @@ pub const NOWHERE: f32 = 1e3;
 /// What sums of single precision are exact to, with room to spare.
 const EXACT: f32 = 1e-5;
 
-/// Two logistic functions.
+/// Numbers of a [`Trust`].
+pub const NUMBERS: usize = 1 + TABLES + SCAN;
+
+/// Two logistic functions of what the best `k` answers show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trust {
+    /// How many answers are to be the full layer's, whatever number a search asks for.
+    pub k: usize,
     /// Of an answer by tables.
     pub tables: [f32; TABLES],
     /// Of an answer by a scan of all sketches.
@@ -41,25 +49,29 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// All weights in a row, as a file holds them.
-    pub fn to_array(self) -> [f32; TABLES + SCAN] {
-        let mut all = [0.0; TABLES + SCAN];
-        let (tables, scan) = all.split_at_mut(TABLES);
+    /// `k` and all weights in a row, as a file holds them.
+    pub fn to_array(self) -> [f32; NUMBERS] {
+        let mut all = [0.0; NUMBERS];
+        let (tables, scan) = all[1..].split_at_mut(TABLES);
         tables.copy_from_slice(&self.tables);
         scan.copy_from_slice(&self.scan);
+        all[0] = self.k as f32;
         all
     }
 
     /// The inverse of [`Trust::to_array`]; panics if there are not as many.
     pub fn from_array(all: &[f32]) -> Self {
         let (mut tables, mut scan) = ([0.0; TABLES], [0.0; SCAN]);
-        tables.copy_from_slice(&all[..TABLES]);
-        scan.copy_from_slice(&all[TABLES..]);
-        Trust { tables, scan }
+        tables.copy_from_slice(&all[1..][..TABLES]);
+        scan.copy_from_slice(&all[1 + TABLES..]);
+        Trust { k: all[0] as usize, tables, scan }
     }
 
-    /// Refuse what is not finite.
+    /// Refuse what is not finite, and answers that nobody counts.
     pub fn check(self) -> Result<Self> {
+        if !(1..=MOST_ANSWERS).contains(&self.k) {
+            return Err(Error::value("trust", format!("about 1..={MOST_ANSWERS} answers"), self.k));
+        }
         match self.tables.iter().chain(&self.scan).copied().find(|value| !value.is_finite()) {
             Some(value) => Err(Error::value("trust", "finite", value)),
             None => Ok(self),

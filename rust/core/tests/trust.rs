@@ -6,7 +6,7 @@ use common::{Rng, TABLES_ALONE, Wide, any_case, cases, how, search};
 use lss_core::kernels::Kernel;
 use lss_core::reference;
 use lss_core::sketch::{SketchQuery, SketchView};
-use lss_core::trust::{SCAN, TABLES};
+use lss_core::trust::{NUMBERS, SCAN, TABLES};
 use lss_core::{Effort, Features, Fill, How, OnShort, OperatingPoint, Step, Trust};
 use proptest::prelude::*;
 
@@ -19,13 +19,14 @@ proptest! {
     #![proptest_config(cases(200))]
 
     #[test]
-    fn trust_is_that_of_the_reference(mut case in any_case(), k in 1usize..=6, seed in any::<u64>()) {
+    fn trust_is_that_of_the_reference(mut case in any_case(), k in 1usize..=6, judged in 1usize..=6, seed in any::<u64>()) {
         (case.fill, case.p, case.exact) = (Fill::Queries, case.p.max(1), false);
         case.sketch_bytes = case.sketch_bytes.max(64);
         let built = case.build();
         let mut rng = Rng(seed);
-        let mut weights = [0.0; TABLES + SCAN];
+        let mut weights = [0.0; NUMBERS];
         weights.iter_mut().for_each(|weight| *weight = 0.02 * rng.unit());
+        weights[0] = judged as f32;
         // Everything goes on to a scan and no further.
         let wide = |trust| OperatingPoint { trust, judge: Some(Trust::from_array(&weights)), ..case.prepare().recipe.point };
         for trust in [0.0, 1.0] {
@@ -52,8 +53,8 @@ proptest! {
         let mut features = vec![Features::default(); n];
         built.index.compare(&built.queries.concat(), k, [&mut by_tables, &mut by_scan], &mut features).unwrap();
         for feature in 0..TABLES + SCAN {
-            let mut weights = [0.0; TABLES + SCAN];
-            weights[feature] = 0.1;
+            let mut weights = [0.0; NUMBERS];
+            (weights[0], weights[1 + feature]) = (k as f32, 0.1);
             let judge = Some(Trust::from_array(&weights));
             let fitted = built.index.fitted().unwrap();
             built.index.set_operating_point(OperatingPoint { judge, ..fitted.point }).unwrap();
@@ -116,8 +117,10 @@ fn sketches_outside_are_refused() {
 
 #[test]
 fn trust_is_checked() {
-    let mut weights = [0.0; TABLES + SCAN];
-    assert_eq!(Trust::from_array(&weights).to_array(), weights);
+    let mut weights = [0.0; NUMBERS];
+    assert!(Trust::from_array(&weights).check().is_err(), "about no answer");
+    weights[0] = 5.0;
+    assert_eq!(Trust::from_array(&weights).check().unwrap().to_array(), weights);
     for bad in [f32::NAN, f32::INFINITY] {
         weights[TABLES] = bad;
         assert!(Trust::from_array(&weights).check().is_err());

@@ -8,7 +8,7 @@ use lss_core::exemplars::{Exemplars, Lists};
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
 use lss_core::tables::Tables;
-use lss_core::trust::{SCAN, TABLES};
+use lss_core::trust::{NUMBERS, SCAN, TABLES};
 use lss_core::{Answers, Effort, Error, Features, How, OnShort, OperatingPoint, Trust, Work, file, teacher};
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
@@ -150,9 +150,15 @@ impl Index {
         Ok((PyArray1::from_vec(py, all).reshape(shape)?, PyArray1::from_vec(py, weights)))
     }
 
+    /// How often a fit was installed.
+    #[getter]
+    fn fits(&self) -> u64 {
+        self.0.fits()
+    }
+
     /// Hash the exemplars anew.
-    fn rehash(&self, py: Python<'_>, planes: &Planes) -> PyResult<()> {
-        enter(py, || self.0.rehash(planes.0.clone()))
+    fn rehash(&self, py: Python<'_>, planes: &Planes, fits: u64) -> PyResult<()> {
+        enter(py, || self.0.rehash(planes.0.clone(), fits))
     }
 
     /// Learn from queries that are served: how many became exemplars, and how many there are.
@@ -162,7 +168,6 @@ impl Index {
         py: Python<'_>,
         queries: PyReadonlyArray2<'_, f32>,
         lists: Option<(PyReadonlyArray1<'_, i64>, PyReadonlyArray1<'_, i64>)>,
-        k: usize,
         t: usize,
         capacity: usize,
     ) -> PyResult<(usize, usize)> {
@@ -175,7 +180,7 @@ impl Index {
         };
         let told = enter(py, || {
             let lists = lists.as_ref().map(|(offsets, labels)| Lists { offsets, labels });
-            self.0.observe(&queries, lists, k, t, capacity)
+            self.0.observe(&queries, lists, t, capacity)
         })?;
         Ok((told.added, told.exemplars))
     }
@@ -212,16 +217,13 @@ impl Index {
     }
 
     /// Take what a fit of the same rows has found.
-    fn adopt(&self, other: &Index) -> PyResult<()> {
-        let settled = other.0.settle().map_err(raise)?;
-        let (fitted, evidence) = settled.ok_or(Error::NotFitted).map_err(raise)?;
-        self.0.install((*fitted).clone());
-        if evidence.is_empty() { Ok(()) } else { self.0.recall(&evidence).map_err(raise) }
+    fn adopt(&self, py: Python<'_>, other: &Index) -> PyResult<()> {
+        enter(py, || self.0.adopt(&other.0))
     }
 
     /// The same index with another operating point; it shares all memory.
-    fn at(&self, point: Point) -> PyResult<Self> {
-        Ok(Index(Arc::new(self.0.at(operating_point(point)).map_err(raise)?)))
+    fn at(&self, py: Python<'_>, point: Point) -> PyResult<Self> {
+        Ok(Index(Arc::new(enter(py, || self.0.at(operating_point(point)))?)))
     }
 
     fn teacher<'py>(
@@ -392,7 +394,7 @@ impl Index {
 
 /// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan,
 /// trust, scan_trust, judge.
-pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; TABLES + SCAN]>);
+pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; NUMBERS]>);
 
 /// What an index searches with.
 pub fn operating_point(point: Point) -> OperatingPoint {

@@ -10,7 +10,7 @@ use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
 /// Sketches are fetched this many list elements before they are used.
-const AHEAD_SKETCHES: usize = 20;
+pub(super) const AHEAD_SKETCHES: usize = 20;
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ unsafe fn load8<T: Element>(from: *const T) -> __m256 {
 /// Sum eight lanes pairwise: 4, 2, 1 apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tree(lanes: __m256) -> f32 {
+pub(super) fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))

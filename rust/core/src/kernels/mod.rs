@@ -11,6 +11,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod gemm;
 mod scalar;
 
@@ -34,6 +36,9 @@ pub enum Kernel {
     /// 256-bit vectors with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    /// 512-bit vectors, and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
 }
 
 macro_rules! dispatch {
@@ -42,6 +47,8 @@ macro_rules! dispatch {
             Kernel::Scalar($k) => $body,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2($k) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512($k) => $body,
         }
     };
 }
@@ -57,7 +64,10 @@ impl Kernel {
         #[allow(unused_mut, reason = "other architectures have the scalar kernel alone")]
         let mut kernels = vec![Kernel::scalar()];
         #[cfg(target_arch = "x86_64")]
-        kernels.extend(avx2::Avx2::detect().map(Kernel::Avx2));
+        {
+            kernels.extend(avx2::Avx2::detect().map(Kernel::Avx2));
+            kernels.extend(avx512::Avx512::detect().map(Kernel::Avx512));
+        }
         kernels
     }
 
@@ -67,6 +77,8 @@ impl Kernel {
             Kernel::Scalar(_) => "scalar",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(_) => "avx512",
         }
     }
 

@@ -345,8 +345,11 @@ impl Case {
                 n_scan: self.wide.n_scan,
                 trust: self.wide.trust,
                 scan_trust: self.wide.scan_trust,
-                judge: (self.sketch_bytes > 0 && self.fill == Fill::Queries)
-                    .then(|| Trust::from_array(&[0.0; TABLES + SCAN])),
+                judge: (self.sketch_bytes > 0 && self.fill == Fill::Queries).then_some(Trust {
+                    k: 2,
+                    tables: [0.0; TABLES],
+                    scan: [0.0; SCAN],
+                }),
             },
         };
         Built { case: self.clone(), index: Arc::new(Index::new(rows)), recipe, train, labels, queries }
