@@ -15,9 +15,8 @@ else:
 
 
 # A wheel is tested where numpy is alone; the harness of the benchmarks needs more.
-collect_ignore_glob = (
-    [] if find_spec("tqdm") else ["test_benchmarks*.py", "test_bundles*.py", "test_engines.py"]
-)
+_of_the_harness = ["test_benchmarks*.py", "test_bundles*.py", "test_engines.py", "test_records.py"]
+collect_ignore_glob = [] if find_spec("tqdm") else _of_the_harness
 
 
 def tiny_llama(vocabulary, width, **options):
