@@ -1,7 +1,7 @@
 """The newest records are of what the definitions say: no setting was added or dropped since."""
 
 import pytest
-from benchmarks import methods, run, scale, shift
+from benchmarks import both, methods, queries, run, scale, shift
 from benchmarks.defaults import SETTINGS
 from benchmarks.engines import Grid, grids, names
 from benchmarks.record import FOLDER
@@ -83,3 +83,24 @@ def test_methods(found):
 
 def test_fit(found):
     assert [row.bundle for row in found.fit[1]] == methods.DEFINITION["bundles"]
+
+
+def test_queries(found):
+    plans = queries.DEFINITION["plan"]
+    expected = {(plan["bundle"], n, None, text(plan["point"])) for plan in plans for n in plan["queries"]}
+    expected |= {
+        (plan["bundle"], n, plan["capacity"], text(plan["point"]))
+        for plan in plans
+        if "capacity" in plan
+        for n in plan["queries"]
+        if n >= plan["capacity"]
+    }
+    _, rows = found.queries
+    assert {(row.bundle, row.queries, row.capacity, row.point) for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def test_both(found):
+    head, rows = found.both
+    assert (head["fitted"], head["served"]) == (both.FITTED, both.SERVED)
+    assert len(rows) == len(both.PROBES) + 2
