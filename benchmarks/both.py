@@ -14,10 +14,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks import record, run
-from benchmarks.bundles import load
+from benchmarks.bundles import Labels, load
 from benchmarks.methods import ALL
 from lss_rs import Index, LSSConfig, metrics
-from lss_rs.demo import cache_dir
 
 __all__ = ["measure"]
 
@@ -41,7 +40,7 @@ def measure(layer: Path | None = None) -> tuple[dict[str, Any], list[record.Defa
     (head, rows)
         For :func:`benchmarks.record.write`.
     """
-    layer = layer or cache_dir() / "bundles" / "lm-smollm2"
+    layer = layer or run.folder("lm-smollm2")
     W, b, Q, Y = load(layer / FITTED, "train")
     test = load(layer / SERVED, "test")
     step = -(-len(test.Q) // SOME)
@@ -65,11 +64,12 @@ def measure(layer: Path | None = None) -> tuple[dict[str, Any], list[record.Defa
     entries, candidates = (float(alone.stats[name].mean()) for name in ("entries", "candidates"))
     in_tables = [_tables(index) for index in (of_queries, of_rows)]
     add("training queries", alone.labels, entries, candidates, in_tables[0])
-    met = _lists(of_queries, asked)
+    met = Labels(*of_queries.candidates(asked)).lists()
     for n_probes in tqdm(PROBES, "both"):
         of_rows.apply(of_rows.operating_point._replace(n_probes=n_probes))
         stats: Any = of_rows.search(asked, run.K, stats=True).stats
-        union = [np.union1d(*pair) for pair in zip(met, _lists(of_rows, asked), strict=True)]
+        besides = Labels(*of_rows.candidates(asked)).lists()
+        union = [np.union1d(*pair) for pair in zip(met, besides, strict=True)]
         found = np.stack([_best(W, b, q, ids) for q, ids in zip(asked, union, strict=True)])
         looked_at = float(np.mean([len(ids) for ids in union]))
         read = entries + float(stats["entries"].mean())
@@ -84,11 +84,6 @@ def measure(layer: Path | None = None) -> tuple[dict[str, Any], list[record.Defa
 def _tables(index: Index) -> int:
     nbytes = index.params["nbytes"]
     return int(nbytes["tables"] + nbytes["exemplars"])
-
-
-def _lists(index: Index, queries: np.ndarray) -> list[np.ndarray]:
-    indptr, ids = index.candidates(queries)
-    return np.split(ids, indptr[1:-1])
 
 
 def _best(W: np.ndarray, b: np.ndarray, query: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import record, run
 from benchmarks.bundles import Labels, load
+from benchmarks.bundles.training import take
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Data, load_engine
 from lss_rs import Index, metrics
@@ -94,9 +95,7 @@ def _ask(path: Path) -> _Asked:
     queries = np.ascontiguousarray(Q, np.float32)
     full = Index.from_weights(W, b).search(queries, run.K, exact=True).labels
     step = -(-len(queries) // _SOME)
-    few = np.split(truth.indices, truth.indptr[1:-1])[::step]
-    ends = np.cumsum([0, *map(len, few)])
-    some = np.ascontiguousarray(queries[::step]), Labels(ends, np.concatenate(few))
+    some = np.ascontiguousarray(queries[::step]), take(truth, np.arange(0, len(queries), step))
     return _Asked(queries, truth, run.groups_of(path, "test"), full, some)
 
 

@@ -15,7 +15,6 @@ from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from lss_rs import Index, LSSConfig
-from lss_rs.demo import cache_dir
 
 __all__ = ["DEFINITION", "measure"]
 
@@ -26,7 +25,7 @@ _BLOCK = 4096
 
 def measure(
     plans: list[dict[str, Any]] = DEFINITION["plan"],
-    folder_of: Callable[[str], Path] = lambda bundle: cache_dir() / "bundles" / bundle,
+    folder_of: Callable[[str], Path] = run.folder,
 ) -> tuple[dict[str, Any], list[record.QueriesRow]]:
     """Measure every number of queries on every bundle.
 

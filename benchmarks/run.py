@@ -30,6 +30,7 @@ __all__ = [
     "Rounds",
     "Team",
     "bundle_path",
+    "folder",
     "groups_of",
     "head",
     "judge",
@@ -72,9 +73,14 @@ class Team(NamedTuple):
 ROUNDS = Rounds(**DEFINITION["rounds"])
 
 
+def folder(path: str) -> Path:
+    """Folder of a bundle, or of a domain of one, in the cache."""
+    return cache_dir() / "bundles" / path
+
+
 def bundle_path(name: str) -> Path:
     """Folder of a bundle that bundles.toml names."""
-    return cache_dir() / "bundles" / DEFINITION["bundle"][name]["path"]
+    return folder(DEFINITION["bundle"][name]["path"])
 
 
 def measure(

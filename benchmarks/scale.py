@@ -13,9 +13,8 @@ from benchmarks import record
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Grid, Setting, grids
-from benchmarks.run import K, Team, head, middle, text
+from benchmarks.run import K, Team, folder, head, middle, text
 from benchmarks.worker import EngineError, Worker
-from lss_rs.demo import cache_dir
 from lss_rs.metrics import precision_at_k
 
 __all__ = ["DEFINITION", "bundle_path", "measure"]
@@ -35,7 +34,7 @@ class _Found(NamedTuple):
 
 def bundle_path(m: int) -> Path:
     """Folder of the bundle with so many rows."""
-    return cache_dir() / "bundles" / "scale" / str(m)
+    return folder(f"scale/{m}")
 
 
 def measure(

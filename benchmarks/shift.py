@@ -20,6 +20,7 @@ from benchmarks.run import (
     K,
     Quality,
     Team,
+    folder,
     groups_of,
     head,
     judge,
@@ -29,7 +30,6 @@ from benchmarks.run import (
     text,
 )
 from benchmarks.worker import Worker
-from lss_rs.demo import cache_dir
 
 __all__ = ["DEFINITION", "measure"]
 
@@ -46,7 +46,7 @@ class _Choice(NamedTuple):
 
 def measure(
     layers: list[dict[str, Any]] = DEFINITION["layer"],
-    folder_of: Callable[[str], Path] = lambda bundle: cache_dir() / "bundles" / bundle,
+    folder_of: Callable[[str], Path] = folder,
     engines: list[str] = DEFINITION["engines"],
     grid: str = "grid",
     observed: list[int] = DEFINITION["observed"],

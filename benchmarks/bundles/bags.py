@@ -156,7 +156,7 @@ def build(
     manifest |= {"m": m, "d": d, "trained_on": len(bags.indptr) - 1, **data.facts}
     for split, size in sizes.items():
         bags, Y, groups, columns = data.splits[split]
-        rows = np.random.default_rng(0).permutation(len(groups))[:size]
+        rows = _drawn(len(groups), size)
         Q, Y, groups = network.queries(take(bags, rows)), take(Y, rows), groups[rows]
         write_split(out, split, Q, Y, groups)
         for name, column in columns.items():
@@ -165,9 +165,14 @@ def build(
         print(f"{out.name} {split}: {manifest['splits'][split]}")
     if long:
         bags, Y, groups, _ = data.splits["train"]
-        rows = np.random.default_rng(0).permutation(len(groups))[:long]
+        rows = _drawn(len(groups), long)
         (out / "long").mkdir(exist_ok=True)
         write_split(out / "long", "train", network.queries(take(bags, rows)), take(Y, rows), groups[rows])
     # Last: what the manifest tells of is whole.
     write_manifest(out, manifest)
     checkpoint.unlink()
+
+
+def _drawn(n: int, size: int) -> np.ndarray:
+    """Draw examples from n: fewer are the first of more."""
+    return np.random.default_rng(0).permutation(n)[:size]

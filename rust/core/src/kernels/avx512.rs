@@ -24,66 +24,9 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vnni");
         has.then_some(Avx512(()))
     }
-
-    pub(super) fn dot_ids<T: Element>(
-        self,
-        rows: &[T],
-        d: usize,
-        query: &[f32],
-        ids: &[u32],
-        out: &mut [f32],
-    ) {
-        // SAFETY: `self` exists only on CPUs with these features.
-        unsafe { dot_ids(rows, d, query, ids, out) }
-    }
-
-    pub(super) fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
-        // SAFETY: `self` exists only on CPUs with these features.
-        unsafe { dot_rows(rows, d, query, out) }
-    }
-
-    pub(super) fn sketch_ids(
-        self,
-        sketches: SketchView<'_>,
-        query: &SketchQuery,
-        ids: &[u32],
-        out: &mut [f32],
-    ) {
-        // SAFETY: `self` exists only on CPUs with these features.
-        unsafe { sketch_each(sketches, query, |i| ids.get(i).copied(), out) }
-    }
-
-    pub(super) fn sketch_rows(
-        self,
-        sketches: SketchView<'_>,
-        query: &SketchQuery,
-        first: usize,
-        out: &mut [f32],
-    ) {
-        // SAFETY: `self` exists only on CPUs with these features.
-        unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
-    }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
-    for &id in ids.iter().take(AHEAD_ROWS) {
-        prefetch_range(rows, id as usize * d, d);
-    }
-    for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
-        if let Some(&next) = ids.get(i + AHEAD_ROWS) {
-            prefetch_range(rows, next as usize * d, d);
-        }
-        *score = dot(&rows[id as usize * d..][..d], query);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
-    for (row, score) in rows.chunks_exact(d).zip(out) {
-        *score = dot(row, query);
-    }
-}
+x86_verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]

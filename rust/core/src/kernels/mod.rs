@@ -9,6 +9,73 @@
 //!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 
+/// The verbs of a kernel of x86, over the `dot` and `sketch_each` of the module, both compiled for `$features`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! x86_verbs {
+    ($kernel:ident, $features:literal) => {
+        impl $kernel {
+            pub(super) fn dot_ids<T: Element>(
+                self,
+                rows: &[T],
+                d: usize,
+                query: &[f32],
+                ids: &[u32],
+                out: &mut [f32],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_ids(rows, d, query, ids, out) }
+            }
+
+            pub(super) fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_rows(rows, d, query, out) }
+            }
+
+            pub(super) fn sketch_ids(
+                self,
+                sketches: SketchView<'_>,
+                query: &SketchQuery,
+                ids: &[u32],
+                out: &mut [f32],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { sketch_each(sketches, query, |i| ids.get(i).copied(), out) }
+            }
+
+            pub(super) fn sketch_rows(
+                self,
+                sketches: SketchView<'_>,
+                query: &SketchQuery,
+                first: usize,
+                out: &mut [f32],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
+            for &id in ids.iter().take(AHEAD_ROWS) {
+                prefetch_range(rows, id as usize * d, d);
+            }
+            for (i, (&id, score)) in ids.iter().zip(out).enumerate() {
+                if let Some(&next) = ids.get(i + AHEAD_ROWS) {
+                    prefetch_range(rows, next as usize * d, d);
+                }
+                *score = dot(&rows[id as usize * d..][..d], query);
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
+            for (row, score) in rows.chunks_exact(d).zip(out) {
+                *score = dot(row, query);
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
