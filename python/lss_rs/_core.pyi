@@ -144,9 +144,12 @@ class Index:
     def compare(
         self,
         queries: NDArray[np.float32],  # (n, d)
-        k: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Labels by tables and by a scan, (n, k) each, and what either shows of itself, (n, 6) and (n, 2)."""
+        full: NDArray[np.int64],  # (n, k)
+    ) -> tuple[
+        NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]
+    ]:
+        """Labels by tables and by a scan, (n, k) each, what either shows of itself, (n, 8) and (n, 2), and whether
+        candidates held all of the full layer's."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:

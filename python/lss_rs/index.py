@@ -79,8 +79,9 @@ class SearchResult(_Pair):
         them, repeats included), "neighbors" (training queries whose labels were taken), "candidates"
         (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 tables, 1 a scan of
         all sketches, 2 all rows), each an int64 array (n,), or a number for a single query; and "trust"
-        (float32), the probability that its labels are the full layer's, as far as the index can tell: NaN
-        where none has been learned.
+        (float32), as far as the index can tell: after tables, the probability that the candidates hold the
+        full layer's best labels; after a scan, that its labels are the full layer's; NaN where none has been
+        learned.
     """
 
     stats: dict[str, Any] | None = None

@@ -49,7 +49,7 @@ _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 _CHEAPEST, _JUDGED = 4, 4096
 """Points that trust is learned at, and queries that it is learned from."""
 
-_NEVER = (-30.0, *[0.0] * 5)
+_NEVER = (-30.0, *[0.0] * 7)
 """Weights that trust no answer by tables."""
 
 _GLANCE = 1024

@@ -1,9 +1,9 @@
-"""Trust: how likely an answer is the full layer's, learned on queries that the index was not filled from.
+"""Trust: how likely a search has met the full layer's best, learned on queries that the index was not filled from.
 
-What an answer shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on,
-how far its last logit stands out in units of that distance, and above the last estimate that the sketches
-kept. A logistic function of these numbers becomes the probability that the labels are those of the full
-layer.
+What a search shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on, how far
+its last logit stands out in units of that distance, how many of them needed what it answers; a scan, how far its
+last logit stands above the last estimate that the sketches kept. Logistic functions of these numbers become the
+probability that the candidates hold the labels of the full layer, and that a scan's answer is the full layer's.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _STEPS = 50
 
 
 class Compared(NamedTuple):
-    """Answers by tables and by a scan, (n, k) each, how far either is trusted, (n,), and what makes trust."""
+    """Answers by tables and by a scan, (n, k) each, whether candidates held the full layer's, how far either is
+    trusted, (n,) each, and what makes trust."""
 
     by_tables: NDArray[np.int64]
     by_scan: NDArray[np.int64]
+    held: NDArray[np.bool_]
     trust: NDArray[np.float64]
     scan_trust: NDArray[np.float64]
     judge: tuple[float, ...]
@@ -46,18 +48,19 @@ def learn_trust(
     full : ndarray of int64, shape (n, k)
         The full layer's answers.
     k : int
-        Answers that are to be these: what trust is about.
+        How many of these trust is about.
     """
-    by_tables, by_scan, of_tables, of_scan = index.compare(queries, k)
-    best = np.sort(full[:, :k], axis=1)
+    best = np.ascontiguousarray(full[:, :k])
+    by_tables, by_scan, of_tables, of_scan, held = index.compare(queries, best)
+    scan_right = (np.sort(by_scan, axis=1) == np.sort(best, axis=1)).all(axis=1)
     trusts: list[NDArray[np.float64]] = []
     weights = [float(k)]
-    for found, features in ((by_tables, of_tables), (by_scan, of_scan)):
-        learned = logistic(features, (np.sort(found, axis=1) == best).all(axis=1)).astype(np.float32)
+    for features, right in ((of_tables, held), (of_scan, scan_right)):
+        learned = logistic(features, right).astype(np.float32)
         weights += learned.tolist()
         trusts.append(1 / (1 + np.exp(-(features @ learned).astype(np.float64))))
     trust, scan_trust = trusts
-    return Compared(by_tables, by_scan, trust, scan_trust, tuple(weights))
+    return Compared(by_tables, by_scan, held, trust, scan_trust, tuple(weights))
 
 
 def logistic(features: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -1,11 +1,14 @@
 //! Unions of lists of ids, each id once: of the exemplars in the probed buckets, and of the labels that the
-//! nearest of them needed, the candidates.
+//! nearest of them needed, the candidates. In how many lists an id was is counted by the way.
 
-/// Marks of the ids seen by the current query. An epoch byte an id, so that clearing is rare: one wipe in 255
-/// queries.
+/// Lists are counted up to here.
+pub const MOST: u16 = 255;
+
+/// Marks of the ids seen by the current query: an epoch byte, so that clearing is rare, one wipe in 255 queries,
+/// and below it a byte that counts.
 #[derive(Debug, Default)]
 pub struct Union {
-    marks: Vec<u8>,
+    marks: Vec<u16>,
     epoch: u8,
     ids: Vec<u32>,
     len: usize,
@@ -37,16 +40,27 @@ impl Union {
         if self.ids.len() < room {
             self.grow(room);
         }
-        let (epoch, mut len) = (self.epoch, self.len);
+        let (base, mut len) = (self.base(), self.len);
         for &id in list {
             if let Some(mark) = self.marks.get_mut(id as usize) {
                 // Write first, keep if new: no branch to mispredict.
                 self.ids[len] = id;
-                len += usize::from(*mark != epoch);
-                *mark = epoch;
+                len += usize::from(*mark < base);
+                *mark = (*mark).clamp(base, base + (MOST - 1)) + 1;
             }
         }
         self.len = len;
+    }
+
+    /// Marks of this query are above it, marks of queries before below.
+    #[inline(always)]
+    fn base(&self) -> u16 {
+        u16::from(self.epoch) << 8
+    }
+
+    /// How many of the lists an id was in, up to [`MOST`].
+    pub fn count(&self, id: u32) -> u16 {
+        self.marks.get(id as usize).map_or(0, |mark| mark.saturating_sub(self.base()))
     }
 
     #[cold]
@@ -74,6 +88,7 @@ mod tests {
             union.add(&[4]);
             union.add(&[id, 4, id + 2]);
             assert_eq!(union.ids(), [4, id, id + 2]);
+            assert_eq!([4, id, id + 2, 1 - id].map(|id| union.count(id)), [2, 1, 1, 0]);
         }
     }
 }

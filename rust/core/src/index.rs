@@ -209,18 +209,20 @@ impl Index {
         Ok(())
     }
 
-    /// Answer queries (n x d) by tables and by a scan, both n x k, and say what the answers show of themselves:
-    /// what trust is learned from.
+    /// Answer queries (n x d), whose best labels are `full` (n x k), by tables and by a scan, both n x k, and say
+    /// what the answers show of themselves: what trust is learned from.
     pub fn compare(
         &self,
         queries: &[f32],
         k: usize,
+        full: &[i64],
         [by_tables, by_scan]: [&mut [i64]; 2],
         features: &mut [Features],
     ) -> Result<()> {
         self.check_queries(queries)?;
         let (d, n) = (self.rows.d(), features.len());
-        if k == 0 || queries.len() != n * d || by_tables.len() != n * k || by_scan.len() != n * k {
+        let lengths = [full.len(), by_tables.len(), by_scan.len()];
+        if k == 0 || queries.len() != n * d || lengths != [n * k; 3] {
             return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), "others"));
         }
         let mut fitted = (*self.fitted().ok_or(Error::NotFitted)?).clone();
@@ -232,11 +234,12 @@ impl Index {
         let searcher = self.searcher(&fitted);
         threads::install(0, || {
             let outputs = by_tables.par_chunks_exact_mut(k).zip(by_scan.par_chunks_exact_mut(k));
-            outputs.zip(features.par_iter_mut()).zip(queries.par_chunks_exact(d)).for_each_init(
+            let inputs = queries.par_chunks_exact(d).zip(full.par_chunks_exact(k));
+            outputs.zip(features.par_iter_mut()).zip(inputs).for_each_init(
                 || self.scratch(),
-                |scratch, (((by_tables, by_scan), features), query)| {
+                |scratch, (((by_tables, by_scan), features), (query, full))| {
                     scratch.load(query);
-                    *features = searcher.compare(scratch, [by_tables, by_scan]);
+                    *features = searcher.compare(scratch, full, [by_tables, by_scan]);
                 },
             );
         })

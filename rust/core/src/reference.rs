@@ -437,8 +437,8 @@ pub struct Kept {
     pub weights: Vec<f32>,
     /// Their sketches.
     pub sketched: Sketched,
-    /// What each needed.
-    pub labels: Vec<BTreeSet<u32>>,
+    /// What each needed, rising; a damaged file can hold repeats.
+    pub labels: Vec<Vec<u32>>,
 }
 
 impl Kept {
@@ -465,8 +465,9 @@ impl Kept {
         }
         let mut weights = weights;
         weights.resize(widths.len(), 0.0);
-        let labels = labels.iter().map(|labels| labels.iter().copied().collect()).collect();
-        Kept { weights, sketched, labels }
+        let rising =
+            |labels: &Vec<u32>| labels.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        Kept { weights, sketched, labels: labels.iter().map(rising).collect() }
     }
 
     /// Read the exemplars of an index.
@@ -476,7 +477,7 @@ impl Kept {
         Kept {
             weights: exemplars.weights().to_vec(),
             sketched: Sketched::of(exemplars.sketched()),
-            labels: labels.map(|labels| labels.iter().copied().collect()).collect(),
+            labels: labels.map(<[u32]>::to_vec).collect(),
         }
     }
 
@@ -716,12 +717,12 @@ impl Reference {
             return Ok(Answer { work: after(work, exact.work), ..exact });
         }
         let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
-        let (best, finalists, cut) = self.by_tables(query, answers, &candidates);
+        let (best, finalists) = self.by_tables(query, answers, &candidates);
         let Some(trust) = self.point.judge else {
             let work = Work { rescored: finalists.len(), trust: f32::NAN, ..work };
             return Ok(Answer { work, ..first(&best, k) });
         };
-        let features = self.features(query, &first(&best, trust.k), &finalists, cut);
+        let features = self.features(query, &first(&best, trust.k), &finalists);
         let trusted = if found < trust.k { 0.0 } else { logistic(&trust.tables, &features) };
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
         let m = self.bias.len();
@@ -730,8 +731,8 @@ impl Reference {
             return Ok(Answer { work, ..first(&best, k) });
         }
         let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
-        let features = self.features(query, &first(&best, trust.k), &finalists, cut);
-        let trusted = logistic(&trust.scan, &[1.0, features[TABLES - 1]]);
+        let margin = self.margin(query, &first(&best, trust.k), &finalists, cut);
+        let trusted = logistic(&trust.scan, &[1.0, margin]);
         let work = Work { rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
         if trusted >= self.point.scan_trust || cost + m as f64 > effort.max_cost {
             return Ok(Answer { work, ..first(&best, k) });
@@ -740,19 +741,16 @@ impl Reference {
         Ok(Answer { work: after(work, exact.work), ..exact })
     }
 
-    /// The answer from these candidates, the rows scored for it with their estimates, and the least estimate if any
-    /// candidate was left out.
-    fn by_tables(&self, query: &[f32], k: usize, candidates: &BTreeSet<u32>) -> (Answer, Estimates, f32) {
-        let r = self.point.n_rescore.max(k);
-        let (finalists, cut) = match self.sketch_scores(query, candidates) {
-            Some(scores) => (top(&scores, r), scores.len() > r),
-            None => (candidates.iter().map(|&id| (f32::NAN, id)).collect(), false),
+    /// The answer from these candidates, and the rows scored for it with their estimates.
+    fn by_tables(&self, query: &[f32], k: usize, candidates: &BTreeSet<u32>) -> (Answer, Estimates) {
+        let finalists = match self.sketch_scores(query, candidates) {
+            Some(scores) => top(&scores, self.point.n_rescore.max(k)),
+            None => candidates.iter().map(|&id| (f32::NAN, id)).collect(),
         };
-        let least = if cut { finalists[r - 1].0 } else { f32::NEG_INFINITY };
-        (self.answer_from(query, k, &finalists), finalists, least)
+        (self.answer_from(query, k, &finalists), finalists)
     }
 
-    /// The same from all rows, with those that have been scored before.
+    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out.
     fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
         let r = self.point.n_scan.max(k);
         let all = (0..self.bias.len() as u32).collect();
@@ -769,49 +767,87 @@ impl Reference {
         answer(&scored, k, Work::default())
     }
 
-    /// What an answer shows of itself, in the order that [`crate::trust::TABLES`] documents.
-    pub fn features(&self, query: &[f32], best: &Answer, finalists: &Estimates, least: f32) -> [f64; TABLES] {
+    /// What a search by tables shows of itself, in the order that [`crate::trust::TABLES`] documents.
+    pub fn features(&self, query: &[f32], best: &Answer, finalists: &Estimates) -> [f64; TABLES] {
+        let (shift, _) = self.errors(query, finalists);
+        let distances = self.distances(query);
+        let near = distances.iter().copied().fold(f64::INFINITY, f64::min);
+        let far = distances.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mean = f64::from(self.square(query).sqrt());
+        let mean = if mean.is_nan() { 1e3 } else { mean.clamp(1e-3, 1e3) };
+        let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
+        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
+        let needed: Vec<f64> = best.labels.iter().map(|&label| self.share_needed(query, label)).collect();
+        [
+            1.0,
+            near.ln(),
+            far.ln(),
+            mean.ln(),
+            bounded((kth - shift - f64::from(self.level)) / far),
+            bounded((first - kth) / far),
+            needed[0],
+            needed.iter().sum::<f64>() / needed.len() as f64,
+        ]
+    }
+
+    /// How far the k-th logit is above the least estimate kept, in units of estimates' error.
+    fn margin(&self, query: &[f32], best: &Answer, finalists: &Estimates, least: f32) -> f64 {
+        let (shift, error) = self.errors(query, finalists);
+        let kth = f64::from(best.scores[best.scores.len() - 1]);
+        let above = kth - shift - f64::from(least);
+        let exact_to = 1e-5 * (kth.abs() + shift.abs() + f64::from(least).abs());
+        if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
+            30.0
+        } else if above > exact_to {
+            (above / error.max(exact_to)).min(30.0)
+        } else {
+            0.0
+        }
+    }
+
+    /// What logits are above estimates on average, and their deviation around that.
+    fn errors(&self, query: &[f32], finalists: &Estimates) -> (f64, f64) {
         let n = finalists.len().max(1) as f64;
         let errors: Vec<f64> = finalists
             .iter()
             .map(|&(estimate, id)| f64::from(self.logit(query, id)) - f64::from(estimate))
             .collect();
         let shift = errors.iter().sum::<f64>() / n;
-        let error = (errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / n).sqrt();
-        let distances = self.distances(query);
-        let near = distances.iter().copied().fold(f64::INFINITY, f64::min);
-        let far = distances.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
-        let above = kth - shift - f64::from(least);
-        let exact_to = 1e-5 * (kth.abs() + shift.abs() + f64::from(least).abs());
-        let margin = if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
-            30.0
-        } else if above > exact_to {
-            (above / error.max(exact_to)).min(30.0)
-        } else {
-            0.0
+        (shift, (errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / n).sqrt())
+    }
+
+    /// Logarithm of the share of the neighbours that needed a label; being always a candidate counts as one.
+    fn share_needed(&self, query: &[f32], label: i64) -> f64 {
+        let near = self.near(query);
+        let Some(kept) = &self.kept else { return 0.0 };
+        let times = |&(_, exemplar): &(f32, u32)| {
+            kept.labels[exemplar as usize].iter().filter(|&&needed| i64::from(needed) == label).count()
         };
-        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
-        [
-            1.0,
-            near.ln(),
-            far.ln(),
-            bounded((kth - shift - f64::from(self.level)) / far),
-            bounded((first - kth) / far),
-            margin,
-        ]
+        let always = usize::from(label >= 0 && self.always_include.contains(&(label as u32)));
+        let count = near.iter().map(times).sum::<usize>() + always;
+        ((count.min(255) as f64 + 0.5) / (near.len() as f64 + 1.0)).ln()
+    }
+
+    /// Square of a query's distance to the mean query. In single precision and in this order: near an exemplar
+    /// distances are all rounding.
+    fn square(&self, query: &[f32]) -> f32 {
+        let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return 0.0 };
+        let mut own = 0.0f32;
+        for (weight, z) in kept.weights.iter().zip(&project(map, query)) {
+            own += weight * z * z;
+        }
+        own
+    }
+
+    /// The neighbours of a query, with their scores.
+    fn near(&self, query: &[f32]) -> Estimates {
+        let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return Vec::new() };
+        top(&kept.sketched.scores(&project(map, query), &self.met(query).0), self.point.n_neighbors)
     }
 
     /// How far the neighbours of a query are from it.
     fn distances(&self, query: &[f32]) -> Vec<f64> {
-        let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return vec![0.0] };
-        let z = project(map, query);
-        // In single precision and in this order: near an exemplar the difference below is all rounding.
-        let mut own = 0.0f32;
-        for (weight, z) in kept.weights.iter().zip(&z) {
-            own += weight * z * z;
-        }
-        let near = top(&kept.sketched.scores(&z, &self.met(query).0), self.point.n_neighbors);
+        let (own, near) = (self.square(query), self.near(query));
         if near.is_empty() {
             return vec![1e3];
         }

@@ -13,7 +13,7 @@ use crate::probe::Probes;
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::topk::TopK;
-use crate::trust::{Features, NOWHERE, Seen, Trust};
+use crate::trust::{Features, Met, NOWHERE, Scanned, Trust, share_needed};
 
 /// What to do when a query has fewer candidates than answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ pub struct Work {
     pub rescored: usize,
     /// How far it went.
     pub step: Step,
-    /// Probability that the answer is the full layer's, as far as the index can tell; NaN if it cannot.
+    /// Probability that the candidates hold the full layer's best labels, or that a scan's answer is the full
+    /// layer's, as far as the index can tell; NaN if it cannot.
     pub trust: f32,
 }
 
@@ -156,7 +157,7 @@ impl Searcher<'_> {
             let cost = self.scan_cost(answers);
             if effort.adaptive && work.trust < point.trust && cost <= effort.max_cost {
                 self.by_scan(scratch, answers, 0);
-                (work.step, work.trust) = (Step::Scan, trust.of_scan(&self.seen(scratch, trust.k)));
+                (work.step, work.trust) = (Step::Scan, trust.of_scan(&scanned(scratch, trust.k)));
                 if work.trust < point.scan_trust && cost + self.rows.m() as f64 <= effort.max_cost {
                     return Ok(self.exact_after(work, scratch, labels, scores));
                 }
@@ -168,16 +169,25 @@ impl Searcher<'_> {
         Ok(work)
     }
 
-    /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself.
-    pub fn compare(&self, scratch: &mut Scratch, [by_tables, by_scan]: [&mut [i64]; 2]) -> Features {
+    /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself, and whether the
+    /// candidates hold the labels of `full`.
+    pub fn compare(
+        &self,
+        scratch: &mut Scratch,
+        full: &[i64],
+        [by_tables, by_scan]: [&mut [i64]; 2],
+    ) -> Features {
         let k = by_tables.len();
         self.candidates(scratch);
+        let held = full
+            .iter()
+            .all(|&label| u32::try_from(label).is_ok_and(|label| scratch.candidates.count(label) > 0));
         self.by_tables(scratch, k);
-        let tables = self.seen(scratch, k);
+        let met = self.met(scratch, k);
         by_tables.copy_from_slice(&scratch.answer.0);
         self.by_scan(scratch, k, 0);
         by_scan.copy_from_slice(&scratch.answer.0);
-        Features::new(&tables, &self.seen(scratch, k), self.fitted.level)
+        Features::new(&met, &scanned(scratch, k), held)
     }
 
     /// See what the loaded query needs: its true labels, and where the answer by tables is not trusted, or lacks one
@@ -193,7 +203,7 @@ impl Searcher<'_> {
         let answers = point.judge.map_or(1, |trust| trust.k);
         self.candidates(scratch);
         let neighbors = scratch.neighbors.clone();
-        let lacks = labels.iter().any(|label| !scratch.candidates.ids().contains(label));
+        let lacks = labels.iter().any(|&label| scratch.candidates.count(label) == 0);
         self.by_tables(scratch, answers);
         if !lacks && point.judge.is_some_and(|trust| self.trust(&trust, scratch) >= point.trust) {
             return Observation { neighbors, found: None };
@@ -220,12 +230,12 @@ impl Searcher<'_> {
         Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
     }
 
-    /// How far the answer by tables is to be trusted. Too few answers are no answer.
+    /// How far the candidates are to be trusted. Too few are not.
     fn trust(&self, trust: &Trust, scratch: &Scratch) -> f32 {
         if scratch.finalists.len() < trust.k {
             return 0.0;
         }
-        trust.of_tables(&self.seen(scratch, trust.k), self.fitted.level)
+        trust.of_tables(&self.met(scratch, trust.k))
     }
 
     /// What a scan for so many answers costs in full rows: the bytes it reads by those of a row.
@@ -288,31 +298,34 @@ impl Searcher<'_> {
         best.write(&mut answer.0, &mut answer.1);
     }
 
-    /// What the best k of the answer show.
-    fn seen(&self, scratch: &Scratch, k: usize) -> Seen {
-        let Scratch { z, estimates, logits, distances, answer, cut, .. } = scratch;
-        let scores = &answer.1[..k];
-        let n = estimates.len().max(1) as f32;
-        let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
-        let shift = errors().sum::<f32>() / n;
-        let error = (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt();
-        let (nearest, last) = match &self.fitted.exemplars {
-            Some(exemplars) if !distances.is_empty() => {
-                let own = exemplars.square(z);
+    /// What a search by tables shows by its best k.
+    fn met(&self, scratch: &Scratch, k: usize) -> Met {
+        let Scratch { z, neighbors, candidates, distances, answer, .. } = scratch;
+        let (labels, scores) = (&answer.0[..k], &answer.1[..k]);
+        let (mut mean, mut nearest, mut last) = (NOWHERE, NOWHERE, NOWHERE);
+        if let Some(exemplars) = &self.fitted.exemplars {
+            let own = exemplars.square(z);
+            mean = own.sqrt();
+            if !distances.is_empty() {
                 let of = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
-                let all = || distances.iter().copied();
-                (of(all().fold(f32::NEG_INFINITY, f32::max)), of(all().fold(f32::INFINITY, f32::min)))
+                nearest = of(distances.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                last = of(distances.iter().copied().fold(f32::INFINITY, f32::min));
             }
-            _ => (NOWHERE, NOWHERE),
+        }
+        let needed = |&label: &i64| {
+            let count = u32::try_from(label).map_or(0, |label| candidates.count(label));
+            share_needed(count, neighbors.len())
         };
-        Seen {
+        let [best, kth] =
+            [scores.first(), scores.last()].map(|score| score.copied().unwrap_or(f32::NEG_INFINITY));
+        Met {
             nearest,
             last,
-            best: scores.first().copied().unwrap_or(f32::NEG_INFINITY),
-            kth: scores.last().copied().unwrap_or(f32::NEG_INFINITY),
-            shift,
-            error,
-            cut: cut.floor,
+            mean,
+            spread: best - kth,
+            kth: kth - errors(scratch).0 - self.fitted.level,
+            needed_best: labels.first().map_or(0.0, needed),
+            needed: labels.iter().map(needed).sum::<f32>() / k.max(1) as f32,
         }
     }
 
@@ -435,6 +448,22 @@ impl Searcher<'_> {
         scratch.buckets.truncate(taken);
         entries
     }
+}
+
+/// What a scan shows by its best k.
+fn scanned(scratch: &Scratch, k: usize) -> Scanned {
+    let (shift, error) = errors(scratch);
+    let kth = scratch.answer.1[..k].last().copied().unwrap_or(f32::NEG_INFINITY);
+    Scanned { kth, shift, error, cut: scratch.cut.floor }
+}
+
+/// What exact logits are above estimates on average, and their deviation around that.
+fn errors(scratch: &Scratch) -> (f32, f32) {
+    let Scratch { estimates, logits, .. } = scratch;
+    let n = estimates.len().max(1) as f32;
+    let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
+    let shift = errors().sum::<f32>() / n;
+    (shift, (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt())
 }
 
 /// Add the labels of these exemplars, which are numbered through all parts, to the candidates.

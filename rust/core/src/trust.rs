@@ -1,23 +1,29 @@
-//! Trust: how likely an answer is the full layer's, from what the search has computed anyway.
+//! Trust: how likely a search has met what the full layer would answer, from what it has computed anyway.
 //!
 //! An exemplar's labels are those that it needed, its t largest logits. Between it and a query the logits of rows
 //! differ by a spread that the aligned coordinates give: over rows, a standard deviation of the distance d between
 //! the two. So a row that no near exemplar needed is among the query's best only if its logit rose, against the
 //! mean of all rows, by more than the answer's k-th stands above it: the k-th logit in units of d says how
-//! unlikely that is. Sketches lose rows in a second way: one whose estimate fell below those rescored, while its
-//! logit is above the k-th answer. Estimates err by what the rescored rows show.
+//! unlikely that is. And as one meets a species once before one has met it often (Good, 1953), answers that few of
+//! the neighbours needed say that there are others which none of them did. From these few numbers a logistic
+//! function, fitted on queries that the index was not filled from, makes the probability that all of the full
+//! layer's best k labels are candidates.
 //!
-//! From these few numbers a logistic function, fitted on queries that the index was not filled from, makes a
-//! probability. It is about as many answers as it was fitted for, whatever number a search asks for.
+//! Sketches lose rows in a second way, also in a scan of all of them: one whose estimate fell below those rescored,
+//! while its logit is above the k-th answer. Estimates err by what the rescored rows show. A second function makes
+//! of this the probability that a scan's answer is the full layer's.
+//!
+//! Both are about as many answers as they were fitted for, whatever number a search asks for.
 
 use crate::error::{Error, Result};
 
-/// What a search by tables shows of itself, in this order: a constant; the logarithm of the distance to the nearest
-/// exemplar and to the last of the neighbours; the k-th logit above the mean of all rows in units of the latter
-/// distance, and the best logit above the k-th; the k-th logit above the last estimate kept, in units of its error.
-pub const TABLES: usize = 6;
+/// What a search by tables shows of itself, in this order: a constant; the logarithms of the query's distance to
+/// the nearest exemplar, to the last of the neighbours, and to the mean query; the k-th logit above the mean of all
+/// rows, and the best above the k-th, in units of the second distance; the logarithm of the share of the neighbours
+/// that needed the best label, and its mean over all k.
+pub const TABLES: usize = 8;
 
-/// What a scan shows: a constant, and the last of the above.
+/// What a scan shows: a constant, and the k-th logit above the last estimate kept, in units of estimates' error.
 pub const SCAN: usize = 2;
 
 /// Answers that trust can be about.
@@ -40,11 +46,11 @@ pub const NUMBERS: usize = 1 + TABLES + SCAN;
 /// Two logistic functions of what the best `k` answers show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trust {
-    /// How many answers are to be the full layer's, whatever number a search asks for.
+    /// How many of the full layer's answers it is about, whatever number a search asks for.
     pub k: usize,
-    /// Of an answer by tables.
+    /// Of a search by tables.
     pub tables: [f32; TABLES],
-    /// Of an answer by a scan of all sketches.
+    /// Of a scan of all sketches.
     pub scan: [f32; SCAN],
 }
 
@@ -78,82 +84,104 @@ impl Trust {
         }
     }
 
-    /// Probability that an answer by tables is the full layer's; `level` is the mean of the rows' base logits.
-    pub fn of_tables(&self, seen: &Seen, level: f32) -> f32 {
-        logistic(&self.tables, &seen.tables(level))
+    /// Probability that the candidates hold the full layer's best.
+    pub fn of_tables(&self, met: &Met) -> f32 {
+        logistic(&self.tables, &met.features())
     }
 
     /// Probability that an answer by a scan is the full layer's.
-    pub fn of_scan(&self, seen: &Seen) -> f32 {
-        logistic(&self.scan, &seen.scan())
+    pub fn of_scan(&self, scanned: &Scanned) -> f32 {
+        logistic(&self.scan, &scanned.features())
     }
 }
 
-/// What a search has computed of one query.
+/// What a search by tables has computed of one query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Seen {
-    /// Distance to the nearest exemplar, and to the last of the neighbours.
+pub struct Met {
+    /// Distance to the nearest exemplar.
     pub nearest: f32,
-    /// The same for the last.
+    /// Distance to the last of the neighbours.
     pub last: f32,
-    /// Best and k-th logit of the answer.
-    pub best: f32,
+    /// Distance to the mean query.
+    pub mean: f32,
+    /// Best logit of the answer above its k-th.
+    pub spread: f32,
+    /// k-th logit of the answer above the mean of all rows.
+    pub kth: f32,
+    /// Logarithm of the share of the neighbours that needed the best label.
+    pub needed_best: f32,
+    /// Its mean over all k.
+    pub needed: f32,
+}
+
+impl Met {
+    fn features(&self) -> [f32; TABLES] {
+        let distance = |distance: f32| {
+            if distance.is_nan() { NOWHERE } else { distance.clamp(NEAR, NOWHERE) }
+        };
+        let [nearest, last, mean] = [self.nearest, self.last, self.mean].map(distance);
+        [
+            1.0,
+            nearest.ln(),
+            last.ln(),
+            mean.ln(),
+            bounded(self.kth / last),
+            bounded(self.spread / last),
+            self.needed_best,
+            self.needed,
+        ]
+    }
+}
+
+/// Logarithm of the share of `n` neighbours that needed a label, where `count` did: halves keep it finite.
+pub fn share_needed(count: u16, n: usize) -> f32 {
+    ((f32::from(count) + 0.5) / (n as f32 + 1.0)).ln()
+}
+
+/// What a scan has computed of one query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scanned {
     /// k-th logit of the answer.
     pub kth: f32,
-    /// What exact logits are above estimates, the same for all rows, and the deviation around it.
+    /// What exact logits are above estimates, the same for all rows.
     pub shift: f32,
-    /// Deviation of exact logits from estimates.
+    /// Deviation of exact logits from estimates, around that.
     pub error: f32,
     /// The least estimate kept; -inf if none was cut.
     pub cut: f32,
 }
 
-impl Seen {
-    fn tables(&self, level: f32) -> [f32; TABLES] {
-        let [nearest, last] = [self.nearest, self.last]
-            .map(|distance| if distance.is_nan() { NOWHERE } else { distance.clamp(NEAR, NOWHERE) });
-        [
-            1.0,
-            nearest.ln(),
-            last.ln(),
-            bounded((self.kth - self.shift - level) / last),
-            bounded((self.best - self.kth) / last),
-            self.margin(),
-        ]
-    }
-
-    fn scan(&self) -> [f32; SCAN] {
-        [1.0, self.margin()]
-    }
-
-    /// How far the k-th logit is above the last estimate kept.
-    fn margin(&self) -> f32 {
+impl Scanned {
+    fn features(&self) -> [f32; SCAN] {
         let above = self.kth - self.shift - self.cut;
         // Less than sums of such numbers are exact to is nothing.
         let exact_to = EXACT * (self.kth.abs() + self.shift.abs() + self.cut.abs());
-        if self.cut == f32::NEG_INFINITY && self.kth > f32::NEG_INFINITY {
+        let margin = if self.cut == f32::NEG_INFINITY && self.kth > f32::NEG_INFINITY {
             FAR
         } else if above > exact_to {
             bounded(above / self.error.max(exact_to))
         } else {
             0.0
-        }
+        };
+        [1.0, margin]
     }
 }
 
-/// Numbers that logistic functions are fitted on, one of each a query.
+/// Numbers that logistic functions are fitted on, of one query.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Features {
-    /// Of the answer by tables.
+    /// Of the search by tables.
     pub tables: [f32; TABLES],
-    /// Of the answer by a scan.
+    /// Of the scan.
     pub scan: [f32; SCAN],
+    /// Whether the candidates of the tables hold all of the full layer's best.
+    pub held: bool,
 }
 
 impl Features {
-    /// Of an answer by tables and of one by a scan; `level` is the mean of the rows' base logits.
-    pub fn new(tables: &Seen, scan: &Seen, level: f32) -> Self {
-        Features { tables: tables.tables(level), scan: scan.scan() }
+    /// Of a search by tables, a scan, and what is known of the full layer's answer.
+    pub fn new(met: &Met, scanned: &Scanned, held: bool) -> Self {
+        Features { tables: met.features(), scan: scanned.features(), held }
     }
 }
 

@@ -46,8 +46,9 @@ fn case(seed: u64) -> Case {
 
 /// What an index keeps, as sets: labels by exemplar, in any order.
 fn kept(built: &Built) -> Vec<BTreeSet<u32>> {
-    let mut labels =
-        built.reference_of_parts().kept().map_or_else(Vec::new, |kept: &Kept| kept.labels.clone());
+    let twin = built.reference_of_parts();
+    let sets = |kept: &Kept| kept.labels.iter().map(|labels| labels.iter().copied().collect()).collect();
+    let mut labels: Vec<BTreeSet<u32>> = twin.kept().map_or_else(Vec::new, sets);
     labels.sort();
     labels
 }

@@ -50,8 +50,14 @@ proptest! {
         let built = case.build();
         let n = built.queries.len();
         let (mut by_tables, mut by_scan) = (vec![0; n * k], vec![0; n * k]);
+        let full: Vec<i64> = built.queries.iter().flat_map(|query| built.reference_of_parts().exact(query, k).labels).collect();
         let mut features = vec![Features::default(); n];
-        built.index.compare(&built.queries.concat(), k, [&mut by_tables, &mut by_scan], &mut features).unwrap();
+        built.index.compare(&built.queries.concat(), k, &full, [&mut by_tables, &mut by_scan], &mut features).unwrap();
+        for (query, (features, full)) in built.queries.iter().zip(features.iter().zip(full.chunks(k))) {
+            let (candidates, _) = built.reference_of_parts().candidates(query);
+            let held = full.iter().all(|&label| label >= 0 && candidates.contains(&(label as u32)));
+            prop_assert_eq!(features.held, held);
+        }
         for feature in 0..TABLES + SCAN {
             let mut weights = [0.0; NUMBERS];
             (weights[0], weights[1 + feature]) = (k as f32, 0.1);

@@ -34,6 +34,7 @@ type Compared<'py> = (
     Bound<'py, PyArray2<i64>>,
     Bound<'py, PyArray2<f32>>,
     Bound<'py, PyArray2<f32>>,
+    Bound<'py, PyArray1<bool>>,
 );
 
 #[pymethods]
@@ -190,24 +191,28 @@ impl Index {
         &self,
         py: Python<'py>,
         queries: PyReadonlyArray2<'py, f32>,
-        k: usize,
+        full: PyReadonlyArray2<'py, i64>,
     ) -> PyResult<Compared<'py>> {
         let (n, queries) = self.queries("x", &queries)?;
+        let ([_, k], full) = matrix(&full)?;
+        let full = full.to_vec();
         let (by_tables, by_scan) =
             (PyArray2::<i64>::zeros(py, [n, k], false), PyArray2::<i64>::zeros(py, [n, k], false));
         let mut features = vec![Features::default(); n];
         {
             let (mut by_tables, mut by_scan) = (by_tables.readwrite(), by_scan.readwrite());
             let labels = [by_tables.as_slice_mut()?, by_scan.as_slice_mut()?];
-            enter(py, || self.0.compare(&queries, k, labels, &mut features))?;
+            enter(py, || self.0.compare(&queries, k, &full, labels, &mut features))?;
         }
         let of_tables: Vec<f32> = features.iter().flat_map(|features| features.tables).collect();
         let of_scan: Vec<f32> = features.iter().flat_map(|features| features.scan).collect();
+        let held: Vec<bool> = features.iter().map(|features| features.held).collect();
         Ok((
             by_tables,
             by_scan,
             PyArray1::from_vec(py, of_tables).reshape([n, TABLES])?,
             PyArray1::from_vec(py, of_scan).reshape([n, SCAN])?,
+            PyArray1::from_vec(py, held),
         ))
     }
 
