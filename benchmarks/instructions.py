@@ -59,7 +59,7 @@ def read_counts(folder: Path, names: list[str]) -> dict[str, int]:
 def to_toml(counts: dict[str, int], versions: dict[str, str]) -> str:
     """Write the record."""
     lines = [
-        "# Instructions of the workloads of rust/core/benches/instructions.rs, by `make instructions-record`.",
+        "# Instructions of the work in rust/core/benches/instructions.rs, by `make instructions-record`.",
         f'kernel = "{KERNEL}"',
         *(f'{name} = "{version}"' for name, version in versions.items()),
         "",
