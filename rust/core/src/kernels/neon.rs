@@ -145,9 +145,9 @@ pub(super) fn sketch_each_with(
 
     let stride = layout.bytes();
     let codes = sketches.codes;
-    // SAFETY: NEON is part of aarch64, and `weights` holds 32 a group of 8 bits. By the assertions above the codes of
-    // all groups lie in the first `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a
-    // loop over groups reads one from both and moves each pointer on by just that.
+    // SAFETY: NEON is part of aarch64. By the assertions above the codes of all groups lie in the first `bytes() - 4`
+    // bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one from both and moves
+    // each pointer on by just that.
     unsafe {
         let add_group = |sums: [int32x4_t; 2], codes: [uint8x16_t; 2], weight: *const i8| {
             let ([a, b], [p, q]) = (sums, codes.map(|codes| vreinterpretq_s8_u8(codes)));
