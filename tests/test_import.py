@@ -17,12 +17,28 @@ def run(code):
     return done.stdout
 
 
-def test_nothing_but_numpy_is_imported():
+@pytest.fixture(scope="module")
+def added():
+    """Modules that importing lss_rs adds to numpy's."""
     code = "import json, sys, numpy; a = set(sys.modules); import lss_rs"
-    added = json.loads(run(f"{code}; print(json.dumps(sorted(set(sys.modules) - a)))"))
-    added = {name.partition(".")[0] for name in added}
-    assert "lss_rs" in added
-    assert not added - {"lss_rs"} - set(sys.stdlib_module_names)
+    return set(json.loads(run(f"{code}; print(json.dumps(sorted(set(sys.modules) - a)))")))
+
+
+def test_nothing_but_numpy_is_imported(added):
+    top = {name.partition(".")[0] for name in added}
+    assert "lss_rs" in top
+    assert not top - {"lss_rs"} - set(sys.stdlib_module_names)
+
+
+def test_what_few_need_is_imported_when_it_is_needed(added):
+    ours = {name.removeprefix("lss_rs.") for name in added if name.startswith("lss_rs.")}
+    assert {"index", "learn", "tuning"} <= ours
+    assert not ours & {"_demo_report", "_evaluate", "_files", "cli", "demo", "hf", "learn.iul", "torch"}
+    slow = ["asyncio", "concurrent", "ctypes", "email", "http", "importlib.metadata", "multiprocessing"]
+    slow += ["socket", "sqlite3", "ssl", "subprocess", "unittest", "urllib", "xml", "zipfile"]
+    assert not {name for name in added for top in slow if f"{name}.".startswith(f"{top}.")}
+    # Half as many again as there are: modules of the standard library import others, in each version its own.
+    assert len(added) <= 48
 
 
 def test_an_index_works_where_nothing_but_numpy_is_installed():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,6 +176,21 @@ def test_the_fast_way_and_the_general_way_agree(fitted, data):
         fast = fitted.search(query, 10)
         same(fast, fitted.search(query, 10, stats=True))
         same(fast, fitted.search(query.astype(np.float64), np.int64(10)))
+
+
+def test_one_float32_query_takes_the_fast_way(fitted, data, monkeypatch):
+    query = data[2][0]
+    expected = fitted.search(query, 10, stats=True)
+    closed = SimpleNamespace(m=fitted.m, d=fitted.d)  # a core without its general way
+    monkeypatch.setattr(fitted, "_core", closed)
+    same(fitted.search(query, 10), expected)
+    same(fitted.search(x=query, k=10, effort="adaptive", on_short="pad"), expected)
+    for options in ({"stats": True}, {"effort": "fixed"}, {"exact": True}, {"max_cost": 1.0}):
+        with pytest.raises(AttributeError, match="search"):
+            fitted.search(query, 10, **options)
+    for other in (query.astype(np.float64), query[None], np.repeat(query, 2)[::2]):
+        with pytest.raises(AttributeError, match="search"):
+            fitted.search(other, 10)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])

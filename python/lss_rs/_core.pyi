@@ -148,8 +148,7 @@ class Index:
     ) -> tuple[
         NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]
     ]:
-        """Labels by tables and by a scan, (n, k) each, what either shows of itself, (n, 8) and (n, 2), and whether
-        candidates held all of the full layer's."""
+        """Answers by tables and a scan, (n, k), (n, 8) and (n, 2) features, whether candidates held all."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:

@@ -64,7 +64,7 @@ class OperatingPoint(NamedTuple):
     n_scan : int
         Rows scored in full precision after a scan of all sketches.
     trust : float
-        In 0..1. Candidates of tables that are trusted less are not enough: all sketches are scanned. 0: never.
+        In 0..1. Candidates that are trusted less are not enough: all sketches are scanned. 0: never.
     scan_trust : float
         In 0..1. An answer by a scan that is trusted less is not enough: every row is scored. 0: never.
     judge : tuple of float, optional

@@ -1,9 +1,10 @@
-"""Trust: how likely a search has met the full layer's best, learned on queries that the index was not filled from.
+"""Trust: how likely a search has met the full layer's best, learned on queries that it was not filled from.
 
-What a search shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on, how far
-its last logit stands out in units of that distance, how many of them needed what it answers; a scan, how far its
-last logit stands above the last estimate that the sketches kept. Logistic functions of these numbers become the
-probability that the candidates hold the labels of the full layer, and that a scan's answer is the full layer's.
+What a search shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on, how
+far its last logit stands out in units of that distance, how many of them needed what it answers; a scan, how
+far its last logit stands above the last estimate that the sketches kept. Logistic functions of these numbers
+become the probability that the candidates hold the labels of the full layer, and that a scan's answer is the
+full layer's.
 """
 
 from __future__ import annotations
@@ -23,8 +24,19 @@ _STEPS = 50
 
 
 class Compared(NamedTuple):
-    """Answers by tables and by a scan, (n, k) each, whether candidates held the full layer's, how far either is
-    trusted, (n,) each, and what makes trust."""
+    """What answers of n queries came to, and what makes trust.
+
+    Attributes
+    ----------
+    by_tables, by_scan : ndarray of int64, shape (n, k)
+        Labels.
+    held : ndarray of bool, shape (n,)
+        Whether the candidates of the tables held all of the full layer's labels.
+    trust, scan_trust : ndarray of float64, shape (n,)
+        How far either answer is trusted.
+    judge : tuple of float
+        For :class:`lss_rs.OperatingPoint`.
+    """
 
     by_tables: NDArray[np.int64]
     by_scan: NDArray[np.int64]

@@ -1,74 +1,35 @@
 //! What each stage of a search costs at the shape of a language model's head: m = 49,152, d = 576, K = 14, L = 4,
-//! P = 32, N = 50, R = 128, 64-byte sketches, f16 rows.
-//!
-//! The data are synthetic (queries in clusters, each cluster with labels of its own, some labels common to all), so
-//! that buckets are about as full as on real data. That makes costs comparable, and says nothing about quality.
+//! P = 32, N = 50, R = 128, 64-byte sketches, f16 rows. Data as in `synthetic`.
 //!
 //! `cargo bench -p lss-core`; `LSS_SIMD=scalar cargo bench -p lss-core` for the portable kernel;
 //! `cargo bench -p lss-core -- --test` runs everything once.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 
+mod synthetic;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use half::f16;
 use lss_core::candidates::Union;
-use lss_core::coordinates::{Affine, Coordinates, Projection};
-use lss_core::exemplars::Lists;
-use lss_core::hash::{Planes, Space, lead};
+use lss_core::hash::lead;
 use lss_core::kernels::Kernel;
-use lss_core::memory::{Block, Matrix, padded};
+use lss_core::memory::padded;
 use lss_core::probe::Probes;
-use lss_core::rows::{Rows, Weights};
 use lss_core::sketch::{SketchQuery, SketchView};
 use lss_core::topk::TopK;
-use lss_core::{Answers, Builder, Effort, Fill, Fitted, How, Index, OnShort, OperatingPoint, Recipe, Work};
+use lss_core::{Answers, Effort, Fitted, How, Index, OnShort, Work};
+use synthetic::{Layer, Rng, Shape};
 
 const M: usize = 49_152;
 const D: usize = 576;
 const K: usize = 14;
 const L: usize = 4;
 const P: usize = 32;
-const N: usize = 50;
 const R: usize = 128;
 /// Leading coordinates that the planes cut.
 const LEAD: usize = 64;
-const CLUSTERS: usize = 600;
-const TRAIN: usize = 24_000;
 const QUERIES: usize = 256;
-
-/// Numbers from a seed (SplitMix64).
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    /// Mean zero, variance one.
-    fn value(&mut self) -> f32 {
-        ((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0) * 1.732
-    }
-
-    fn vector(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.value()).collect()
-    }
-
-    /// Small numbers often: about as label frequencies fall.
-    fn ranked(&mut self, n: usize) -> usize {
-        let u = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
-        ((n as f64).powf(u) as usize).min(n) - 1
-    }
-}
 
 struct Bench {
     index: Arc<Index>,
@@ -79,66 +40,21 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut rng = Rng(1);
-        let weights: Vec<f16> = (0..M * D).map(|_| f16::from_f32(0.1 * rng.value())).collect();
-        let rows =
-            Rows::new(D, Weights::F16(Block::copy_of(&weights)), Block::copy_of(&vec![0.0; M])).unwrap();
-        let index = Arc::new(Index::new(rows));
-
-        let scale = 1.0 / (D as f32).sqrt();
-        let values: Vec<f32> = rng.vector(D * D).iter().map(|value| scale * value).collect();
-        let none = Block::copy_of(&vec![0.0; D]);
-        let coordinates = Coordinates {
-            query: Projection::new(D, D, &values, none.clone()).unwrap(),
-            row: Affine::new(Matrix::new(D, D, &rng.vector(D * D)), none).unwrap(),
-            variances: (0..D).map(|j| 6.0 * (-(j as f32) / 90.0).exp()).collect(),
-            base: Block::copy_of(&vec![0.0; M]),
-        };
-        let matrix = Matrix::new(K * L, LEAD, &rng.vector(K * L * LEAD));
-        let planes = Planes::new(Space::Aligned, L, K, matrix, Block::copy_of(&[0.0; K * L])).unwrap();
-
-        let centres: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| rng.vector(D)).collect();
-        let query = |rng: &mut Rng, centre: usize| -> Vec<f32> {
-            centres[centre].iter().map(|value| value + 0.45 * rng.value()).collect()
-        };
-        let (mut train, mut labels, mut offsets) = (Vec::with_capacity(TRAIN * D), Vec::new(), vec![0]);
-        for _ in 0..TRAIN {
-            let centre = rng.ranked(CLUSTERS);
-            train.extend(query(&mut rng, centre));
-            for _ in 0..50 {
-                let label =
-                    if rng.below(4) == 0 { rng.ranked(M) } else { centre * 7919 + rng.ranked(1500) * 31 };
-                labels.push((label % M) as u32);
-            }
-            offsets.push(labels.len());
-        }
-        let recipe = Recipe {
-            planes,
-            coordinates: Some(coordinates),
-            fill: Fill::Queries,
-            always_include: vec![],
-            sketch_bytes: 64,
-            point: OperatingPoint {
-                n_probes: P,
-                max_entries: usize::MAX,
-                n_neighbors: N,
-                n_rescore: R,
-                exact: false,
-                n_scan: R,
-                trust: 0.0,
-                scan_trust: 0.0,
-                judge: None,
-            },
-        };
-        let mut builder = Builder::new(Arc::clone(&index), recipe).unwrap();
-        builder.add(&train, Lists { offsets: &offsets, labels: &labels }).unwrap();
-        builder.finish().unwrap();
-        let queries = (0..QUERIES)
-            .map(|_| {
-                let centre = rng.ranked(CLUSTERS);
-                query(&mut rng, centre)
-            })
-            .collect();
+        let layer = Layer::new(Shape {
+            m: M,
+            d: D,
+            n_bits: K,
+            n_tables: L,
+            n_probes: P,
+            n_neighbors: 50,
+            n_rescore: R,
+            lead: LEAD,
+            clusters: 600,
+            train: 24_000,
+            queries: QUERIES,
+        });
+        layer.fit();
+        let Layer { index, queries, .. } = layer;
         let fitted = index.fitted().unwrap();
         Bench { index, fitted, queries, kernel: Kernel::active() }
     }

@@ -344,14 +344,17 @@ impl Index {
         threads::install(how.num_threads, || {
             let outputs =
                 labels.par_chunks_exact_mut(k).zip(scores.par_chunks_exact_mut(k)).zip(work.par_iter_mut());
-            let results = outputs.zip(queries.par_chunks_exact(d)).enumerate().with_min_len(4).map_init(
+            let errors = outputs.zip(queries.par_chunks_exact(d)).enumerate().with_min_len(4).map_init(
                 || self.scratch(),
                 |scratch, (at, (((labels, scores), work), query))| {
-                    one(scratch, at, query, labels, scores, work)
+                    one(scratch, at, query, labels, scores, work).err().map(|error| (at, error))
                 },
             );
-            // The first error by position, whatever the order of execution.
-            results.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
+            // The first by position, whatever the order of execution. Nothing is kept of queries without error.
+            match errors.flatten_iter().min_by_key(|&(at, _)| at) {
+                Some((_, error)) => Err(error),
+                None => Ok(()),
+            }
         })?
     }
 

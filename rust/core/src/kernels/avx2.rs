@@ -5,12 +5,9 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, LANES, prefetch, prefetch_range};
+use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
-
-/// Sketches are fetched this many list elements before they are used.
-pub(super) const AHEAD_SKETCHES: usize = 20;
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +22,7 @@ impl Avx2 {
     }
 }
 
-x86_verbs!(Avx2, "avx2,fma,f16c");
+verbs!(Avx2, "avx2,fma,f16c");
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::avx2::{AHEAD_SKETCHES, tree};
-use super::{AHEAD_ROWS, LANES, prefetch, prefetch_range};
+use super::avx2::tree;
+use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
@@ -26,7 +26,7 @@ impl Avx512 {
     }
 }
 
-x86_verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]

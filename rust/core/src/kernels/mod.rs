@@ -9,9 +9,10 @@
 //!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 
-/// The verbs of a kernel of x86, over the `dot` and `sketch_each` of the module, both compiled for `$features`.
-#[cfg(target_arch = "x86_64")]
-macro_rules! x86_verbs {
+/// The verbs of a kernel of one CPU family, over the `dot` and `sketch_each` of the module, both compiled for
+/// `$features`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! verbs {
     ($kernel:ident, $features:literal) => {
         impl $kernel {
             pub(super) fn dot_ids<T: Element>(
@@ -80,7 +81,11 @@ macro_rules! x86_verbs {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
 pub mod gemm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::sync::OnceLock;
@@ -95,6 +100,10 @@ pub const LANES: usize = 32;
 /// Rows are fetched this many list elements before they are used.
 const AHEAD_ROWS: usize = 2;
 
+/// Sketches are fetched this many list elements before they are used.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const AHEAD_SKETCHES: usize = 20;
+
 /// A kernel that this CPU can run. Holding one is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -106,6 +115,12 @@ pub enum Kernel {
     /// 512-bit vectors, and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    /// 128-bit vectors of aarch64.
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+    /// The same, and dot products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(dotprod::Dotprod),
 }
 
 macro_rules! dispatch {
@@ -116,6 +131,10 @@ macro_rules! dispatch {
             Kernel::Avx2($k) => $body,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512($k) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon($k) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Dotprod($k) => $body,
         }
     };
 }
@@ -135,6 +154,11 @@ impl Kernel {
             kernels.extend(avx2::Avx2::detect().map(Kernel::Avx2));
             kernels.extend(avx512::Avx512::detect().map(Kernel::Avx512));
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            kernels.extend(neon::Neon::detect().map(Kernel::Neon));
+            kernels.extend(dotprod::Dotprod::detect().map(Kernel::Dotprod));
+        }
         kernels
     }
 
@@ -146,6 +170,10 @@ impl Kernel {
             Kernel::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Dotprod(_) => "dotprod",
         }
     }
 
@@ -224,7 +252,10 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
     ];
     #[cfg(target_arch = "aarch64")]
-    return vec![("neon", true), ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod"))];
+    return vec![
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+    ];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     Vec::new()
 }
@@ -238,7 +269,19 @@ pub fn prefetch<T>(slice: &[T], at: usize) {
         // SAFETY: SSE is part of x86-64, the address lies inside `slice`, and a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().add(at).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    if at < slice.len() {
+        // SAFETY: the address lies inside `slice`, and a prefetch reads nothing. Assembly, because the intrinsic is
+        // not stable.
+        unsafe {
+            std::arch::asm!(
+                "prfm pldl1keep, [{at}]",
+                at = in(reg) slice.as_ptr().add(at),
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (slice, at);
 }
 

@@ -1,0 +1,101 @@
+//! Fixed work, of which `make instructions` counts the instructions: unlike times, counts can be compared between
+//! runs on a busy machine.
+//!
+//! valgrind collects inside [`counted`] alone, and writes a file whenever it is entered; a line of the output names what
+//! was counted, in the same order. `cargo bench -p lss-core -- --test` runs everything without valgrind.
+
+mod synthetic;
+
+use std::hint::black_box;
+use std::io::Write;
+
+use lss_core::kernels::Kernel;
+use lss_core::kernels::gemm::{View, product};
+use lss_core::trust::{SCAN, TABLES};
+use lss_core::{Answers, Effort, How, Index, OnShort, OperatingPoint, Step, Trust, Work, threads};
+use synthetic::{Layer, Rng, Shape};
+
+const K: usize = 5;
+const SHAPE: Shape = Shape {
+    m: 8192,
+    d: 128,
+    n_bits: 9,
+    n_tables: 4,
+    n_probes: 16,
+    n_neighbors: 40,
+    n_rescore: 64,
+    lead: 64,
+    clusters: 100,
+    train: 4000,
+    queries: 64,
+};
+
+/// What valgrind is told to count. A function of its own in the program, whatever the compiler inlines.
+#[inline(never)]
+fn counted(work: &mut dyn FnMut()) {
+    work();
+}
+
+/// Do it once to get memory and caches of the program ready, then once more to be counted.
+fn workload(name: &str, mut work: impl FnMut()) {
+    work();
+    counted(&mut work);
+    writeln!(std::io::stdout(), "{name}").expect("an open output");
+}
+
+fn one_by_one(index: &Index, queries: &[Vec<f32>], effort: Effort, step: Step) {
+    let (mut labels, mut scores) = ([0; K], [0.0; K]);
+    let mut scratch = index.scratch();
+    for query in queries {
+        scratch.load(query);
+        let work = index.search_one(&mut scratch, OnShort::Pad, effort, &mut labels, &mut scores);
+        assert_eq!(work.expect("an answer").step, step, "the way that is to be counted");
+        black_box(&labels);
+    }
+}
+
+fn batch(index: &Index, queries: &[f32], exact: bool) {
+    let n = queries.len() / SHAPE.d;
+    let (mut labels, mut scores, mut work) = (vec![0; n * K], vec![0.0; n * K], vec![Work::default(); n]);
+    let how = How { effort: Effort::FIXED, exact, on_short: OnShort::Pad, num_threads: 1 };
+    let out = Answers { labels: &mut labels, scores: &mut scores, work: &mut work };
+    index.search(queries, K, how, out).expect("answers");
+    black_box(&labels);
+}
+
+fn workloads() {
+    let layer = Layer::new(SHAPE);
+    workload("build", || layer.fit());
+
+    let index = &layer.index;
+    let queries = &layer.queries;
+    workload("search_tables", || one_by_one(index, queries, Effort::FIXED, Step::Tables));
+
+    // An index that trusts no answer by tables, and every answer by a scan.
+    let judge = Some(Trust { k: K, tables: [0.0; TABLES], scan: [0.0; SCAN] });
+    let scanning = index
+        .at(OperatingPoint { trust: 1.0, scan_trust: 0.0, judge, ..layer.recipe.point })
+        .expect("a point that suits");
+    workload("search_scan", || one_by_one(&scanning, &queries[..8], Effort::ADAPTIVE, Step::Scan));
+
+    let all = queries.concat();
+    workload("search_exact", || batch(index, &queries[0], true));
+    workload("batch_tables", || batch(index, &all, false));
+    workload("batch_exact", || batch(index, &all[..16 * SHAPE.d], true));
+
+    let (n, m, d) = (200, 300, 250);
+    let mut rng = Rng(2);
+    let (a, b, mut out) = (rng.vector(n * d), rng.vector(m * d), vec![0.0; n * m]);
+    workload("product", || {
+        let view = |values, rows| View { values, rows, cols: d, stride: d };
+        product(view(&a, n), view(&b, m), &mut out);
+        black_box(&out);
+    });
+}
+
+fn main() {
+    Kernel::from_env().expect("the kernel that is to be counted");
+    // Everything on the only thread of one pool: that thread is the one inside `counted`.
+    threads::set_num_threads(1).expect("a number of threads");
+    threads::install(1, workloads).expect("a pool");
+}

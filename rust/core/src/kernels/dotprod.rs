@@ -1,0 +1,50 @@
+//! NEON, and dot products of bytes for sketches: a lane of a group of 32 codes is just what one instruction sums.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::neon::{dot, sketch_each_with};
+use super::{AHEAD_ROWS, prefetch_range};
+use crate::rows::Element;
+use crate::sketch::{SketchQuery, SketchView};
+
+/// Proof that this CPU has NEON and its dot products of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dotprod(());
+
+impl Dotprod {
+    pub(super) fn detect() -> Option<Self> {
+        let has = super::neon::Neon::detect().is_some() && std::arch::is_aarch64_feature_detected!("dotprod");
+        has.then_some(Dotprod(()))
+    }
+}
+
+verbs!(Dotprod, "neon,dotprod");
+
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sketch_each(
+    sketches: SketchView<'_>,
+    query: &SketchQuery,
+    id: impl Fn(usize) -> Option<u32>,
+    out: &mut [f32],
+) {
+    sketch_each_with(sketches, query, id, out, |sum, codes, weights| add(sum, codes, weights));
+}
+
+/// Add the products of 16 codes and weights, four by four. Assembly, because the intrinsic is not stable.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add(mut sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {
+    // SAFETY: registers alone, and the caller has the feature.
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {codes:v}.16b, {weights:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            weights = in(vreg) weights,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
