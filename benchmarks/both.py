@@ -74,8 +74,8 @@ def measure(layer: Path | None = None) -> tuple[dict[str, Any], list[record.Defa
         looked_at = float(np.mean([len(ids) for ids in union]))
         read = entries + float(stats["entries"].mean())
         add(f"both, {n_probes} buckets of rows a table", found, read, looked_at, sum(in_tables))
-    # A judge whom nothing convinces: every query goes on.
-    of_queries.apply(own._replace(trust=1.0, judge=(float(run.K), -30.0, *[0.0] * 9)))
+    # Where trust of 1 is asked for, every query goes on, whatever the judge.
+    of_queries.apply(own._replace(trust=1.0, judge=(float(run.K), *[0.0] * 10)))
     add("a scan of all sketches", of_queries.search(asked, run.K).labels, entries, len(W), in_tables[0])
     data = {"m": len(W), "d": W.shape[1], "train_queries": len(Q), "test_queries": len(asked)}
     return run.head(set()) | data | {"fitted": FITTED, "served": SERVED}, rows

@@ -155,6 +155,36 @@ def test_cost_is_capped(index):
     np.testing.assert_array_equal(index.search(abroad, k=5).scores, best.scores)
 
 
+@pytest.mark.filterwarnings("ignore:k=.* is more than")
+def test_cost_is_capped_where_every_row_would_be_scored(index):
+    _, _, abroad = domains(40, 3)
+    fixed = index.search(abroad, k=5, effort="fixed")
+    many = int(index.search(abroad, k=5, effort="fixed", stats=True).stats["candidates"].max()) + 1
+    short = index.search(abroad, k=many, effort="fixed")
+    for on_short in ("pad", "exact"):
+        found = index.search(abroad, k=many, on_short=on_short, effort="fixed", max_cost=M - 1, stats=True)
+        np.testing.assert_array_equal(found.labels, short.labels)
+        assert set(found.stats["step"]) == {0}
+    assert (index.search(abroad, k=many, on_short="exact", effort="fixed", max_cost=M).labels >= 0).all()
+    index.apply(index.operating_point._replace(exact=True, trust=0.0))
+    np.testing.assert_array_equal(index.search(abroad, k=5, max_cost=M - 1).labels, fixed.labels)
+    assert set(index.search(abroad, k=5, max_cost=M, stats=True).stats["step"]) == {2}
+
+
+def test_another_point_leaves_what_was_observed_as_it_is(index):
+    _, _, abroad = domains(400, 3)
+    index.observe(abroad[:100])
+    before, observing = index.search(abroad, k=5, effort="fixed"), index.params["nbytes"]["observing"]
+    assert observing > 0
+    twin = index._at(index.operating_point._replace(trust=1.0))
+    np.testing.assert_array_equal(twin.search(abroad, k=5, effort="fixed").labels, before.labels)
+    twin.observe(abroad[100:])  # goes on by itself
+    assert twin.params["nbytes"]["observing"] > observing
+    after = index.search(abroad, k=5, effort="fixed")
+    np.testing.assert_array_equal(after.labels, before.labels)
+    assert index.params["nbytes"]["observing"] == observing
+
+
 @pytest.mark.parametrize(
     ("how", "error", "text"),
     [

@@ -64,9 +64,11 @@ class OperatingPoint(NamedTuple):
     n_scan : int
         Rows scored in full precision after a scan of all sketches.
     trust : float
-        In 0..1. Candidates that are trusted less are not enough: all sketches are scanned. 0: never.
+        In 0..1. Candidates that are trusted less are not enough: all sketches are scanned. 0: never,
+        1: always.
     scan_trust : float
-        In 0..1. An answer by a scan that is trusted less is not enough: every row is scored. 0: never.
+        In 0..1. An answer by a scan that is trusted less is not enough: every row is scored. 0: never,
+        1: always.
     judge : tuple of float, optional
         How trust is made from what a search shows of itself, as tuning has learned it; None: there is no
         trust, and a search stays with the tables.

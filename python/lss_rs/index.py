@@ -407,8 +407,9 @@ class Index:
             "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
             sketches, and from there to all rows. "fixed": stay with the tables.
         max_cost : float, optional
-            Where adaptive effort ends, in full rows, for all steps together: a scan reads as many bytes as
-            ``m * sketch_bytes / (d * itemsize)`` rows. A query whose next step costs more stays where it is.
+            Where effort ends, in full rows, for all steps together: a scan reads as many bytes as
+            ``m * sketch_bytes / (d * itemsize)`` rows. A query whose next step costs more stays where it is,
+            also where ``on_short`` or the operating point would have every row scored.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional

@@ -40,7 +40,7 @@ _LEAST, _MOST = 1000, 12_288
 
 _RESAMPLES = 2000
 
-_INSURANCE = 0.1
+_INSURANCE = 0.15
 """How much slower queries like those tuned on may get, for those that are not."""
 
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -48,9 +48,6 @@ _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 _CHEAPEST, _JUDGED = 4, 4096
 """Points that trust is learned at, and queries that it is learned from."""
-
-_NEVER = (-30.0, *[0.0] * 7)
-"""Weights that trust no answer by tables."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -283,8 +280,7 @@ def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int
     for trial in trials:
         compared = judge.compare(trial.point)
         scan_trust = judge.scan_trust(compared)
-        k, weights = compared.judge[0], compared.judge[1 + len(_NEVER) :]
-        wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=(k, *_NEVER, *weights))
+        wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=compared.judge)
         tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
         extra = max(scan.us - tables.us, 1e-3)
         for share in _SHARES:

@@ -253,9 +253,9 @@ pub fn parse(bytes: &Bytes) -> Result<(Index, String)> {
         let fitted = read_fitted(&reader, &header, m, d).map_err(damaged)?;
         fitted.validate(m, d)?;
         let n = fitted.exemplars.as_ref().map_or(0, Exemplars::len);
-        index.install(fitted);
-        if reader.file.tensor("evidence").is_ok() {
-            index.recall(&reader.block("evidence", Dtype::F32, &[n])?)?;
+        match reader.file.tensor("evidence") {
+            Ok(_) => index.restore(fitted, &reader.block("evidence", Dtype::F32, &[n])?)?,
+            Err(_) => index.install(fitted),
         }
     }
     Ok((index, metadata.get("extra").cloned().unwrap_or_default()))

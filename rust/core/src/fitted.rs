@@ -55,9 +55,9 @@ pub struct OperatingPoint {
     pub exact: bool,
     /// Rows scored in full precision after a scan of all sketches.
     pub n_scan: usize,
-    /// An answer by tables that is trusted less is not enough: all sketches are scanned.
+    /// Candidates of tables that are trusted less are not enough: all sketches are scanned. At 1 always.
     pub trust: f32,
-    /// An answer by a scan that is trusted less is not enough: all rows are scored.
+    /// An answer by a scan that is trusted less is not enough: all rows are scored. At 1 always.
     pub scan_trust: f32,
     /// How trust is made from what a search shows, where that has been learned.
     pub judge: Option<Trust>,

@@ -90,9 +90,10 @@ impl Index {
     /// The same index with another operating point; it shares all memory.
     pub fn at(&self, point: OperatingPoint) -> Result<Self> {
         let twin = self.bare();
-        let (fitted, _) = self.settle()?.ok_or(Error::NotFitted)?;
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let point = fitted.suits(point)?;
-        twin.install(Fitted { point, ..(*fitted).clone() });
+        twin.renew(Arc::new(Fitted { point, ..(*fitted).clone() }), observer.clone());
         Ok(twin)
     }
 
@@ -158,17 +159,21 @@ impl Index {
         Ok(Some((settled, observer.evidence())))
     }
 
-    /// Go on observing with evidence that [`Index::settle`] gave.
-    pub fn recall(&self, evidence: &[f32]) -> Result<()> {
-        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+    /// Swap in a fit and the evidence that [`Index::settle`] gave with it.
+    pub fn restore(&self, fitted: Fitted, evidence: &[f32]) -> Result<()> {
         let n = fitted.exemplars.as_ref().map_or(0, Exemplars::len);
         let sound = evidence.iter().all(|evidence| evidence.is_finite() && *evidence >= 0.0);
         if evidence.len() != n || !sound {
             return Err(Error::format(format!("evidence for {n} exemplars"), evidence.len()));
         }
-        *observer = Some(Observer::with_evidence(evidence));
+        self.renew(Arc::new(fitted), Some(Observer::with_evidence(evidence)));
         Ok(())
+    }
+
+    /// Bytes that observing keeps beside what searches read.
+    pub fn observer_nbytes(&self) -> usize {
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.as_ref().map_or(0, Observer::nbytes)
     }
 
     /// The leading `p` coordinates of all exemplars, as far as sketches know them, and what each weighs.
@@ -298,8 +303,9 @@ impl Index {
             return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), got));
         }
         let fitted = if how.exact { None } else { Some(self.fitted().ok_or(Error::NotFitted)?) };
-        let Some(fitted) = fitted.filter(|fitted| !fitted.point.exact) else {
-            let m = self.rows.m();
+        let m = self.rows.m();
+        let affords_all = m as f64 <= how.effort.max_cost;
+        let Some(fitted) = fitted.filter(|fitted| !(fitted.point.exact && affords_all)) else {
             let of_each =
                 Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
             work.fill(of_each);

@@ -114,6 +114,11 @@ impl Kept {
         }
     }
 
+    fn nbytes(&self) -> usize {
+        let ids = size_of_val(&self.codes[..]) + size_of_val(&self.labels[..]);
+        ids + self.sketches.len() + size_of_val(&self.offsets[..])
+    }
+
     fn append(&mut self, other: &Kept) {
         self.codes.extend_from_slice(&other.codes);
         self.sketches.extend_from_slice(&other.sketches);
@@ -136,6 +141,7 @@ impl Kept {
 }
 
 /// What observing keeps in mind: everything of the observed exemplars, and the evidence for all.
+#[derive(Clone)]
 pub struct Observer {
     of_fit: usize,
     hashed: Kept,
@@ -159,6 +165,11 @@ impl Observer {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of all this.
+    pub fn nbytes(&self) -> usize {
+        self.hashed.nbytes() + self.recent.nbytes() + size_of_val(&self.evidence[..])
     }
 
     /// Evidence of the exemplars, those of the fit first, a query of now counting 1.

@@ -673,6 +673,11 @@ impl Reference {
             let m = self.bias.len();
             return ((0..m as u32).collect(), Work { candidates: m, step: Step::Exact, ..Work::default() });
         }
+        self.few_candidates(query)
+    }
+
+    /// The same of tables, whatever the operating point.
+    fn few_candidates(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
         let (met, mut work) = self.met(query);
         let mut candidates = self.always_include.clone();
         match (&self.kept, &self.coordinates) {
@@ -704,15 +709,16 @@ impl Reference {
 
     /// Answer one query.
     pub fn search(&self, query: &[f32], k: usize, on_short: OnShort, effort: Effort) -> Result<Answer> {
-        if self.point.exact {
+        let affords_all = self.bias.len() as f64 <= effort.max_cost;
+        if self.point.exact && affords_all {
             return Ok(self.exact(query, k));
         }
-        let (candidates, work) = self.candidates(query);
+        let (candidates, work) = self.few_candidates(query);
         let found = candidates.len();
         if found < k && on_short == OnShort::Raise {
             return Err(Error::Short { query: 0, found, k });
         }
-        if found < k && on_short == OnShort::Exact {
+        if found < k && on_short == OnShort::Exact && affords_all {
             let exact = self.exact(query, k);
             return Ok(Answer { work: after(work, exact.work), ..exact });
         }
@@ -727,14 +733,15 @@ impl Reference {
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
         let m = self.bias.len();
         let cost = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan.max(answers) as f64;
-        if !effort.adaptive || trusted >= self.point.trust || cost > effort.max_cost {
+        let enough = |trusted, least| trusted >= least && least < 1.0;
+        if !effort.adaptive || enough(trusted, self.point.trust) || cost > effort.max_cost {
             return Ok(Answer { work, ..first(&best, k) });
         }
         let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
         let margin = self.margin(query, &first(&best, trust.k), &finalists, cut);
         let trusted = logistic(&trust.scan, &[1.0, margin]);
         let work = Work { rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
-        if trusted >= self.point.scan_trust || cost + m as f64 > effort.max_cost {
+        if enough(trusted, self.point.scan_trust) || cost + m as f64 > effort.max_cost {
             return Ok(Answer { work, ..first(&best, k) });
         }
         let exact = self.exact(query, k);

@@ -43,7 +43,7 @@ impl OnShort {
 pub struct Effort {
     /// Go on while an answer is not trusted, as the operating point says.
     pub adaptive: bool,
-    /// Cost in full rows, of all steps together, that going on must not exceed.
+    /// Cost in full rows, of all steps together, that scans and exact searches must not exceed.
     pub max_cost: f64,
 }
 
@@ -138,7 +138,8 @@ impl Searcher<'_> {
         scores: &mut [f32],
     ) -> Result<Work> {
         let (k, point) = (labels.len(), &self.fitted.point);
-        if point.exact {
+        let all = self.rows.m() as f64;
+        if point.exact && all <= effort.max_cost {
             return Ok(self.exact(scratch, labels, scores));
         }
         let mut work = self.candidates(scratch);
@@ -146,7 +147,7 @@ impl Searcher<'_> {
         if found < k && on_short == OnShort::Raise {
             return Err(Error::Short { query: 0, found, k });
         }
-        if found < k && on_short == OnShort::Exact {
+        if found < k && on_short == OnShort::Exact && all <= effort.max_cost {
             return Ok(self.exact_after(work, scratch, labels, scores));
         }
         let answers = k.max(point.judge.map_or(0, |trust| trust.k));
@@ -155,10 +156,10 @@ impl Searcher<'_> {
         if let Some(trust) = &point.judge {
             work.trust = self.trust(trust, scratch);
             let cost = self.scan_cost(answers);
-            if effort.adaptive && work.trust < point.trust && cost <= effort.max_cost {
+            if effort.adaptive && doubted(work.trust, point.trust) && cost <= effort.max_cost {
                 self.by_scan(scratch, answers, 0);
                 (work.step, work.trust) = (Step::Scan, trust.of_scan(&scanned(scratch, trust.k)));
-                if work.trust < point.scan_trust && cost + self.rows.m() as f64 <= effort.max_cost {
+                if doubted(work.trust, point.scan_trust) && cost + all <= effort.max_cost {
                     return Ok(self.exact_after(work, scratch, labels, scores));
                 }
             }
@@ -205,7 +206,7 @@ impl Searcher<'_> {
         let neighbors = scratch.neighbors.clone();
         let lacks = labels.iter().any(|&label| scratch.candidates.count(label) == 0);
         self.by_tables(scratch, answers);
-        if !lacks && point.judge.is_some_and(|trust| self.trust(&trust, scratch) >= point.trust) {
+        if !lacks && point.judge.is_some_and(|trust| !doubted(self.trust(&trust, scratch), point.trust)) {
             return Observation { neighbors, found: None };
         }
         self.by_scan(scratch, answers, t);
@@ -448,6 +449,11 @@ impl Searcher<'_> {
         scratch.buckets.truncate(taken);
         entries
     }
+}
+
+/// Whether trust is less than asked for: nothing is, where 1 is asked for.
+fn doubted(trust: f32, least: f32) -> bool {
+    trust < least || least >= 1.0
 }
 
 /// What a scan shows by its best k.
