@@ -219,7 +219,7 @@ class Scorer:
 
         Of more than k candidates, the best k may be all that is listed. None: list all.
         """
-        if self.index.operating_point.exact:
+        if self.path != "core" and self.index.operating_point.exact:
             yield from self._by_rows(queries)
             return
         by = {"tables": self._by_tables, "scan": self._by_scan, "core": self._by_core}[self.path]
