@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -135,6 +137,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         self._checked: tuple[Any, ...] | None = None
         self._sound = False
         self._scorer: tuple[tuple[Any, ...], Scorer] | None = None
+        # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
+        # gave logits; which these were; and whether, and how many, it wants of them alone.
         self._watched = False
         self._listed: torch.Tensor | None = None
         self._compact: tuple[int | None] | None = None
@@ -274,6 +278,22 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     # Answering
 
+    def _answers(self) -> bool:
+        """Whether the index answers where the mode lets it: there is one, and it is not stale."""
+        return self._mode != "dense" and self._usable()
+
+    @contextmanager
+    def _listing(self, k: int | None) -> Iterator[None]:
+        """Give a decoder the k best logits of the last position, or those of all candidates.
+
+        While it lasts, they are in single precision, and ``_listed`` says whose they are.
+        """
+        self._compact = (k,)
+        try:
+            yield
+        finally:
+            self._compact = self._listed = None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute logits.
 
@@ -315,7 +335,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             queries = x.reshape(-1, self.in_features)
             labels, logits = self._scores().candidates(queries)
             out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
-            _scatter(out, labels.to(x.device), logits.to(x))
+            scatter(out, labels.to(x.device), logits.to(x))
             short = (labels < 0).all(1)
             if bool(short.any()):
                 rows = short.to(x.device)
@@ -338,7 +358,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             every = torch.arange(self.out_features, device=labels.device).expand(len(queries), -1)
             labels, logits = every, super().forward(queries).float()
         self._listed = labels.to(x.device)
-        return logits.to(x).reshape(*x.shape[:-1], -1)
+        return logits.to(x.device).reshape(*x.shape[:-1], -1)
 
     def topk(self, x: torch.Tensor, k: int) -> Any:
         """Find the k best labels of each position, in torch's order of answers.
@@ -411,7 +431,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return f"{super().extra_repr()}, mode={self._mode!r}, index={self._index!r}"
 
 
-def _scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:
+def scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:
     """Write logits (n, c) at their labels into ``out`` (n, m), which is -inf so far; label -1 is none."""
     if labels.shape[1]:
         # What is no label is -inf: written anywhere, it must not come after one that is.
