@@ -43,7 +43,9 @@ def index_of(layer, **config):
 
 def head_of(layer=None, mode="auto", **options):
     layer = layer or linear()
-    return LSSLinear.from_linear(layer, index_of(layer), mode, **options).eval()
+    head = LSSLinear.from_linear(layer, index_of(layer), mode, **options).eval()
+    head.n_candidates = 40  # of 300: fewer than all
+    return head
 
 
 def answers(head, x):
@@ -67,7 +69,7 @@ def no_stale_index():
 # Answers
 
 
-@pytest.mark.parametrize("path", [None, "core", "tables", "scan"])
+@pytest.mark.parametrize("path", [None, "core", "core-scan", "tables", "scan"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @settings(max_examples=15)
@@ -83,7 +85,7 @@ def test_forward_has_the_logits_of_candidates(dtype, bias, path, shape, seed):
     known = y > -torch.inf
     assert ((known.sum(-1) >= 5) & (known.sum(-1) < M)).all()
     torch.testing.assert_close(y[known], dense[known])
-    if path in (None, "core"):
+    if path in (None, "core", "core-scan"):
         flat, rows = x.reshape(-1, D).float().numpy(), known.reshape(-1, M)
         for q, row in zip(flat, rows, strict=True):
             expected = head.index.search(q[None], 5, effort="adaptive").labels[0]
@@ -133,7 +135,7 @@ def test_a_query_without_candidates_gets_all_logits():
         torch.testing.assert_close(values[found < 2], dense.topk(2).values[found < 2])
 
 
-@pytest.mark.parametrize("path", ["core", "tables", "scan"])
+@pytest.mark.parametrize("path", [None, "core", "core-scan", "tables", "scan"])
 def test_labels_of_always_are_always_there(path):
     layer = linear()
     index = index_of(layer, always_include=(7, 299))
@@ -284,6 +286,7 @@ def test_an_index_of_other_weights_is_not_used():
 def test_rounding_is_no_change(moves, dtype):
     layer = linear()
     head = LSSLinear.from_linear(layer, index_of(layer, dtype=dtype), "lss").eval()
+    head.n_candidates = 40
     for move in moves:
         getattr(head, move)()
     x = queries(4).to(head.weight.dtype)
@@ -425,7 +428,11 @@ def test_what_does_not_fit_is_named():
     for make, error, text in [
         (lambda: LSSLinear.from_linear(nn.Conv1d(1, 1, 1)), TypeError, "'linear' must be a torch.nn.Linear"),
         (lambda: LSSLinear.from_linear(layer, mode="fast"), ValueError, "'mode' must be 'auto', 'lss' or"),
-        (lambda: LSSLinear.from_linear(layer, path="gpu"), ValueError, "'path' must be 'core', 'tables'"),
+        (
+            lambda: LSSLinear.from_linear(layer, path="gpu"),
+            ValueError,
+            "'path' must be 'tables', 'scan', 'core' or 'core-scan', or",
+        ),
         (lambda: setattr(head, "mode", None), ValueError, "'mode' must be"),
         (lambda: head.attach(3), TypeError, "'index' must be an Index. Got a int"),
         (lambda: head.attach(Index.from_linear(layer)), NotFittedError, "call fit first"),

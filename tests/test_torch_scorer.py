@@ -149,7 +149,7 @@ def test_the_core_answers_as_it_does(name, device, n, k, seed, chunk):
     np.testing.assert_array_equal(found.values.cpu().numpy(), scores)
 
 
-@pytest.mark.parametrize("path", ["tables", "scan", "core"])
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
 @given(
     n=st.integers(0, 9),
     always=st.sets(st.integers(0, M - 1), max_size=4),
@@ -178,7 +178,7 @@ def test_all_candidates_are_listed_once(path, n, always, chunk):
         assert set(best.indices[i].tolist()) <= set(mine)
 
 
-@pytest.mark.parametrize("path", ["tables", "scan", "core"])
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
 def test_an_exact_index_scores_all_rows(path):
     index = fitted()
     W, exact, b = rows_of(index, torch.float32)
@@ -189,6 +189,40 @@ def test_an_exact_index_scores_all_rows(path):
     for i, query in enumerate(Q.astype(np.float64)):
         expected = ranked(np.arange(M), exact @ query + b, 7)
         agree((found.values[i], found.indices[i]), expected, exact, b, query)
+
+
+NEVER, ALWAYS = ((5.0, bias, *[0.0] * 7) for bias in (-30.0, 30.0))
+"""Judges: nothing convinces the one, anything the other."""
+
+
+def test_the_core_scans_where_it_is_not_trusted():
+    index = fitted(LSSConfig(n_neighbors=3, teacher_top=8, n_rescore=20))
+    W, Q = rows_of(index, torch.float32)[0], torch.from_numpy(layer(n=30, seed=4)[2])
+    point = index.operating_point
+
+    def listed(path, n, **changes):
+        index.apply(point._replace(**changes))
+        labels, _ = Scorer(index, W, path=path, n_candidates=n).candidates(Q)
+        return [set(row[row >= 0].tolist()) for row in labels]
+
+    tables = listed("core", 100)
+    scanned = listed("core-scan", 100)
+    assert all(len(row) < 30 for row in tables)
+    assert all(len(row) == 100 for row in scanned)
+    assert listed("core", 100, trust=0.5, judge=ALWAYS) == tables
+    assert listed("core", 100, trust=0.5, judge=NEVER) == scanned
+    assert listed("core-scan", 100, trust=0.5, judge=ALWAYS) == scanned
+    # All that is probable: the best hundred of all rows but for those that sketches confuse.
+    best = (Q @ W.T + torch.from_numpy(index._core.bias)).topk(100).indices
+    found = [len(row & set(all_rows.tolist())) for row, all_rows in zip(scanned, best, strict=True)]
+    assert np.mean(found) > 97
+    # Each on its own: some are trusted and some not.
+    trust = index.apply(point._replace(judge=(5.0, 0.0, 1.0, *[0.0] * 6))).search(Q.numpy(), 5, stats=True)
+    middle = float(np.median(trust.stats["trust"]))
+    some = listed("core", 100, trust=middle, judge=(5.0, 0.0, 1.0, *[0.0] * 6))
+    doubtful = trust.stats["trust"] < middle
+    assert 0 < doubtful.sum() < 30
+    assert some == [s if d else t for s, t, d in zip(scanned, tables, doubtful, strict=True)]
 
 
 class Largest(TorchDispatchMode):
@@ -205,7 +239,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("path", ["tables", "scan", "core"])
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
 def test_memory_does_not_grow_with_the_batch(path, exact):
     index = fitted(LSSConfig(n_neighbors=30, teacher_top=40))
     index.apply(index.operating_point._replace(exact=exact))
@@ -241,9 +275,14 @@ def test_what_does_not_fit_is_named():
         (lambda: Scorer(index, W.long()), TypeError, "'W' must be a tensor of floats"),
         (lambda: Scorer(index, W, b=W[0]), ValueError, "'b' must be of shape"),
         (lambda: Scorer(index, W, dtype=torch.float64), TypeError, "'dtype' must be float32, float16 or"),
-        (lambda: Scorer(index, W, path="gpu"), ValueError, "'path' must be 'tables', 'scan' or 'core'"),
+        (
+            lambda: Scorer(index, W, path="gpu"),
+            ValueError,
+            "'path' must be 'tables', 'scan', 'core' or 'core-scan'",
+        ),
         (lambda: Scorer(index, W, always=[M]), ValueError, "'always' must be label ids in 0..299. Got 300"),
         (lambda: Scorer(INDEXES["rows"], W, path="scan"), ValueError, "index without sketches"),
+        (lambda: Scorer(INDEXES["rows, many"], W, path="core-scan"), ValueError, "index .* of rows"),
         (lambda: Scorer(Index.from_weights(W), W), NotFittedError, "call fit first"),
         (lambda: Scorer(index, W).topk(W[:, 1:], 3), ValueError, "'q' must be of shape"),
         (lambda: Scorer(index, W).topk(W.long(), 3), TypeError, "'q' must be a tensor of floats"),

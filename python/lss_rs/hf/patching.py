@@ -91,7 +91,7 @@ def patch(
     index : Index or path-like
         Of the output layer's rows; or a file that has one; or a folder that ``save_pretrained`` wrote.
     mode : {"auto", "lss", "dense"}
-    path : {"core", "tables", "scan"}, optional
+    path : {"core", "core-scan", "tables", "scan"}, optional
         As for :meth:`lss_rs.torch.LSSLinear.from_linear`.
     special_ids : iterable of int
         Tokens that are scored whatever the index finds, besides the special tokens of the model's

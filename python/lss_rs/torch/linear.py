@@ -13,7 +13,7 @@ from torch import nn
 
 from lss_rs._arrays import as_count, message
 from lss_rs.index import Index
-from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, Path, Scorer
+from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, PATHS, Path, Scorer, scans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
     Attributes
     ----------
     n_candidates : int
-        On the CPU, labels that a forward pass scores a query; 1,024.
+        On the CPU, labels that a forward pass scores a query, at most; 4,096.
     max_positions : int
         Mode "auto" is dense for more positions in one call; 64.
     always : tuple of int
@@ -106,8 +106,10 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             "auto": dense where it trains, a gradient is needed, a sequence has several positions (a prompt, a
             loss, the verifying of drafts) or there are more than ``max_positions``; from the index elsewhere.
             "lss": from the index wherever it is sound. "dense": never.
-        path : {"core", "tables", "scan"}, optional
-            As for :class:`Scorer`; by default "core" for weights on the CPU, "tables" elsewhere.
+        path : {"core", "core-scan", "tables", "scan"}, optional
+            As for :class:`Scorer`. By default, for weights on the CPU "core" where a few best labels are
+            asked for, as by :meth:`topk` and a greedy decoder, and "core-scan" where all that is probable is;
+            "tables" elsewhere.
 
         Raises
         ------
@@ -128,7 +130,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     def _begin(self, mode: Mode, path: Path | None) -> None:
         if path not in (None, *get_args(Path)):
-            raise ValueError(message("path", "'core', 'tables', 'scan' or None", repr(path)))
+            raise ValueError(message("path", f"{PATHS}, or None", repr(path)))
         self.mode, self._path = mode, path
         self.n_candidates, self.max_positions = CANDIDATES, _POSITIONS
         self.always: tuple[int, ...] = ()
@@ -136,7 +138,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         self._coarsest = 0.0
         self._checked: tuple[Any, ...] | None = None
         self._sound = False
-        self._scorer: tuple[tuple[Any, ...], Scorer] | None = None
+        self._scorers: tuple[tuple[Any, ...], dict[Path, Scorer]] | None = None
         # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
         # gave logits; which these were; and whether, and how many, it wants of them alone.
         self._watched = False
@@ -190,13 +192,13 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         if (index.m, index.d) != shape:
             raise ValueError(message("index", f"of {shape[0]} rows of {shape[1]}", f"{index.m} of {index.d}"))
         _ = index.operating_point  # raises where nothing is fitted
-        self._index, self._coarsest, self._checked, self._scorer = index, self._rounding(), None, None
+        self._index, self._coarsest, self._checked, self._scorers = index, self._rounding(), None, None
         self._usable()
         return self
 
     def detach_index(self) -> Index | None:
         """Be a plain ``nn.Linear`` again; returns the index."""
-        index, self._index, self._scorer = self._index, None, None
+        index, self._index, self._scorers = self._index, None, None
         return index
 
     # Whether the index is that of these weights
@@ -273,7 +275,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # Addresses and tensors of a scorer mean nothing in a copy.
-        passing = {"_checked": None, "_scorer": None, "_listed": None, "_compact": None}
+        passing = {"_checked": None, "_scorers": None, "_listed": None, "_compact": None}
         return {**self.__dict__, **passing}
 
     # Answering
@@ -333,7 +335,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if not self._usable():
                 return super().forward(x)
             queries = x.reshape(-1, self.in_features)
-            labels, logits = self._scores().candidates(queries)
+            labels, logits = self._scores(None).candidates(queries)
             out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
             scatter(out, labels.to(x.device), logits.to(x))
             short = (labels < 0).all(1)
@@ -348,7 +350,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         """Logits (..., 1, c) of the labels that ``_listed`` names, for a decoder that scatters nothing."""
         assert self._compact is not None
         (k,) = self._compact
-        scorer, queries = self._scores(), x.reshape(-1, self.in_features)
+        scorer, queries = self._scores(k), x.reshape(-1, self.in_features)
         if k is None:
             labels, logits = scorer.candidates(queries)
         else:
@@ -389,7 +391,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._usable():
                 values, labels = self._full_topk(queries, k)
             else:
-                values, labels = (part.to(x.device) for part in self._scores().topk(queries, k))
+                values, labels = (part.to(x.device) for part in self._scores(k).topk(queries, k))
                 values = values.to(x.dtype)
                 short = labels[:, -1] < 0
                 if bool(short.any()):
@@ -406,16 +408,30 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             values[part], labels[part] = super().forward(queries[part]).topk(k, dim=1)
         return values, labels
 
-    def _scores(self) -> Scorer:
-        """Make a scorer of the present weights and index, or keep the one that there is."""
-        assert self._index is not None
-        always = {*self.always, *self._index.config.always_include}
-        path = self._path or ("core" if self.weight.device.type == "cpu" else "tables")
-        key = (self._key(), self._index._core.fits, self.n_candidates, path, frozenset(always))
-        if self._scorer is None or self._scorer[0] != key:
+    def _scores(self, k: int | None) -> Scorer:
+        """Make a scorer of the present weights and index, or keep the one that there is.
+
+        For a few best labels on the CPU, the index answers as ever; where all that is probable is asked for,
+        its sketches leave out less than its tables.
+        """
+        index = self._index
+        assert index is not None
+        always = {*self.always, *index.config.always_include}
+        key = (self._key(), index._core.fits, self.n_candidates, frozenset(always))
+        if self._scorers is None or self._scorers[0] != key:
+            self._scorers = key, {}
+        if self._path is not None:
+            path = self._path
+        elif self.weight.device.type != "cpu":
+            path = "tables"
+        else:
+            few = k is not None and k <= index.operating_point.n_rescore
+            path = "core" if few or not scans(index) else "core-scan"
+        scorers = self._scorers[1]
+        if path not in scorers:
             dtype = self.weight.dtype if self.weight.dtype in DTYPES.values() else torch.float32
-            scorer = Scorer(
-                self._index,
+            scorers[path] = Scorer(
+                index,
                 self.weight,
                 dtype=dtype,
                 b=self.bias,
@@ -423,8 +439,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
                 always=always,
                 n_candidates=self.n_candidates,
             )
-            self._scorer = key, scorer
-        return self._scorer[1]
+        return scorers[path]
 
     def extra_repr(self) -> str:
         """Return what ``nn.Linear`` says of itself, the mode, and whether there is an index."""

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from lss_rs.index import Index
 
-Path = Literal["core", "tables", "scan"]
+Path = Literal["core", "core-scan", "tables", "scan"]
 
-CANDIDATES = 1024
+PATHS = "'tables', 'scan', 'core' or 'core-scan'"
+CANDIDATES = 4096
 """Candidates of a query that the core scores, the most promising first."""
 CHUNK_BYTES = 256 << 20
 """Memory that scoring may take beside the rows, the queries and the answers."""
@@ -46,15 +47,17 @@ class Scorer:
         What rows are stored in: float32, float16 or bfloat16; by default as W.
     b : Tensor of float, shape (m,), optional
         The bias; by default the index's.
-    path : {"tables", "scan", "core"}
+    path : {"tables", "scan", "core", "core-scan"}
         Where answers come from. "tables": candidates from the index, on the CPU; they alone are scored, on
         the device. "scan": nothing leaves the device. Queries are projected there, all rows are estimated as
         far as their sketches know them, and the most promising are scored; tables have no part in it. "core":
         the index answers on the CPU, as :meth:`Index.search` does, trust and all, from rows of its own.
+        "core-scan": it goes on to a scan of all sketches with every query, whatever it finds in its tables;
+        of ``n_candidates`` it leaves out less of what is probable.
     always : sequence of int
         Labels that are scored for every query, whatever the index finds.
     n_candidates : int
-        With ``path="core"``, what :meth:`candidates` lists at most.
+        With ``path="core"`` and "core-scan", what :meth:`candidates` lists at most.
     n_coordinates : int, optional
         With ``path="scan"``, leading coordinates that an estimate has; by default all that sketches know.
     n_rescore : int, optional
@@ -70,7 +73,7 @@ class Scorer:
     TypeError
         If W is not of floats, or dtype none of the three.
     ValueError
-        If shapes do not fit, a label is not in 0..m-1, or ``path="scan"`` finds no sketches.
+        If shapes do not fit, a label is not in 0..m-1, or a scan finds no sketches.
 
     Examples
     --------
@@ -101,7 +104,7 @@ class Scorer:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         if path not in get_args(Path):
-            raise ValueError(message("path", "'tables', 'scan' or 'core'", repr(path)))
+            raise ValueError(message("path", PATHS, repr(path)))
         if tuple(W.shape) != (index.m, index.d):
             raise ValueError(message("W", f"of shape ({index.m}, {index.d})", f"shape {tuple(W.shape)}"))
         if b is not None and tuple(b.shape) != (index.m,):
@@ -120,10 +123,13 @@ class Scorer:
         bias = torch.from_numpy(index._core.bias) if b is None else b.detach()
         self.b = bias.to(device=self.W.device, dtype=torch.float32)
         self.always = torch.from_numpy(as_ids(tuple(always), index.m, "always")).to(self.W.device)
+        self._twin: tuple[int, Index] | None = None
+        if (path == "scan" and not index.params["sketch_bytes"]) or (
+            path == "core-scan" and not scans(index)
+        ):
+            expected = "'tables' or 'core' for an index without sketches, or of rows"
+            raise ValueError(message("path", expected, repr(path)))
         if path == "scan":
-            if not index.params["sketch_bytes"]:
-                expected = "'tables' or 'core' for an index without sketches"
-                raise ValueError(message("path", expected, "'scan'"))
             self._place(index.d if n_coordinates is None else as_count(n_coordinates, "n_coordinates"))
 
     def _place(self, n_coordinates: int) -> None:
@@ -219,10 +225,10 @@ class Scorer:
 
         Of more than k candidates, the best k may be all that is listed. None: list all.
         """
-        if self.path != "core" and self.index.operating_point.exact:
+        if self.path in ("tables", "scan") and self.index.operating_point.exact:
             yield from self._by_rows(queries)
             return
-        by = {"tables": self._by_tables, "scan": self._by_scan, "core": self._by_core}[self.path]
+        by = {"tables": self._by_tables, "scan": self._by_scan}.get(self.path, self._by_core)
         for lo, labels, logits in by(queries, k):
             yield lo, *self._besides(queries[lo : lo + len(labels)], labels, logits)
 
@@ -255,18 +261,37 @@ class Scorer:
         self, queries: torch.Tensor, k: int | None
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """Let the index answer."""
-        # More answers than an index was fitted for is what is wanted here, and no reason to warn.
+        point = self.index.operating_point
+        adaptive = self.path == "core" and not point.exact
+        # Trust is known of answers by as many rows as the operating point rescores.
         k = min(self.n_candidates if k is None else k, self.index.m)
+        wider = adaptive and k > point.n_rescore and point.judge is not None
         step = max(1, self.chunk_bytes // (12 * k))
         for lo in range(0, len(queries), step):
             asked = np.ascontiguousarray(queries[lo : lo + step].cpu().numpy())
-            labels, logits = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.float32)
-            self.index._core.search(asked, k, labels, logits, False, "pad", True, math.inf, 0)
+            labels, logits = _search(self.index if adaptive or point.exact else self._scanning(), asked, k)
+            if wider:
+                stats: Any = self.index.search(asked, 1, stats=True).stats
+                doubtful = stats["step"] > 0
+                if doubtful.any():
+                    labels[doubtful], logits[doubtful] = _search(self._scanning(), asked[doubtful], k)
             yield (
                 lo,
                 torch.from_numpy(labels).to(self.W.device),
                 torch.from_numpy(logits).to(self.W.device),
             )
+
+    def _scanning(self) -> Index:
+        """Make a twin of the index that goes on to a scan of all sketches with every query."""
+        fits = self.index._core.fits
+        if self._twin is None or self._twin[0] != fits:
+            point = self.index.operating_point
+            judge = point.judge or (5.0,) + 8 * (0.0,)
+            # A judge whom nothing convinces.
+            convinced_never = (judge[0], -30.0, *(0.0 for _ in judge[2:]))
+            scanning = point._replace(trust=1.0, scan_trust=0.0, judge=convinced_never)
+            self._twin = fits, self.index._at(scanning)
+        return self._twin[1]
 
     def _by_tables(
         self, queries: torch.Tensor, _: int | None
@@ -321,6 +346,21 @@ class Scorer:
             ids = estimates.topk(r, dim=1, sorted=False).indices
             logits = torch.bmm(self.W[ids].float(), part[:, :, None])[:, :, 0] + self.b[ids]
             yield lo, ids, logits
+
+
+def scans(index: Index) -> bool:
+    """Whether a search can go on to a scan of all sketches."""
+    params = index.params
+    return bool(params["sketch_bytes"]) and params["fill"] == "queries"
+
+
+def _search(
+    index: Index, queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Search for more answers than an index was fitted for, which here is no reason to warn."""
+    labels, logits = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    index._core.search(queries, k, labels, logits, False, "pad", True, math.inf, 0)
+    return labels, logits
 
 
 def _runs(lengths: NDArray[np.int64], place_bytes: int, most: int) -> Iterator[tuple[int, int]]:
