@@ -22,7 +22,15 @@ from lss_rs.demo import load_smollm2
 __all__ = ["DEFINITION", "WAYS", "Clocked", "measure", "threads"]
 
 DEFINITION = read_toml("generate")
-FULL, SCATTERED, DECODE = WAYS = ("full layer", "scattered logits", "decode")
+FULL = "full layer"
+WAYS: dict[str, tuple[str, str | None, bool]] = {
+    FULL: ("dense", None, False),
+    "scattered": ("auto", None, False),
+    'scattered, path="core"': ("auto", "core", False),
+    "decode": ("auto", None, True),
+    'decode, path="core-scan"': ("auto", "core-scan", True),
+}
+"""Mode and path of the output layer, and whether tokens are chosen among the candidates alone."""
 
 
 def measure(
@@ -67,8 +75,7 @@ def measure(
         quality = {
             way: _compare(model, head, texts[FULL], parts, prompts, ends) for way, parts in texts.items()
         }
-        mass = {FULL: np.ones(1)}
-        mass[SCATTERED] = mass[DECODE] = _mass(model, head, texts[FULL], plan["positions"])
+        mass = {way: _mass(model, head, way, texts[FULL], plan["positions"]) for way in WAYS}
         model.generation_config.eos_token_id = None  # as many tokens in every way, whatever they say
         times = _times(model, head, prompts[: plan["timed_prompts"]], plan)
     for (way, n), taken in times.items():
@@ -160,14 +167,19 @@ def _ends(model: Any) -> list[int]:
     return list(ends) if isinstance(ends, list) else [ends]
 
 
+def _take(head: Any, way: str) -> None:
+    """Let the output layer answer in this way."""
+    head.mode, head.path, _ = WAYS[way]
+
+
 def _generate(model: Any, head: Any, way: str, prompts: Any, new: int) -> Any:
     """Generate greedily, (n, at most prompt + new)."""
     import torch
 
     from lss_rs.hf import decode
 
-    head.mode = "dense" if way == FULL else "auto"
-    options: dict[str, Any] = {"custom_generate": decode} if way == DECODE else {}
+    _take(head, way)
+    options: dict[str, Any] = {"custom_generate": decode} if WAYS[way][2] else {}
     return model.generate(
         prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=new, do_sample=False, **options
     )
@@ -218,21 +230,21 @@ def _until_end(tokens: Any, ends: list[int]) -> np.ndarray:
     return ids[: at[0] + 1] if len(at) else ids
 
 
-def _mass(model: Any, head: Any, texts: list[Any], positions: int) -> np.ndarray:
+def _mass(model: Any, head: Any, way: str, texts: list[Any], positions: int) -> np.ndarray:
     """Probability that the full layer gives to the candidates, at positions of its own texts.
 
-    The divergence of what is renormalised over them from the full distribution is the logarithm of its
-    inverse.
+    A decoder that samples chooses among those that a pass scatters. The divergence of what is renormalised
+    over them from the full distribution is the logarithm of its inverse.
     """
     import torch
 
     states = torch.cat([model.base_model(part).last_hidden_state[:, :-1].flatten(0, 1) for part in texts])
     states = states[torch.linspace(0, len(states) - 1, min(positions, len(states))).long()]
     found = []
-    for part in tqdm(states.split(64), "mass"):
-        head.mode = "dense"
+    for part in tqdm(states.split(head.max_positions), f"{way}: mass"):
+        _take(head, FULL)
         probabilities = head(part).double().softmax(-1)
-        head.mode = "lss"
+        _take(head, way)
         found.append((probabilities * (head(part) > -torch.inf)).sum(-1))
     return torch.cat(found).clamp(max=1.0).numpy()
 

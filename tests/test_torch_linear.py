@@ -434,6 +434,7 @@ def test_what_does_not_fit_is_named():
             "'path' must be 'tables', 'scan', 'core' or 'core-scan', or",
         ),
         (lambda: setattr(head, "mode", None), ValueError, "'mode' must be"),
+        (lambda: setattr(head, "path", "gpu"), ValueError, "'path' must be"),
         (lambda: head.attach(3), TypeError, "'index' must be an Index. Got a int"),
         (lambda: head.attach(Index.from_linear(layer)), NotFittedError, "call fit first"),
         (lambda: LSSLinear(D, M + 1).attach(index), ValueError, "'index' must be of 301 rows of 12. Got 300"),

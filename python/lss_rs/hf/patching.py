@@ -13,7 +13,7 @@ import torch
 from lss_rs._arrays import message
 from lss_rs.index import Index
 from lss_rs.torch import LSSLinear
-from lss_rs.torch.linear import scatter
+from lss_rs.torch.linear import _scatter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -181,7 +181,7 @@ def _at_candidates(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     flat, labels = logits.reshape(-1, logits.shape[-1]), labels.to(logits.device)
     known = flat.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -torch.inf)
     kept = torch.full_like(flat, -torch.inf)
-    scatter(kept, labels, known)
+    _scatter(kept, labels, known)
     return kept.reshape(logits.shape)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lss_rs._arrays import as_count, message
 from lss_rs.index import Index
-from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, PATHS, Path, Scorer, scans
+from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, PATHS, Path, Scorer, _scans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,9 +129,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return head
 
     def _begin(self, mode: Mode, path: Path | None) -> None:
-        if path not in (None, *get_args(Path)):
-            raise ValueError(message("path", f"{PATHS}, or None", repr(path)))
-        self.mode, self._path = mode, path
+        self.mode, self.path = mode, path
         self.n_candidates, self.max_positions = CANDIDATES, _POSITIONS
         self.always: tuple[int, ...] = ()
         self._index: Index | None = None
@@ -155,6 +153,17 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         if mode not in get_args(Mode):
             raise ValueError(message("mode", "'auto', 'lss' or 'dense'", repr(mode)))
         self._mode = mode
+
+    @property
+    def path(self) -> Path | None:
+        """Where answers come from, as for :meth:`from_linear`."""
+        return self._path
+
+    @path.setter
+    def path(self, path: Path | None) -> None:
+        if path not in (None, *get_args(Path)):
+            raise ValueError(message("path", f"{PATHS}, or None", repr(path)))
+        self._path = path
 
     @property
     def index(self) -> Index | None:
@@ -337,7 +346,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             queries = x.reshape(-1, self.in_features)
             labels, logits = self._scores(None).candidates(queries)
             out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
-            scatter(out, labels.to(x.device), logits.to(x))
+            _scatter(out, labels.to(x.device), logits.to(x))
             short = (labels < 0).all(1)
             if bool(short.any()):
                 rows = short.to(x.device)
@@ -426,7 +435,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             path = "tables"
         else:
             few = k is not None and k <= index.operating_point.n_rescore
-            path = "core" if few or not scans(index) else "core-scan"
+            path = "core" if few or not _scans(index) else "core-scan"
         scorers = self._scorers[1]
         if path not in scorers:
             dtype = self.weight.dtype if self.weight.dtype in DTYPES.values() else torch.float32
@@ -446,7 +455,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return f"{super().extra_repr()}, mode={self._mode!r}, index={self._index!r}"
 
 
-def scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:
+def _scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:
     """Write logits (n, c) at their labels into ``out`` (n, m), which is -inf so far; label -1 is none."""
     if labels.shape[1]:
         # What is no label is -inf: written anywhere, it must not come after one that is.

@@ -125,7 +125,7 @@ class Scorer:
         self.always = torch.from_numpy(as_ids(tuple(always), index.m, "always")).to(self.W.device)
         self._twin: tuple[int, Index] | None = None
         if (path == "scan" and not index.params["sketch_bytes"]) or (
-            path == "core-scan" and not scans(index)
+            path == "core-scan" and not _scans(index)
         ):
             expected = "'tables' or 'core' for an index without sketches, or of rows"
             raise ValueError(message("path", expected, repr(path)))
@@ -348,7 +348,7 @@ class Scorer:
             yield lo, ids, logits
 
 
-def scans(index: Index) -> bool:
+def _scans(index: Index) -> bool:
     """Whether a search can go on to a scan of all sketches."""
     params = index.params
     return bool(params["sketch_bytes"]) and params["fill"] == "queries"
