@@ -83,7 +83,8 @@ def test_forward_has_the_logits_of_candidates(dtype, bias, path, shape, seed):
     assert y.shape == dense.shape
     assert y.dtype == dense.dtype
     known = y > -torch.inf
-    assert ((known.sum(-1) >= 5) & (known.sum(-1) < M)).all()
+    most = M if path == "scan" else M - 1  # a scan scores a thousand rows: here, all
+    assert ((known.sum(-1) >= 5) & (known.sum(-1) <= most)).all()
     torch.testing.assert_close(y[known], dense[known])
     if path in (None, "core", "core-scan"):
         flat, rows = x.reshape(-1, D).float().numpy(), known.reshape(-1, M)
@@ -422,11 +423,17 @@ if mode != "lss":
 # What does not fit
 
 
+class Adapted(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 def test_what_does_not_fit_is_named():
     layer = linear()
     index, head = index_of(layer), head_of(layer)
     for make, error, text in [
         (lambda: LSSLinear.from_linear(nn.Conv1d(1, 1, 1)), TypeError, "'linear' must be a torch.nn.Linear"),
+        (lambda: LSSLinear.from_linear(Adapted(D, M)), TypeError, "that computes as one.*Got a Adapted"),
         (lambda: LSSLinear.from_linear(layer, mode="fast"), ValueError, "'mode' must be 'auto', 'lss' or"),
         (
             lambda: LSSLinear.from_linear(layer, path="gpu"),

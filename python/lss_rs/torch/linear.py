@@ -114,10 +114,15 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If it is no linear layer, mode or path is none of these, or as :meth:`attach`.
+            If it is no linear layer, or one that computes in another way, mode or path is none of these, or
+            as :meth:`attach`.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(message("linear", "a torch.nn.Linear", f"a {type(linear).__name__}"))
+        own = type(linear).forward not in (nn.Linear.forward, LSSLinear.forward)
+        if own or not linear.weight.is_floating_point():  # such as a quantized or an adapted layer
+            expected = "a torch.nn.Linear that computes as one, with weights of floats"
+            raise TypeError(message("linear", expected, f"a {type(linear).__name__}"))
         head: Self = cls.__new__(cls)
         nn.Module.__init__(head)
         head.in_features, head.out_features = linear.in_features, linear.out_features

@@ -24,6 +24,8 @@ CANDIDATES = 4096
 CHUNK_BYTES = 256 << 20
 """Memory that scoring may take beside the rows, the queries and the answers."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_COORDINATES, _RESCORED = 128, 1024
+"""Of a scan, at least: coordinates that an estimate has, and rows scored."""
 _FIRST_BLOCK = 64
 """Queries whose candidates are listed at a time, before it is known how many these are."""
 _PADDED = 1.5
@@ -59,9 +61,11 @@ class Scorer:
     n_candidates : int
         With ``path="core"`` and "core-scan", what :meth:`candidates` lists at most.
     n_coordinates : int, optional
-        With ``path="scan"``, leading coordinates that an estimate has; by default all that sketches know.
+        With ``path="scan"``, leading coordinates that an estimate has, at most as many as sketches know: what
+        a scan reads of each row. By default a quarter of d, but at least 128.
     n_rescore : int, optional
-        With ``path="scan"``, rows scored a query; by default the operating point's ``n_scan``.
+        With ``path="scan"``, rows scored a query. By default 1,024, or the operating point's ``n_scan`` where
+        that is more: estimates from fewer coordinates than a sketch has need more.
     chunk_bytes : int
         Memory that scoring may take beside the rows, the queries and the answers: batches are cut to it. One
         query takes what it needs.
@@ -117,7 +121,7 @@ class Scorer:
         scan = index.operating_point.n_scan  # raises where nothing is fitted
         self.index, self.path = index, path
         self.n_candidates = as_count(n_candidates, "n_candidates")
-        self.n_rescore = scan if n_rescore is None else as_count(n_rescore, "n_rescore")
+        self.n_rescore = max(scan, _RESCORED) if n_rescore is None else as_count(n_rescore, "n_rescore")
         self.chunk_bytes = as_count(chunk_bytes, "chunk_bytes")
         self.W = W.detach().to(device=device, dtype=dtype)
         bias = torch.from_numpy(index._core.bias) if b is None else b.detach()
@@ -130,7 +134,8 @@ class Scorer:
             expected = "'tables' or 'core' for an index without sketches, or of rows"
             raise ValueError(message("path", expected, repr(path)))
         if path == "scan":
-            self._place(index.d if n_coordinates is None else as_count(n_coordinates, "n_coordinates"))
+            few = max(_COORDINATES, index.d // 4)
+            self._place(few if n_coordinates is None else as_count(n_coordinates, "n_coordinates"))
 
     def _place(self, n_coordinates: int) -> None:
         """Bring to the device what a scan reads: coordinates and base logits of all rows, the query's map."""
@@ -160,7 +165,8 @@ class Scorer:
         Raises
         ------
         TypeError, ValueError
-            If q is not of floats or of another shape, a value is NaN or infinite, or k < 1.
+            If q is not of floats or of another shape, a value is NaN or infinite (which a scan on a device
+            other than the CPU does not look for), or k < 1.
         """
         k = as_count(k, "k")
         queries = self._queries(q)
@@ -214,7 +220,9 @@ class Scorer:
         if not q.dtype.is_floating_point:
             raise TypeError(message("q", "a tensor of floats", q.dtype))
         queries = q.detach().reshape(-1, self.index.d).to(device=self.W.device, dtype=torch.float32)
-        if not bool(torch.isfinite(queries).all()):
+        # A scan asks nothing of the host, not even this.
+        on_host = self.path != "scan" or queries.device.type == "cpu"
+        if on_host and not bool(torch.isfinite(queries).all()):
             raise ValueError(message("q", "finite", "NaN or infinity"))
         return queries
 
