@@ -433,6 +433,11 @@ def test_what_does_not_fit_is_named():
         patch(model, index)
     with pytest.raises(ValueError, match="'model' must be one with an output layer"):
         patch(model.model, index)
+    hooks = pytest.importorskip("accelerate.hooks")
+    hooks.add_hook_to_module(model.lm_head, hooks.AlignDevicesHook("cpu"))
+    with pytest.raises(ValueError, match="'model' must be one whose output layer accelerate does not move"):
+        patch(model, index)
+    hooks.remove_hook_from_module(model.lm_head)
     with pytest.raises(TypeError, match="'index' must be an Index"):
         patch(model, 3)
     with pytest.raises(FileNotFoundError):

@@ -109,8 +109,8 @@ def patch(
     TypeError
         If the output layer is not linear, or the index none.
     ValueError
-        If the model has no output layer or is patched already, the index is of another shape, or a special id
-        is no token.
+        If the model has no output layer, is patched already, or accelerate has spread it over devices, the
+        index is of another shape, or a special id is no token.
 
     Warns
     -----
@@ -127,6 +127,9 @@ def patch(
         raise ValueError(message("model", "one with an output layer", f"{type(model).__name__} without one"))
     if isinstance(before, LSSLinear):
         raise ValueError(message("model", "not patched yet", "one that is"))
+    if getattr(before, "_hf_hook", None) is not None:  # which moves what goes in and out, and would be lost
+        expected = "one whose output layer accelerate does not move (device_map over one device)"
+        raise ValueError(message("model", expected, "one with a hook on it"))
     if isinstance(index, (str, os.PathLike)):
         file = Path(index)
         index = Index.load(file / INDEX_FILE if file.is_dir() else file)
