@@ -238,6 +238,21 @@ class Largest(TorchDispatchMode):
         return made
 
 
+class Listing:
+    """An index that remembers the bytes of the largest list of candidates it gave."""
+
+    def __init__(self, index):
+        self.index, self.largest = index, 0
+
+    def __getattr__(self, name):
+        return getattr(self.index, name)
+
+    def candidates(self, x):
+        indptr, ids = self.index.candidates(x)
+        self.largest = max(self.largest, ids.nbytes)
+        return indptr, ids
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
 def test_memory_does_not_grow_with_the_batch(path, exact):
@@ -245,11 +260,14 @@ def test_memory_does_not_grow_with_the_batch(path, exact):
     index.apply(index.operating_point._replace(exact=exact))
     chunk, queries = 200_000, torch.randn(3000, D)
     scorer = Scorer(index, rows_of(index, torch.float32)[0], path=path, n_rescore=40, chunk_bytes=chunk)
+    scorer.index = listing = Listing(index)
     for n in (300, 3000):
         with Largest() as seen:
             scorer.topk(queries[:n], 5)
         inherent = n * max(D * 4, 5 * 8)  # queries and answers
         assert seen.largest <= max(chunk, inherent)
+        assert listing.largest <= chunk
+        assert (listing.largest > 0) == (path == "tables" and not exact)
 
 
 def test_shapes_and_devices_of_answers():
