@@ -3,8 +3,8 @@
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
 A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods", "fit",
-"queries" or "both"; without any, all of them. A PATH is any folder in the layout of bundles/README.md: your
-own output layer.
+"queries", "both", "generate" or "heads"; without any, all of them. A PATH is any folder in the layout of
+bundles/README.md: your own output layer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from benchmarks import (
     both,
     defaults,
     fit,
+    generate,
+    heads,
     machine,
     methods,
     queries,
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
         "fit": fit.measure,
         "queries": queries.measure,
         "both": both.measure,
+        "generate": generate.measure,
+        "heads": heads.measure,
     }
     known = ", ".join([*bundles, *parts])
     parser.add_argument("what", nargs="*", metavar="NAME or PATH", help=f"by default all of {known}")

@@ -17,6 +17,8 @@ __all__ = [
     "REFERENCE",
     "DefaultRow",
     "FitRow",
+    "GenerateRow",
+    "HeadRow",
     "MethodRow",
     "QueriesRow",
     "Row",
@@ -239,6 +241,49 @@ class QueriesRow(NamedTuple):
     """Bytes of the index, rows included."""
     seconds: float
     """Of fitting and observing so far, on all threads."""
+
+
+class GenerateRow(NamedTuple):
+    """Greedy generation with one kind of logits, on so many threads, which do not change what is said."""
+
+    way: str
+    threads: int
+    identical: float
+    """Share of tokens that are the full layer's at the same place."""
+    same_texts: float
+    """Share of continuations that are the full layer's throughout."""
+    diverged_at: float | None
+    """Place of the first other token: median over the continuations that have one."""
+    perplexity: float
+    """Of the continuations, under the full layer."""
+    mass: float
+    """Full-softmax probability of the candidates, on average, and its 5th percentile."""
+    mass_p05: float
+    kl: float
+    """Divergence, at temperature 1, of the distribution over candidates from the full one."""
+    tokens_s: float
+    """Tokens a second, one prompt at a time, end to end."""
+    layer_share: float
+    """Share of that time in the output layer."""
+
+
+class HeadRow(NamedTuple):
+    """A synthetic output layer, and the body of a model of its width."""
+
+    body: str
+    m: int
+    d: int
+    threads: int
+    body_us: float
+    """A token, without the output layer."""
+    layer_us: float
+    ours_us: float
+    p1_ratio: float
+    """Share of test queries whose best label is the full layer's."""
+    layer_share: float
+    """Share of a step that is the full layer."""
+    gain: float
+    """Tokens a second with the index, by those with the full layer, as these times add up."""
 
 
 R = TypeVar("R", bound=NamedTuple)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import both, fit, methods, queries, record, report, run, scale, shift
+from benchmarks import both, fit, generate, heads, methods, queries, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -17,6 +17,23 @@ from benchmarks.report import plots
 __all__ = ["main", "write_bundle"]
 
 ROWS, WIDTH = 2000, 24
+HEADS = {
+    "vocabularies": [1000],
+    "queries": 1200,
+    "test_queries": 100,
+    "new_tokens": 2,
+    "threads": [1],
+    "rounds": 1,
+    "body": [
+        {
+            "title": "1 layer of 16",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
+    ],
+}
 SIZES = {"train": 1000, "val": 120, "test": 240}
 LEAST = 0.9
 """Share of the full layer's P@1 and P@5 that every engine must keep at its smoke setting."""
@@ -99,13 +116,44 @@ def main() -> None:
         head, beside = both.measure(folder / "layer")
         _check(row for row in beside if row.setting == "a scan of all sketches")
         _write(records, "both", head, beside)
+        _write(records, "generate", *_generated(folder))
+        _write(records, "heads", *heads.measure(HEADS))
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 
 
+def _generated(folder: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Generate with a tiny model of random weights, whose output layer is that of a bundle."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    W = torch.from_numpy(np.load(folder / "lm-smollm2" / "W.npy"))
+
+    def load() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=ROWS, num_attention_heads=4, **sizes))
+        model.lm_head.weight.data.copy_(W)
+        return model.eval(), None
+
+    small = {"prompts": 12, "prompt_tokens": 3, "new_tokens": 4, "batch": 4, "positions": 50}
+    plan = (
+        generate.DEFINITION
+        | small
+        | {"bundle": "lm-smollm2", "timed_prompts": 2, "rounds": 1, "threads": [1]}
+    )
+    head, rows = generate.measure(plan, lambda name: folder / name, load)
+    full = [row for row in rows if row.way == generate.FULL]
+    if any((row.identical, round(row.mass, 6)) != (1.0, 1.0) for row in full) or not all(
+        0 < row.mass <= 1 and row.tokens_s > 0 and 0 < row.layer_share < 1 for row in rows
+    ):
+        raise RuntimeError(f"generation is not measured: {rows}")
+    return head, rows
+
+
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
-    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/traffic.md")
+    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
     for path in (folder / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")

@@ -25,7 +25,16 @@ cells = {
 
 @pytest.mark.parametrize(
     "kind",
-    [record.Row, record.ShiftRow, record.ScaleRow, record.DefaultRow, record.MethodRow, record.FitRow],
+    [
+        record.Row,
+        record.ShiftRow,
+        record.ScaleRow,
+        record.DefaultRow,
+        record.MethodRow,
+        record.FitRow,
+        record.GenerateRow,
+        record.HeadRow,
+    ],
 )
 def test_records_are_read_as_they_were_written(kind, tmp_path_factory):
     rows = st.builds(kind, **{name: cells[hint] for name, hint in get_type_hints(kind).items()})

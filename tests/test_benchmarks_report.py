@@ -156,13 +156,23 @@ def records(tmp_path):
     )
     record.write(folder / "cpu" / "2026-01-02-queries.csv", HEAD, [queries])
     record.write(folder / "cpu" / "2026-01-02-both.csv", HEAD, [default])
+    said = {"bundle": "lm-smollm2", "prompts": 240, "prompt_tokens": 32, "new_tokens": 48, "timed_prompts": 8}
+    generated = [
+        record.GenerateRow(way, 1, 0.98, same, None, 5.5, 0.98, 0.98, 0.01, tokens, 0.25)
+        for way, same, tokens in (("full layer", 1.0, 20.0), ("decode", 0.98, 26.0))
+    ]
+    record.write(
+        folder / "cpu" / "2026-01-02-generate.csv", HEAD | {"definition": said, "point": "p=1"}, generated
+    )
+    heads = record.HeadRow("2 layers", 128_000, 640, 1, 9e3, 7e3, 150.0, 0.98, 0.44, 1.75)
+    record.write(folder / "cpu" / "2026-01-02-heads.csv", HEAD, [heads])
     write_places(tmp_path)
     return folder
 
 
 def write_places(root):
     """Write the files that have a place for a block."""
-    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/traffic.md")
+    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
     for path in (root / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text(README, encoding="utf-8")
@@ -418,6 +428,8 @@ class TestPage:
             "fit",
             "queries",
             "both",
+            "generate",
+            "heads",
         ]
 
     def test_the_newest_counts(self, records):
@@ -462,7 +474,7 @@ class TestStale:
     def test_each_file_is_watched(self, records):
         root = write_all(records)
         files = [path for path in root.rglob("*") if path.is_file() and records not in path.parents]
-        assert len(files) == 10
+        assert len(files) == 11
         for path in files:
             text = path.read_text(encoding="utf-8")
             digit = list(re.finditer(r"\d", text))[-1]
@@ -479,7 +491,19 @@ class TestStale:
             path.write_text(text, encoding="utf-8")
 
     @pytest.mark.parametrize(
-        "name", ["lm-smollm2", "shift", "scale", "defaults", "methods", "fit", "queries", "both"]
+        "name",
+        [
+            "lm-smollm2",
+            "shift",
+            "scale",
+            "defaults",
+            "methods",
+            "fit",
+            "queries",
+            "both",
+            "generate",
+            "heads",
+        ],
     )
     def test_a_record_that_changed(self, records, name):
         root = write_all(records)
@@ -520,3 +544,12 @@ def test_methods(records):
     assert f"| refined | {known} | 130 | 12.0 s | {beside} |" in text
     assert f"| IUL | {known} |  | 12.0 s |  |" in text
     assert f"| lm-smollm2 | 92,160 | {share} | {share} | n_probes=64 | 150 s |" in text
+
+
+def test_generation(records):
+    page = render(records, records.parent)[Path("docs/models.md")]
+    assert "240 prompts of 32 tokens" in page
+    assert "| decode | 98.0% | 98.0% | 5.500 |" in page.replace("|  |", "|")
+    assert "| decode | 1 | 26.0 | 1.30 | 25.0% |" in page
+    assert "SYNTHETIC" in page
+    assert "| 2 layers | 128,000 x 640 | 1 | 9.00 ms | 7.00 ms | 44.0% | 150 us | 0.9800 | 1.75 |" in page

@@ -10,7 +10,8 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 from conftest import tiny_llama  # noqa: E402
-from lss_rs.hf import collect  # noqa: E402
+from lss_rs import Index  # noqa: E402
+from lss_rs.hf import Shards, collect  # noqa: E402
 
 VOCABULARY = 97
 WIDTH = 16
@@ -160,7 +161,7 @@ def test_an_encoder_decoder_is_refused(tokenizer):
 def test_a_head_over_something_else_is_refused(tokenizer):
     model = tiny_llama(VOCABULARY, WIDTH)
     model.lm_head = torch.nn.Linear(WIDTH // 2, VOCABULARY)
-    with pytest.raises(ValueError, match=r"base model's output of width 16\. Got one that reads 8"):
+    with pytest.raises(ValueError, match=r"base model's output of width 16\. Got one of width 8"):
         collect(model, tokenizer, documents([5]), progress=False)
 
 
@@ -178,3 +179,109 @@ def test_missing_torch_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "lss_rs.hf")
     with pytest.raises(ImportError, match=r"pip install 'lss_rs\[hf\]'"):
         import lss_rs.hf  # noqa: F401
+
+
+# Shards
+
+
+def everything(shards):
+    hidden, next_ids = zip(*shards, strict=True)
+    return np.concatenate(hidden), np.concatenate(next_ids)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1, 30, 47])
+@pytest.mark.parametrize("shard_tokens", [1, 20, 10_000])
+def test_shards_are_the_same_in_pieces(model, tokenizer, tmp_path, shard_tokens, max_tokens):
+    texts = documents(LENGTHS)
+    options = {"max_length": 8, "max_tokens": max_tokens, "progress": False}
+    shards = collect(
+        model, tokenizer, iter(texts), folder=tmp_path / "new", shard_tokens=shard_tokens, **options
+    )
+    hidden, next_ids = everything(shards)
+    expected = collect(model, tokenizer, texts, **options)
+    np.testing.assert_allclose(hidden, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(next_ids, expected[1])
+    assert shards.n == len(next_ids)
+    assert all(len(ids) >= shard_tokens for _, ids in shards[:-1])
+    assert isinstance(shards[-1][0], np.memmap)
+    again = Shards(tmp_path / "new")
+    assert len(again) == len(shards)
+    np.testing.assert_array_equal(again[0][1], shards[0][1])
+    with pytest.raises(IndexError):
+        again[len(again)]
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def test_what_was_interrupted_goes_on(model, tokenizer, tmp_path, monkeypatch):
+    texts = documents(LENGTHS * 3)
+
+    def until(count):
+        yield from texts[:count]
+        raise InterruptionError
+
+    read = []
+    tokenize = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda self, *a, **o: read.append(a) or tokenize(self, *a, **o)
+    )
+    options = {"folder": tmp_path, "shard_tokens": 30, "progress": False}
+    for count in (5, 17, 17, 26):
+        with pytest.raises(InterruptionError):
+            collect(model, tokenizer, until(count), **options)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
+    kept = len(Shards(tmp_path))
+    assert kept > 2
+    read.clear()
+    shards = collect(model, tokenizer, texts, **options)
+    assert len(shards) > kept
+    assert len(read) < len(texts) / 2  # finished documents are not even tokenized
+    names = [f"{name}-{i:05}.npy" for name in ("hidden", "next_ids") for i in range(kept)]
+    assert all((tmp_path / name).stat().st_mtime_ns == before[tmp_path / name] for name in names)
+    expected = collect(model, tokenizer, texts, progress=False)
+    np.testing.assert_array_equal(everything(shards)[1], expected[1])
+    np.testing.assert_allclose(everything(shards)[0], expected[0], rtol=1e-5, atol=1e-5)
+    read.clear()
+    assert collect(model, tokenizer, texts, **options).n == shards.n
+    assert read == []
+
+
+@pytest.mark.parametrize("limits", [(10, 45), (45, 45), (45, None), (30, 200), (45, 10)])
+def test_more_tokens_go_on_from_fewer(model, tokenizer, tmp_path, limits):
+    texts = documents(LENGTHS)
+    for limit in limits:
+        shards = collect(
+            model, tokenizer, texts, folder=tmp_path, shard_tokens=20, max_tokens=limit, progress=False
+        )
+    most = None if None in limits else max(limits)
+    expected = collect(model, tokenizer, texts, max_tokens=most, progress=False)
+    np.testing.assert_array_equal(everything(shards)[1], expected[1])
+    np.testing.assert_allclose(everything(shards)[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_of_something_else_is_refused(model, tokenizer, tmp_path):
+    texts = documents(LENGTHS)
+    options = {"folder": tmp_path, "shard_tokens": 30, "progress": False}
+    collect(model, tokenizer, texts, **options)
+    with pytest.raises(ValueError, match="begin with the documents that shards were made from"):
+        collect(model, tokenizer, texts[1:], **options)
+    with pytest.raises(ValueError, match="begin with the documents"):
+        collect(model, tokenizer, texts[:3], **options)
+    with pytest.raises(ValueError, match="what this model gave with these settings"):
+        collect(model, tokenizer, texts, **options | {"max_length": 4})
+    other = tiny_llama(VOCABULARY, WIDTH)
+    with torch.no_grad():
+        other.model.embed_tokens.weight.mul_(2)
+    with pytest.raises(ValueError, match="what this model gave"):
+        collect(other, tokenizer, texts, **options)
+    with pytest.raises(ValueError, match="document of at least two tokens"):
+        collect(model, tokenizer, ["", "w1"], **options | {"folder": tmp_path / "none"})
+
+
+def test_an_index_is_fitted_from_shards(model, tokenizer, tmp_path):
+    texts = documents([60] * 30)
+    shards = collect(model, tokenizer, texts, folder=tmp_path, shard_tokens=300, progress=False)
+    index = Index.from_linear(model.lm_head).fit(iter(shards), target=None, progress=False)
+    assert index.params["n_entries"] == shards.n

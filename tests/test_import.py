@@ -83,6 +83,19 @@ assert not index.fitted
 """)
 
 
+def test_torch_layers_without_torch_name_the_extra():
+    run("""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+try:
+    import lss_rs.torch
+except ImportError as error:
+    assert "pip install 'lss_rs[torch]'" in str(error), error
+else:
+    raise AssertionError
+""")
+
+
 def test_nothing_is_said_unasked():
     assert run("import logging, lss_rs; logging.getLogger('lss_rs').error('not shown')") == ""
 

@@ -1,7 +1,7 @@
 """The newest records are of what the definitions say: no setting was added or dropped since."""
 
 import pytest
-from benchmarks import both, methods, queries, run, scale, shift
+from benchmarks import both, generate, heads, methods, queries, run, scale, shift
 from benchmarks.defaults import SETTINGS
 from benchmarks.engines import Grid, grids, names
 from benchmarks.record import FOLDER
@@ -104,3 +104,24 @@ def test_both(found):
     head, rows = found.both
     assert (head["fitted"], head["served"]) == (both.FITTED, both.SERVED)
     assert len(rows) == len(both.PROBES) + 2
+
+
+def test_generate(found):
+    if found.generate is None:
+        pytest.skip("not recorded yet")
+    head, rows = found.generate
+    assert head["definition"] == generate.DEFINITION
+    expected = [(way, n) for n in generate.DEFINITION["threads"] for way in generate.WAYS]
+    assert [(row.way, row.threads) for row in rows] == expected
+
+
+def test_heads(found):
+    if found.heads_of is None:
+        pytest.skip("not recorded yet")
+    head, rows = found.heads_of
+    plan = heads.DEFINITION
+    assert head["definition"] == plan
+    expected = [
+        (body["title"], m, n) for body in plan["body"] for m in plan["vocabularies"] for n in plan["threads"]
+    ]
+    assert [(row.body, row.m, row.threads) for row in rows] == expected

@@ -54,15 +54,15 @@ class Planter:
     Row ``slot * n_clusters + c`` is of cluster c: neighbours in memory are strangers, as in a real layer.
     """
 
-    def __init__(self) -> None:
-        variances = np.arange(1, DIMENSION + 1) ** -EXPONENT
+    def __init__(self, dimension: int = DIMENSION) -> None:
+        variances = np.arange(1, dimension + 1) ** -EXPONENT
         self._deviations = np.sqrt(variances / variances.sum()).astype(np.float32)
-        turned = np.random.default_rng([SEED, 0]).standard_normal((DIMENSION, DIMENSION))
+        turned = np.random.default_rng([SEED, 0]).standard_normal((dimension, dimension))
         # No coordinate of W or Q is special.
         self._rotation = np.linalg.qr(turned)[0].astype(np.float32)
 
     def _draw(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
-        return rng.standard_normal((*shape, DIMENSION), dtype=np.float32) * self._deviations
+        return rng.standard_normal((*shape, len(self._deviations)), dtype=np.float32) * self._deviations
 
     def rows(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw the rows of n clusters, (ROWS_A_CLUSTER, n, d)."""

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults, fit, methods, queries
+from benchmarks.report import defaults, fit, generate, methods, queries
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
@@ -31,7 +31,8 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
     records : Path
         Folder of records.
     root : Path
-        The repository, whose README, docs/design.md, learning.md and traffic.md have two markers each.
+        The repository, whose README, docs/design.md, learning.md, models.md and traffic.md have two
+        markers each.
 
     Returns
     -------
@@ -48,6 +49,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("README.md"): block(found),
         Path("docs/design.md"): defaults.block(found.defaults),
         Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
+        Path("docs/models.md"): generate.block(found.generate, found.heads_of),
         Path("docs/traffic.md"): queries.block(found.queries) + defaults.both(found.both),
     }
     return {Path("docs/benchmarks.md"): page(found)} | {
@@ -60,9 +62,8 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        parts = dict.fromkeys(("defaults", "fit", "queries", "both"), ()).get(
-            name, (f"{name}-p1", f"{name}-p5")
-        )
+        without = ("defaults", "fit", "queries", "both", "generate", "heads")
+        parts = () if name in without else (f"{name}-p1", f"{name}-p5")
         parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
     return shown

@@ -7,12 +7,23 @@ from typing import Any, NamedTuple
 
 from benchmarks import record
 from benchmarks.definitions import read_toml
-from benchmarks.record import DefaultRow, FitRow, MethodRow, QueriesRow, R, Row, ScaleRow, ShiftRow
+from benchmarks.record import (
+    DefaultRow,
+    FitRow,
+    GenerateRow,
+    HeadRow,
+    MethodRow,
+    QueriesRow,
+    R,
+    Row,
+    ScaleRow,
+    ShiftRow,
+)
 
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both")
+OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both", "generate", "heads")
 
 
 class Records(NamedTuple):
@@ -26,6 +37,9 @@ class Records(NamedTuple):
     fit: tuple[dict[str, Any], list[FitRow]] | None
     queries: tuple[dict[str, Any], list[QueriesRow]] | None
     both: tuple[dict[str, Any], list[DefaultRow]] | None
+    generate: tuple[dict[str, Any], list[GenerateRow]] | None
+    heads_of: tuple[dict[str, Any], list[HeadRow]] | None
+    """The synthetic output layers, recorded as "heads"."""
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -49,7 +63,9 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults, methods, fit, queries, both = (paths.pop(name, None) for name in OTHERS)
+    shift, scale, defaults, methods, fit, queries, both, generate, heads = (
+        paths.pop(name, None) for name in OTHERS
+    )
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
@@ -64,4 +80,6 @@ def load(folder: Path) -> Records:
         read(fit, FitRow) if fit else None,
         read(queries, QueriesRow) if queries else None,
         read(both, DefaultRow) if both else None,
+        read(generate, GenerateRow) if generate else None,
+        read(heads, HeadRow) if heads else None,
     )

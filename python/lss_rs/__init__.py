@@ -10,7 +10,7 @@ Answers are ``(labels, scores)``; faiss's order is reversed. Scores are raw logi
 >>> index = lss_rs.Index.from_weights(W).fit(Q, progress=False)
 >>> labels, scores = index.search(Q[0], k=5)
 
-Optional parts are imported by name and need their extras, such as ``lss_rs.hf``.
+Optional parts are imported by name and need their extras, such as ``lss_rs.torch`` and ``lss_rs.hf``.
 """
 
 import logging as _logging

@@ -136,6 +136,10 @@ class Index:
         """Learn from queries that are served: how many became exemplars, and how many there are."""
     def exemplar_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Leading coordinates of all exemplars, (n, p), by their sketches, and their weights, (p,)."""
+    def row_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Leading coordinates of all rows, (m, p), by their sketches, and their base logits, (m,)."""
+    def query_map(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Map of queries into coordinates, (p, d), and what it adds, (p,)."""
     @property
     def fits(self) -> int:
         """How often a fit was installed."""

@@ -117,6 +117,9 @@ def load_smollm2() -> tuple[Any, Any]:
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+    # Expanded weights are saved as any: what marks them as those of a GGUF would forbid it.
+    if getattr(model, "hf_quantizer", None) is not None:
+        model.hf_quantizer.remove_quantization_config(model)
     return model.eval(), tokenizer
 
 

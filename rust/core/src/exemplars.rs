@@ -157,26 +157,10 @@ impl Exemplars {
     /// The leading aligned coordinates of an exemplar, as far as its sketch knows them.
     pub fn coordinates(&self, exemplar: usize, out: &mut [f32]) {
         let (sketcher, sketches) = &self.sketched;
-        let mut packed = &sketches.codes()[exemplar * SKETCH_BYTES..][..SKETCH_BYTES];
-        let scales = sketcher.half_steps().chunks(GROUP).zip(self.weights.chunks(GROUP));
-        for ((out, width), (half_steps, weights)) in
-            out.chunks_mut(GROUP).zip(sketcher.layout().widths()).zip(scales)
-        {
-            let codes: [u8; GROUP] = match width {
-                8 => unpack::<8>(packed),
-                4 => unpack::<4>(packed),
-                2 => unpack::<2>(packed),
-                _ => unpack::<1>(packed),
-            };
-            packed = &packed[width * GROUP / 8..];
-            for (i, value) in out.iter_mut().enumerate() {
-                let known = half_steps[i] > 0.0 && weights[i] > 0.0;
-                *value = if known {
-                    (level(codes[i], half_steps[i], width) / f64::from(weights[i])) as f32
-                } else {
-                    0.0
-                };
-            }
+        let packed = &sketches.codes()[exemplar * SKETCH_BYTES..][..SKETCH_BYTES];
+        decode(sketcher, packed, out);
+        for (value, &weight) in out.iter_mut().zip(self.weights.iter()) {
+            *value = if weight > 0.0 { (f64::from(*value) / f64::from(weight)) as f32 } else { 0.0 };
         }
     }
 
@@ -214,6 +198,24 @@ impl Exemplars {
     /// The labels as a search reads them, resolved once.
     pub fn view(&self) -> ExemplarsView<'_> {
         ExemplarsView { offsets: &self.offsets, labels: &self.labels }
+    }
+}
+
+/// The leading coordinates that a sketch stands for; zero where it knows none.
+pub fn decode(sketcher: &Sketcher, mut packed: &[u8], out: &mut [f32]) {
+    out.fill(0.0);
+    let groups = sketcher.layout().widths().zip(sketcher.half_steps().chunks(GROUP));
+    for (out, (width, half_steps)) in out.chunks_mut(GROUP).zip(groups) {
+        let codes: [u8; GROUP] = match width {
+            8 => unpack::<8>(packed),
+            4 => unpack::<4>(packed),
+            2 => unpack::<2>(packed),
+            _ => unpack::<1>(packed),
+        };
+        packed = &packed[width * GROUP / 8..];
+        for (value, (&code, &half_step)) in out.iter_mut().zip(codes.iter().zip(half_steps)) {
+            *value = if half_step > 0.0 { level(code, half_step, width) as f32 } else { 0.0 };
+        }
     }
 }
 

@@ -7,13 +7,14 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::exact;
-use crate::exemplars::{Exemplars, Lists};
+use crate::exemplars::{Exemplars, Lists, decode};
 use crate::fitted::{Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
 use crate::search::{Effort, OnShort, Scratch, Searcher, Step, Work};
+use crate::sketch::SketchView;
 use crate::threads;
 use crate::trust::{Features, SCAN, TABLES, Trust};
 
@@ -188,6 +189,39 @@ impl Index {
             exemplars.coordinates(exemplar, out);
         }
         Ok((all, exemplars.weights()[..p].to_vec()))
+    }
+
+    /// The leading `p` coordinates of all rows, as far as sketches know them, and their base logits.
+    pub fn row_coordinates(&self, p: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let (Some((sketcher, sketches)), Some(map)) = (&fitted.sketches, &fitted.coordinates) else {
+            return Err(Error::value("sketch_bytes", "64 or 128", 0));
+        };
+        let m = self.rows.m();
+        let p = p.min(sketcher.half_steps().len()).min(map.matrix().rows());
+        let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
+        let (mut all, mut bases) = (vec![0.0; m * p], vec![0.0; m]);
+        let outputs = all.par_chunks_exact_mut(p.max(1)).zip(bases.par_iter_mut());
+        threads::install(0, || {
+            outputs.enumerate().for_each(|(row, (out, base))| {
+                let sketch = view.get(row as u32);
+                decode(sketcher, sketch, out);
+                *base = view.layout.base(sketch);
+            });
+        })?;
+        Ok((all, bases))
+    }
+
+    /// The query's map in single precision, p x d, and what it adds, p.
+    pub fn query_map(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let Some(map) = &fitted.coordinates else {
+            return Err(Error::value("sketch_bytes", "64 or 128", 0));
+        };
+        let d = self.rows.d();
+        let rows = map.matrix().values().chunks_exact(map.matrix().stride()).zip(&map.scales()[..]);
+        let all = rows.flat_map(|(row, scale)| row[..d].iter().map(move |value| value.to_f32() * scale));
+        Ok((all.collect(), map.offset().to_vec()))
     }
 
     /// Hash the exemplars anew, with planes over the leading coordinates. They were learned when there had been so

@@ -152,6 +152,20 @@ impl Index {
         Ok((PyArray1::from_vec(py, all).reshape(shape)?, PyArray1::from_vec(py, weights)))
     }
 
+    /// Leading coordinates of all rows, (m, p), and their base logits, (m,).
+    fn row_coordinates<'py>(&self, py: Python<'py>, p: usize) -> PyResult<Placed<'py>> {
+        let (all, bases) = enter(py, || self.0.row_coordinates(p))?;
+        let shape = [bases.len(), all.len() / bases.len().max(1)];
+        Ok((PyArray1::from_vec(py, all).reshape(shape)?, PyArray1::from_vec(py, bases)))
+    }
+
+    /// The query's map, (p, d), and what it adds, (p,).
+    fn query_map<'py>(&self, py: Python<'py>) -> PyResult<Placed<'py>> {
+        let (map, offset) = enter(py, || self.0.query_map())?;
+        let shape = [offset.len(), self.0.rows().d()];
+        Ok((PyArray1::from_vec(py, map).reshape(shape)?, PyArray1::from_vec(py, offset)))
+    }
+
     /// How often a fit was installed.
     #[getter]
     fn fits(&self) -> u64 {

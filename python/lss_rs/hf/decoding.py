@@ -1,0 +1,176 @@
+"""Generation that chooses among candidates."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.configuration_utils import GenerationMode
+
+from lss_rs._arrays import message
+from lss_rs.torch import LSSLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger("lss_rs")
+
+_AS_THEY_ARE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+"""Warpers that look at scores, never at which token has which."""
+
+_said: set[str] = set()
+
+
+def decode(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: Any,
+    generation_config: Any,
+    **model_kwargs: Any,
+) -> Any:
+    """Generate from the candidates of a patched model: ``model.generate(..., custom_generate=decode)``.
+
+    Greedy search and sampling with temperature, top-k, top-p, min-p and repetition penalty look at candidates
+    alone; nothing of the size of the vocabulary is sorted or summed. Greedy search asks the index for one
+    label. Beams, any other processor, and scores or logits to be returned take scattered logits, as
+    ``generate`` does without ``custom_generate``; a line on the "lss_rs" logger says so, once. Where the
+    index is stale, or the mode is "dense", the full layer answers.
+
+    The loop itself, caches and stopping are those of transformers. A call at a time a model: the output layer
+    is told what to do.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Patched by :func:`patch`.
+    input_ids : Tensor of int64, shape (n, t)
+    logits_processor : LogitsProcessorList
+    stopping_criteria : StoppingCriteriaList
+    generation_config : GenerationConfig
+    **model_kwargs
+        What ``generate`` hands to a decoding method. transformers keeps streamers from callables: stream
+        without ``custom_generate``.
+
+    Returns
+    -------
+    Tensor of int64, shape (n, t + new), or ModelOutput
+        As ``generate`` returns.
+
+    Raises
+    ------
+    ValueError
+        If the model is not patched, or the generation mode is none of greedy search, sampling and beams.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, LSSLinear):
+        raise ValueError(message("model", "patched by lss_rs.hf.patch", "one that is not"))
+    mode = generation_config.get_generation_mode()
+    arguments = {
+        "logits_processor": logits_processor,
+        "stopping_criteria": stopping_criteria,
+        "generation_config": generation_config,
+        **model_kwargs,
+    }
+    beams = mode in (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
+    if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ValueError(message("custom_generate", "left out for this generation mode", mode.value))
+    reason = "beams" if beams else _why_not(logits_processor, generation_config)
+    if reason is None and head._answers():
+        choice = _Choice(head, logits_processor, bool(generation_config.do_sample))
+        # The choice is made in there; what is left for the loop is to take the largest score.
+        arguments["generation_config"] = config = copy.copy(generation_config)
+        config.do_sample = False
+        arguments["logits_processor"] = LogitsProcessorList([choice])
+        with head._listing(_needed(logits_processor, choice.sample)):
+            return type(model)._sample(model, input_ids, **arguments)
+    if reason is not None and reason not in _said:
+        _said.add(reason)
+        logger.info("decode takes scattered logits over the whole vocabulary, because of %s", reason)
+    method = type(model)._beam_search if beams else type(model)._sample
+    return method(model, input_ids, **arguments)
+
+
+def _why_not(processors: LogitsProcessorList, config: Any) -> str | None:
+    """Name what needs logits over the whole vocabulary."""
+    for processor in processors:
+        kind = type(processor)
+        # Of a penalty, only that on all tokens so far is known here.
+        special = kind is RepetitionPenaltyLogitsProcessor and (
+            getattr(processor, "prompt_ignore_length", None) is not None
+        )
+        if special or kind not in (*_AS_THEY_ARE, RepetitionPenaltyLogitsProcessor):
+            return kind.__name__
+    if config.return_dict_in_generate and (config.output_scores or config.output_logits):
+        return "output_scores or output_logits"
+    return None
+
+
+def _needed(processors: LogitsProcessorList, sample: bool) -> int | None:
+    """Count the labels, best first, that a choice may depend on; None: all candidates."""
+    kinds = [type(processor) for processor in processors]
+    if RepetitionPenaltyLogitsProcessor in kinds:
+        return None
+    if not sample:
+        return 1
+    widths = [processor.top_k for processor in processors if type(processor) is TopKLogitsWarper]
+    return min(widths) if widths else None
+
+
+class _Choice:
+    """Choose a token among the candidates of each sequence, as the last of the processors.
+
+    What comes back is 1 at the token and 0 elsewhere: transformers' loop goes on from the largest.
+    """
+
+    def __init__(self, head: LSSLinear, processors: LogitsProcessorList, sample: bool) -> None:
+        self.head, self.processors, self.sample = head, processors, sample
+        self.chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        labels = self.head._listed
+        if labels is None or labels.shape != scores.shape:
+            raise RuntimeError("The model did not ask its output layer for these logits.")
+        labels = labels.to(scores.device)
+        scores = self.scores(input_ids, labels, scores)
+        at = torch.multinomial(scores.softmax(-1), 1) if self.sample else scores.argmax(-1, keepdim=True)
+        return self._one_hot(labels.gather(1, at))
+
+    def scores(self, input_ids: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Do what the processors do, to the logits (n, c) of candidates."""
+        # The model may have capped them: what is no label is none once more.
+        scores = scores.float().masked_fill(labels < 0, -torch.inf)
+        for processor in self.processors:
+            if type(processor) is RepetitionPenaltyLogitsProcessor:
+                scores = self._penalised(processor.penalty, input_ids, labels, scores)
+            else:
+                scores = processor(input_ids, scores)
+        return scores
+
+    def _penalised(
+        self, penalty: float, input_ids: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor
+    ) -> torch.Tensor:
+        """Do what the processor does, to those candidates that have been generated or given."""
+        seen = torch.zeros((len(labels), self.head.out_features), dtype=torch.bool, device=labels.device)
+        seen = seen.scatter_(1, input_ids.to(labels.device), True).gather(1, labels.clamp(min=0))
+        return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+    def _one_hot(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Write 1 at the tokens (n, 1) of zeros (n, m), made once."""
+        shape = (len(tokens), self.head.out_features)
+        if self.chosen is None or self.chosen[0].shape != shape:
+            self.chosen = torch.zeros(shape, device=tokens.device), tokens
+        ones, last = self.chosen
+        ones.scatter_(1, last, 0.0).scatter_(1, tokens, 1.0)
+        self.chosen = ones, tokens
+        return ones

@@ -1,0 +1,468 @@
+"""A drop-in for ``nn.Linear`` that answers from an index."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from lss_rs._arrays import as_count, message
+from lss_rs.index import Index
+from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, PATHS, Path, Scorer, _scans
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+Mode = Literal["auto", "lss", "dense"]
+
+_POSITIONS = 64
+"""Positions at a time from which on mode "auto" is dense."""
+_BLOCK = 4096
+"""Rows compared at a time."""
+
+
+class StaleIndexWarning(UserWarning):
+    """The weights are not those that the index was made from: it is not used."""
+
+
+class LSSLinear(nn.Linear):  # type: ignore[misc]
+    """An ``nn.Linear`` that can answer from an index.
+
+    Parameters, their names and shapes, tying and ``state_dict`` are those of the layer it stands for; the
+    index is no part of the state dict, but pickles and copies have it. Without an index, or with one whose
+    rows are not the weights, it is a plain ``nn.Linear``.
+
+    Gradients flow through the dense layer alone, and are exact there: an index does not train a head.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    device : torch.device or str, optional
+    dtype : torch.dtype, optional
+        As for ``nn.Linear``; :meth:`from_linear` takes over a layer that is there.
+
+    Attributes
+    ----------
+    n_candidates : int
+        On the CPU, labels that a forward pass scores a query, at most; 4,096.
+    max_positions : int
+        Mode "auto" is dense for more positions in one call; 64.
+    always : tuple of int
+        Labels that are scored for every query, besides those of the index's ``always_include``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lss_rs import Index
+    >>> from lss_rs.torch import LSSLinear
+    >>> _ = torch.manual_seed(0)
+    >>> linear, Q = torch.nn.Linear(16, 1000), torch.randn(2000, 16)
+    >>> index = Index.from_linear(linear).fit(Q, k=5, progress=False)
+    >>> head = LSSLinear.from_linear(linear, index).eval()
+    >>> head.weight is linear.weight
+    True
+    >>> with torch.no_grad():
+    ...     y = head(Q[:2])
+    >>> y.shape, bool((y.argmax(1) == linear(Q[:2]).argmax(1)).all())
+    (torch.Size([2, 1000]), True)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._begin("auto", None)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        index: Index | None = None,
+        mode: Mode = "auto",
+        *,
+        path: Path | None = None,
+    ) -> Self:
+        """Take over a layer: its very parameters, so that what is tied stays tied.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+        index : Index, optional
+            Over the layer's rows; :meth:`attach` gives one later.
+        mode : {"auto", "lss", "dense"}
+            "auto": dense where it trains, a gradient is needed, a sequence has several positions (a prompt, a
+            loss, the verifying of drafts) or there are more than ``max_positions``; from the index elsewhere.
+            "lss": from the index wherever it is sound. "dense": never.
+        path : {"core", "core-scan", "tables", "scan"}, optional
+            As for :class:`Scorer`. By default, for weights on the CPU "core" where a few best labels are
+            asked for, as by :meth:`topk` and a greedy decoder, and "core-scan" where all that is probable is;
+            "tables" elsewhere.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no linear layer, or one that computes in another way, mode or path is none of these, or
+            as :meth:`attach`.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(message("linear", "a torch.nn.Linear", f"a {type(linear).__name__}"))
+        own = type(linear).forward not in (nn.Linear.forward, LSSLinear.forward)
+        if own or not linear.weight.is_floating_point():  # such as a quantized or an adapted layer
+            expected = "a torch.nn.Linear that computes as one, with weights of floats"
+            raise TypeError(message("linear", expected, f"a {type(linear).__name__}"))
+        head: Self = cls.__new__(cls)
+        nn.Module.__init__(head)
+        head.in_features, head.out_features = linear.in_features, linear.out_features
+        head.weight, head.bias = linear.weight, linear.bias
+        head.train(linear.training)
+        head._begin(mode, path)
+        if index is not None:
+            head.attach(index)
+        return head
+
+    def _begin(self, mode: Mode, path: Path | None) -> None:
+        self.mode, self.path = mode, path
+        self.n_candidates, self.max_positions = CANDIDATES, _POSITIONS
+        self.always: tuple[int, ...] = ()
+        self._index: Index | None = None
+        self._coarsest = 0.0
+        self._checked: tuple[Any, ...] | None = None
+        self._sound = False
+        self._scorers: tuple[tuple[Any, ...], dict[Path, Scorer]] | None = None
+        # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
+        # gave logits; which these were; and whether, and how many, it wants of them alone.
+        self._watched = False
+        self._listed: torch.Tensor | None = None
+        self._compact: tuple[int | None] | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """When to answer from the index: "auto", "lss" or "dense"."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(message("mode", "'auto', 'lss' or 'dense'", repr(mode)))
+        self._mode = mode
+
+    @property
+    def path(self) -> Path | None:
+        """Where answers come from, as for :meth:`from_linear`."""
+        return self._path
+
+    @path.setter
+    def path(self, path: Path | None) -> None:
+        if path not in (None, *get_args(Path)):
+            raise ValueError(message("path", f"{PATHS}, or None", repr(path)))
+        self._path = path
+
+    @property
+    def index(self) -> Index | None:
+        """The index, if there is one."""
+        return self._index
+
+    def attach(self, index: Index) -> Self:
+        """Answer from an index from now on.
+
+        Parameters
+        ----------
+        index : Index
+            Fitted, over the layer's rows.
+
+        Returns
+        -------
+        LSSLinear
+            The layer itself.
+
+        Raises
+        ------
+        NotFittedError
+            If the index is not fitted.
+        TypeError, ValueError
+            If it is no index, or of another shape.
+
+        Warns
+        -----
+        StaleIndexWarning
+            If its rows or biases are not the layer's, up to rounding.
+        """
+        if not isinstance(index, Index):
+            raise TypeError(message("index", "an Index", f"a {type(index).__name__}"))
+        shape = (self.out_features, self.in_features)
+        if (index.m, index.d) != shape:
+            raise ValueError(message("index", f"of {shape[0]} rows of {shape[1]}", f"{index.m} of {index.d}"))
+        _ = index.operating_point  # raises where nothing is fitted
+        self._index, self._coarsest, self._checked, self._scorers = index, self._rounding(), None, None
+        self._usable()
+        return self
+
+    def detach_index(self) -> Index | None:
+        """Be a plain ``nn.Linear`` again; returns the index."""
+        index, self._index, self._scorers = self._index, None, None
+        return index
+
+    # Whether the index is that of these weights
+
+    def _rounding(self) -> float:
+        """Relative error that the weights' dtype makes, as much as single precision's at least."""
+        eps: float = torch.finfo(self.weight.dtype).eps
+        return eps
+
+    def _key(self) -> tuple[Any, ...]:
+        """Change whenever a parameter is written to or moved: a fingerprint that costs nothing.
+
+        What writes through ``.data`` or a numpy view goes past it; :meth:`check` looks at all of it.
+        """
+        return tuple(
+            (p.data_ptr(), None if p.is_inference() else p._version, p.dtype, p.device)
+            for p in (self.weight, self.bias)
+            if p is not None
+        )
+
+    def check(self) -> bool:
+        """Compare all weights with the index's rows; returns whether the index is used.
+
+        Done by itself when an index is attached, a layer is loaded, or parameters were written to or moved.
+
+        Warns
+        -----
+        StaleIndexWarning
+            If they differ by more than rounding to half precision that either went through.
+        """
+        self._checked = None
+        return self._usable()
+
+    def _usable(self) -> bool:
+        index = self._index
+        if index is None or self.weight.is_meta:
+            return False
+        key = self._key()
+        if key != self._checked:
+            self._checked, self._sound = key, self._same(index)
+            if not self._sound:
+                warnings.warn(
+                    "The weights are not those that the index was made from: the full layer answers. Make an "
+                    "index of these weights, or detach this one.",
+                    StaleIndexWarning,
+                    stacklevel=3,
+                )
+        return self._sound
+
+    def _same(self, index: Index) -> bool:
+        """Whether the weights are the index's rows, but for roundings that they or it went through."""
+        eps = max(self._coarsest, torch.finfo(DTYPES[index.dtype]).eps)
+        # Equal, where nothing was rounded; and what is subnormal in half precision is off by its own step.
+        relative, absolute = (0.0, 0.0) if eps < 1e-6 else (eps, 1e-7)
+        weight = self.weight.detach()
+
+        def near(mine: torch.Tensor, theirs: NDArray[np.float32]) -> bool:
+            there = torch.from_numpy(theirs).to(mine.device)
+            return bool(torch.isclose(mine.float(), there, rtol=relative, atol=absolute).all())
+
+        bias = index._core.bias
+        if not (near(self.bias.detach(), bias) if self.bias is not None else not bias.any()):
+            return False
+        for lo in range(0, index.m, _BLOCK):
+            part = weight[lo : lo + _BLOCK]
+            if not near(part, index._core.rows(lo, len(part))):
+                return False
+        return True
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        super()._apply(*arguments, **options)
+        self._coarsest = max(self._coarsest, self._rounding())
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Addresses and tensors of a scorer mean nothing in a copy.
+        passing = {"_checked": None, "_scorers": None, "_listed": None, "_compact": None}
+        return {**self.__dict__, **passing}
+
+    # Answering
+
+    def _answers(self) -> bool:
+        """Whether the index answers where the mode lets it: there is one, and it is not stale."""
+        return self._mode != "dense" and self._usable()
+
+    @contextmanager
+    def _listing(self, k: int | None) -> Iterator[None]:
+        """Give a decoder the k best logits of the last position, or those of all candidates.
+
+        While it lasts, they are in single precision, and ``_listed`` says whose they are.
+        """
+        self._compact = (k,)
+        try:
+            yield
+        finally:
+            self._compact = self._listed = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        x : Tensor of float, shape (..., in_features)
+
+        Returns
+        -------
+        Tensor of the same dtype, shape (..., out_features)
+            From an index, -inf outside its candidates: a softmax over it is renormalised over these, and a
+            perplexity needs mode "dense". A query without candidates gets all logits.
+        """
+        if self._compact is None and self._dense_for(x):
+            self._listed = None
+            return super().forward(x)
+        if torch.compiler.is_compiling():  # what looks at an index is no graph: there is a break in it
+            return torch.compiler.disable(self._from_index)(x)
+        return self._from_index(x)
+
+    def _dense_for(self, x: torch.Tensor) -> bool:
+        if self._index is None or self._mode == "dense":
+            return True
+        if self._mode == "lss":
+            return False
+        parameters = (x, self.weight, self.bias)
+        needs_grad = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)
+        several = x.dim() > 2 and x.shape[-2] > 1
+        positions = math.prod(x.shape[:-1])
+        return self.training or needs_grad or several or positions > self.max_positions
+
+    def _from_index(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            if self._compact is not None:
+                return self._few(x[..., -1:, :])
+            self._listed = None
+            if not self._usable():
+                return super().forward(x)
+            queries = x.reshape(-1, self.in_features)
+            labels, logits = self._scores(None).candidates(queries)
+            out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
+            _scatter(out, labels.to(x.device), logits.to(x))
+            short = (labels < 0).all(1)
+            if bool(short.any()):
+                rows = short.to(x.device)
+                out[rows] = super().forward(queries[rows]).to(x.dtype)
+                labels = None  # these have no list to keep to
+            self._listed = labels if self._watched else None
+            return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _few(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (..., 1, c) of the labels that ``_listed`` names, for a decoder that scatters nothing."""
+        assert self._compact is not None
+        (k,) = self._compact
+        scorer, queries = self._scores(k), x.reshape(-1, self.in_features)
+        if k is None:
+            labels, logits = scorer.candidates(queries)
+        else:
+            logits, labels = scorer.topk(queries, k)
+        short = (labels < 0).all(1)
+        if bool(short.any()):  # as rare as it is slow
+            every = torch.arange(self.out_features, device=labels.device).expand(len(queries), -1)
+            labels, logits = every, super().forward(queries).float()
+        self._listed = labels.to(x.device)
+        return logits.to(x.device).reshape(*x.shape[:-1], -1)
+
+    def topk(self, x: torch.Tensor, k: int) -> Any:
+        """Find the k best labels of each position, in torch's order of answers.
+
+        Parameters
+        ----------
+        x : Tensor of float, shape (..., in_features)
+        k : int
+            At most ``out_features``.
+
+        Returns
+        -------
+        (values, indices)
+            As ``torch.topk`` of the dense layer's output returns them, (..., k): logits in the dtype of x,
+            best first, and int64 labels. A position for which the index finds fewer than k labels is answered
+            by the full layer, as is everything in mode "dense" and in training.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`Scorer.topk`, and if k is larger than ``out_features``.
+        """
+        k = as_count(k, "k")
+        if k > self.out_features:
+            raise ValueError(message("k", f"at most {self.out_features}, the labels there are", k))
+        with torch.no_grad():
+            queries = x.detach().reshape(-1, self.in_features)
+            if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._usable():
+                values, labels = self._full_topk(queries, k)
+            else:
+                values, labels = (part.to(x.device) for part in self._scores(k).topk(queries, k))
+                values = values.to(x.dtype)
+                short = labels[:, -1] < 0
+                if bool(short.any()):
+                    values[short], labels[short] = self._full_topk(queries[short], k)
+        shape = *x.shape[:-1], k
+        return torch.return_types.topk((values.reshape(shape), labels.reshape(shape)))
+
+    def _full_topk(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        values = torch.empty((len(queries), k), dtype=queries.dtype, device=queries.device)
+        labels = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
+        step = max(1, CHUNK_BYTES // (4 * self.out_features))
+        for lo in range(0, len(queries), step):
+            part = slice(lo, lo + step)
+            values[part], labels[part] = super().forward(queries[part]).topk(k, dim=1)
+        return values, labels
+
+    def _scores(self, k: int | None) -> Scorer:
+        """Make a scorer of the present weights and index, or keep the one that there is.
+
+        For a few best labels on the CPU, the index answers as ever; where all that is probable is asked for,
+        its sketches leave out less than its tables.
+        """
+        index = self._index
+        assert index is not None
+        always = {*self.always, *index.config.always_include}
+        key = (self._key(), index._core.fits, self.n_candidates, frozenset(always))
+        if self._scorers is None or self._scorers[0] != key:
+            self._scorers = key, {}
+        if self._path is not None:
+            path = self._path
+        elif self.weight.device.type != "cpu":
+            path = "tables"
+        else:
+            few = k is not None and k <= index.operating_point.n_rescore
+            path = "core" if few or not _scans(index) else "core-scan"
+        scorers = self._scorers[1]
+        if path not in scorers:
+            dtype = self.weight.dtype if self.weight.dtype in DTYPES.values() else torch.float32
+            scorers[path] = Scorer(
+                index,
+                self.weight,
+                dtype=dtype,
+                b=self.bias,
+                path=path,
+                always=always,
+                n_candidates=self.n_candidates,
+            )
+        return scorers[path]
+
+    def extra_repr(self) -> str:
+        """Return what ``nn.Linear`` says of itself, the mode, and whether there is an index."""
+        return f"{super().extra_repr()}, mode={self._mode!r}, index={self._index!r}"
+
+
+def _scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:
+    """Write logits (n, c) at their labels into ``out`` (n, m), which is -inf so far; label -1 is none."""
+    if labels.shape[1]:
+        # What is no label is -inf: written anywhere, it must not come after one that is.
+        spare = torch.where(labels < 0, labels.new_zeros(()), labels)
+        out.scatter_reduce_(1, spare, logits, "amax", include_self=True)

@@ -1,0 +1,447 @@
+"""Generation with a patched model, against a loop that masks the full layer's logits."""
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from conftest import tiny_llama  # noqa: E402
+from lss_rs import Index, LSSConfig  # noqa: E402
+from lss_rs.hf import INDEX_FILE, decode, decoding, patch  # noqa: E402
+from lss_rs.torch import LSSLinear, StaleIndexWarning  # noqa: E402
+
+M, D = 211, 16
+SMALL = {
+    "vocab_size": M,
+    "hidden_size": D,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def gemma2():
+    config = transformers.Gemma2Config(
+        **SMALL, head_dim=4, final_logit_softcapping=0.3, query_pre_attn_scalar=4
+    )
+    return transformers.Gemma2ForCausalLM(config)
+
+
+def granite():
+    return transformers.GraniteForCausalLM(transformers.GraniteConfig(**SMALL, logits_scaling=6.0))
+
+
+def cohere():
+    return transformers.CohereForCausalLM(transformers.CohereConfig(**SMALL, logit_scale=0.25))
+
+
+def llama():
+    return tiny_llama(M, D, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def tied():
+    return tiny_llama(M, D, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True)
+
+
+MODELS = {"llama": llama, "tied": tied, "gemma2": gemma2, "granite": granite, "cohere": cohere}
+
+
+def prompts(n, length=5, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(3, M, (n, length)))
+
+
+def states(model, n=900):
+    """Queries such as generation asks."""
+    with torch.no_grad():
+        return model.base_model(prompts(n // 9, 9, seed=7)).last_hidden_state.reshape(-1, D)
+
+
+def index_of(model, config=None, Y=None):
+    config = config or LSSConfig(n_neighbors=3, teacher_top=12)
+    index = Index.from_linear(model.get_output_embeddings(), config)
+    return index.fit(states(model), Y, k=5, target=None, progress=False)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def made(request):
+    torch.manual_seed(0)
+    model = MODELS[request.param]().eval()
+    return model, index_of(model)
+
+
+@pytest.fixture
+def model(made):
+    return made[0]
+
+
+@pytest.fixture
+def index(made):
+    return made[1]
+
+
+def allowed(index, special, hidden):
+    """Whether each label is a candidate, (n, m)."""
+    indptr, ids = index.candidates(hidden.numpy())
+    known = torch.zeros(len(hidden), M, dtype=torch.bool)
+    known[np.repeat(np.arange(len(hidden)), np.diff(indptr)), ids] = True
+    known[:, list(special)] = True
+    return known
+
+
+def naive(model, index, input_ids, new, processors=(), special=(0, 1, 2)):
+    """Greedy search in an obvious loop: no cache, full logits, masked; the model is not patched."""
+    going = torch.ones(len(input_ids), dtype=torch.bool)
+    for _ in range(new):
+        with torch.no_grad():
+            hidden = model.base_model(input_ids).last_hidden_state[:, -1]
+            logits = model(input_ids).logits[:, -1].float()
+        logits = logits.masked_fill(~allowed(index, special, hidden), -torch.inf)
+        for processor in processors:
+            logits = processor(input_ids, logits)
+        token = torch.where(going, logits.argmax(1), 0)
+        input_ids = torch.cat([input_ids, token[:, None]], 1)
+        going &= token != 2
+        if not going.any():
+            break
+    return input_ids
+
+
+def generate(model, input_ids, new=8, **options):
+    options = {"do_sample": False, "attention_mask": torch.ones_like(input_ids), **options}
+    return model.generate(input_ids, max_new_tokens=new, **options)
+
+
+GREEDY = {
+    "plain": {},
+    "repetition penalty": {"repetition_penalty": 1.7},
+    "no repeated words": {"no_repeat_ngram_size": 1},
+    "no stop yet": {"min_new_tokens": 4},
+}
+
+
+@pytest.mark.parametrize("custom", [None, decode], ids=["scattered", "decode"])
+@pytest.mark.parametrize("options", GREEDY.values(), ids=GREEDY)
+def test_greedy_search_is_a_loop_over_masked_logits(model, index, options, custom):
+    input_ids = prompts(4)
+    lengths = {"no_repeat_ngram_size": transformers.NoRepeatNGramLogitsProcessor(1)}
+    processors = {
+        "repetition_penalty": transformers.RepetitionPenaltyLogitsProcessor(1.7),
+        "min_new_tokens": transformers.MinNewTokensLengthLogitsProcessor(5, 4, [2]),
+        **lengths,
+    }
+    expected = naive(model, index, input_ids, 8, [processors[name] for name in options])
+    with patch(model, index, path="tables"):
+        found = generate(model, input_ids, custom_generate=custom, **options)
+    assert torch.equal(found, expected)
+
+
+def test_the_core_answers_greedy_search(model, index):
+    with patch(model, index) as patched:
+        found = generate(model, prompts(6), custom_generate=decode)
+        patched.head.n_candidates = M
+        scattered = generate(model, prompts(6))
+        hidden = model.base_model(prompts(6)).last_hidden_state[:, -1].detach()
+    first = np.where(found[:, 5] <= 2, found[:, 5], index.search(hidden.numpy(), 1).labels[:, 0])
+    np.testing.assert_array_equal(found[:, 5].numpy(), first)
+    assert torch.equal(found[:, 5], scattered[:, 5])
+
+
+def test_a_cap_on_logits_brings_nothing_back(model, index):
+    input_ids = prompts(3)
+    with torch.no_grad():
+        dense = model(input_ids).logits
+        hidden = model.base_model(input_ids).last_hidden_state
+        with patch(model, index, "lss", path="tables") as patched:
+            logits = model(input_ids).logits
+            loss = model(input_ids, labels=input_ids).loss
+            pair = model(input_ids, return_dict=False)[0]
+            patched.head.mode = "auto"
+            whole = model(input_ids).logits
+            last = model(input_ids, logits_to_keep=1).logits
+    known = allowed(index, (0, 1, 2), hidden.reshape(-1, D)).reshape(dense.shape)
+    assert torch.equal(logits > -torch.inf, known)
+    torch.testing.assert_close(logits[known], dense[known])
+    assert torch.equal(pair, logits)
+    assert torch.isfinite(loss) or loss == torch.inf
+    assert torch.equal(whole, dense)
+    assert torch.equal(last[:, 0] > -torch.inf, known[:, -1])
+    torch.testing.assert_close(last[:, 0][known[:, -1]], dense[:, -1][known[:, -1]])
+
+
+# Choosing
+
+
+def processors():
+    floats = st.floats(0.05, 0.95)
+    return st.lists(
+        st.one_of(
+            st.floats(0.3, 3.0).map(transformers.TemperatureLogitsWarper),
+            st.integers(1, 60).map(transformers.TopKLogitsWarper),
+            floats.map(transformers.TopPLogitsWarper),
+            floats.map(transformers.MinPLogitsWarper),
+            st.floats(0.5, 2.5).map(transformers.RepetitionPenaltyLogitsProcessor),
+        ),
+        max_size=4,
+    ).map(transformers.LogitsProcessorList)
+
+
+@given(processors=processors(), seed=st.integers(0, 999), n=st.integers(1, 4), count=st.integers(1, 40))
+def test_processors_see_candidates_as_they_would_all_labels(processors, seed, n, count):
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.permutation(M)[:count] for _ in range(n)])
+    holes = rng.random(labels.shape) < 0.3
+    holes[:, 0] = False
+    labels = torch.from_numpy(np.where(holes, -1, labels))
+    logits = torch.from_numpy(rng.permutation(n * count).reshape(n, count).astype(np.float32) / 7 - 3)
+    input_ids = torch.from_numpy(rng.integers(0, M, (n, 30)))
+    full = torch.full((n, M), -torch.inf)
+    for row, listed, values in zip(full, labels, logits, strict=True):
+        row[listed[listed >= 0]] = values[listed >= 0]
+    head = LSSLinear(1, M)
+    choice = decoding._Choice(head, processors, sample=True)
+    scores = choice.scores(input_ids, labels, logits)
+    known = labels >= 0
+    expected = processors(input_ids, full).softmax(-1)
+    found = torch.zeros(n, M)
+    for row, listed, values in zip(found, labels, scores.softmax(-1), strict=True):
+        row[listed[listed >= 0]] = values[listed >= 0]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert (scores[~known] == -torch.inf).all()
+    head._listed = labels
+    for _ in range(2):
+        token = choice(input_ids, logits).argmax(1)
+        assert (expected.gather(1, token[:, None]) > 0).all()
+
+
+def test_samples_have_the_probabilities_of_candidates():
+    model = llama().eval()
+    index = index_of(model)
+    input_ids = prompts(1).expand(4000, -1)
+    with torch.no_grad():
+        hidden = model.base_model(prompts(1)).last_hidden_state[:, -1]
+        logits = model(prompts(1)).logits[0, -1]
+    known = allowed(index, (0, 1, 2), hidden)[0]
+    warper = transformers.LogitsProcessorList(
+        [transformers.TemperatureLogitsWarper(0.5), transformers.TopPLogitsWarper(0.9)]
+    )
+    expected = warper(None, logits.masked_fill(~known, -torch.inf)[None]).softmax(-1)[0]
+    with patch(model, index, "lss", path="tables"):
+        torch.manual_seed(0)
+        options = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}
+        found = generate(model, input_ids, new=1, custom_generate=decode, **options)
+    share = torch.bincount(found[:, -1], minlength=M) / len(found)
+    assert (share[expected == 0] == 0).all()
+    assert (share - expected).abs().max() < 5 * (0.25 / len(found)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({}, 1),
+        ({"do_sample": True, "top_k": 7}, 7),
+        ({"do_sample": True, "top_k": 0}, None),
+        ({"do_sample": True, "top_k": 7, "repetition_penalty": 1.2}, None),
+        ({"repetition_penalty": 1.2}, None),
+    ],
+)
+def test_no_more_is_asked_than_a_choice_depends_on(options, needed):
+    model = llama().eval()
+    asked = []
+    with patch(model, index_of(model)) as patched:
+        listing = patched.head._listing
+        patched.head._listing = lambda k: asked.append(k) or listing(k)
+        generate(model, prompts(2), new=2, custom_generate=decode, **options)
+    assert asked == [needed]
+
+
+BEAMS = {
+    "beams": {"num_beams": 3},
+    "sampled beams": {"num_beams": 3, "do_sample": True},
+    "banned words": {"bad_words_ids": [[5]]},
+    "scores": {"return_dict_in_generate": True, "output_scores": True},
+}
+
+
+@pytest.mark.parametrize("options", BEAMS.values(), ids=BEAMS)
+def test_whatever_else_takes_scattered_logits(model, index, options, caplog):
+    decoding._said.clear()
+    with patch(model, index, path="tables"), caplog.at_level(logging.INFO, "lss_rs"):
+        results = []
+        for custom in (None, decode, decode):
+            torch.manual_seed(3)
+            results.append(generate(model, prompts(3), custom_generate=custom, **options))
+    sequences = [getattr(result, "sequences", result) for result in results]
+    assert torch.equal(sequences[0], sequences[1])
+    assert torch.equal(sequences[0], sequences[2])
+    said = [record.message for record in caplog.records if "scattered logits" in record.message]
+    assert len(said) == 1
+    if "output_scores" in options:
+        assert results[1].scores[0].shape == (3, M)
+        assert (results[1].scores[0] == -torch.inf).any()
+
+
+# Stopping
+
+
+def test_generation_stops_though_the_index_never_finds_the_end():
+    model = llama().eval()
+    hidden = states(model)
+    with torch.no_grad():  # the end is what the model wants, always
+        model.lm_head.weight[2] = 50 * hidden.mean(0)
+        assert (hidden @ model.lm_head.weight.T).argmax(1).eq(2).float().mean() > 0.5
+    labels = 3 + np.arange(len(hidden)) % (M - 3)
+    index = index_of(model, LSSConfig(teacher_top=0, n_neighbors=5), labels)
+    start = prompts(40)
+    with torch.no_grad():
+        ends = model(start).logits[:, -1].argmax(1) == 2
+    assert ends.sum() > 10
+    for path in ("core", "tables"):
+        for custom in (None, decode):
+            with patch(model, index, path=path) as patched:
+                assert set(patched.head.always) == {0, 1, 2}
+                found = generate(model, start, custom_generate=custom)
+                assert torch.equal(found[:, 5] == 2, ends)
+                assert (found[ends][:, 6:] == 0).all()
+                patched.head.always = ()
+                assert not (generate(model, start, custom_generate=custom) == 2).any()
+
+
+def test_special_ids_come_from_everywhere():
+    model = llama().eval()
+    model.generation_config.eos_token_id = [2, 7]
+    model.config.pad_token_id = -1
+    with patch(model, index_of(model), special_ids=[9]) as patched:
+        assert patched.head.always == (0, 1, 2, 7, 9)
+    with pytest.raises(ValueError, match=r"'special_ids' must be tokens in 0\.\.210\. Got 211"):
+        patch(model, index_of(model), special_ids=[M])
+
+
+# Patching
+
+
+def test_what_is_patched_is_put_back(model, index):
+    head, forward = model.get_output_embeddings(), len(model._forward_hooks)
+    x = prompts(2)
+    dense = model(x).logits
+    patched = patch(model, index)
+    assert isinstance(model.get_output_embeddings(), LSSLinear)
+    assert patched.index is index
+    assert model.get_output_embeddings().weight is head.weight
+    patched.remove()
+    patched.remove()
+    assert model.get_output_embeddings() is head
+    assert len(model._forward_hooks) == forward
+    assert "save_pretrained" not in vars(model)
+    assert torch.equal(model(x).logits, dense)
+    with pytest.raises(ZeroDivisionError), patch(model, index):
+        _ = 1 / 0
+    assert model.get_output_embeddings() is head
+
+
+def test_weights_that_moved_meanwhile_stay_where_they_are():
+    model = tied().eval()
+    with patch(model, index_of(model)):
+        model.bfloat16()
+        tokens = generate(model, prompts(2), custom_generate=decode)
+    assert model.lm_head.weight.dtype is torch.bfloat16
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert tokens.shape[0] == 2
+
+
+def test_saved_and_loaded(model, index, tmp_path):
+    with patch(model, index):
+        expected = generate(model, prompts(3), custom_generate=decode)
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / INDEX_FILE).is_file()
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert not isinstance(again.get_output_embeddings(), LSSLinear)
+    patch(again, tmp_path)
+    assert torch.equal(generate(again, prompts(3), custom_generate=decode), expected)
+    with patch(model, tmp_path / INDEX_FILE):
+        assert torch.equal(generate(model, prompts(3), custom_generate=decode), expected)
+    if model.config.tie_word_embeddings:
+        assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_patched_on_their_own(model, index, duplicate, tmp_path):
+    with patch(model, index, "lss", path="tables"):
+        other = duplicate(model)
+        expected = model(prompts(2)).logits
+    assert torch.equal(other(prompts(2)).logits, expected)
+    assert (expected == -torch.inf).any()
+    assert other.save_pretrained.args[0] is other
+    other.save_pretrained(tmp_path)
+    assert (tmp_path / INDEX_FILE).is_file()
+
+
+def test_a_model_that_learned_since_is_dense():
+    model = llama().eval()
+    patched = patch(model, index_of(model))
+    with torch.no_grad():
+        model.lm_head.weight += 0.1
+    with pytest.warns(StaleIndexWarning):
+        found = generate(model, prompts(3), custom_generate=decode)
+    assert torch.equal(generate(model, prompts(3)), found)
+    patched.remove()
+    assert torch.equal(generate(model, prompts(3)), found)
+
+
+def test_training_goes_through_the_dense_layer(model, index):
+    model = copy.deepcopy(model).train()
+    x = prompts(3)
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model(x, labels=x).loss.backward()
+        gradients.append(model.get_output_embeddings().weight.grad.clone())
+        if len(gradients) == 1:
+            patch(model, index)
+    assert torch.equal(*gradients)
+
+
+def test_it_compiles(model, index):
+    with patch(model, index, "lss", path="tables"), torch.no_grad():
+        expected = model(prompts(2), use_cache=False).logits
+        compiled = torch.compile(model, backend="eager")
+        try:
+            found = compiled(prompts(2), use_cache=False).logits
+        finally:
+            torch.compiler.reset()
+    assert torch.equal(found > -torch.inf, expected > -torch.inf)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_does_not_fit_is_named():
+    model = llama().eval()
+    index = index_of(model)
+    with pytest.raises(ValueError, match="'model' must be patched by"):
+        generate(model, prompts(1), custom_generate=decode)
+    with patch(model, index), pytest.raises(ValueError, match="'model' must be not patched yet"):
+        patch(model, index)
+    with pytest.raises(ValueError, match="'model' must be one with an output layer"):
+        patch(model.model, index)
+    hooks = pytest.importorskip("accelerate.hooks")
+    hooks.add_hook_to_module(model.lm_head, hooks.AlignDevicesHook("cpu"))
+    with pytest.raises(ValueError, match="'model' must be one whose output layer accelerate does not move"):
+        patch(model, index)
+    hooks.remove_hook_from_module(model.lm_head)
+    with pytest.raises(TypeError, match="'index' must be an Index"):
+        patch(model, 3)
+    with pytest.raises(FileNotFoundError):
+        patch(model, "nowhere.safetensors")
+    with pytest.raises(ValueError, match="'index' must be of 211 rows of 16"):
+        patch(model, Index.from_weights(np.eye(16)).fit(np.eye(16).repeat(9, 0), target=None, progress=False))
+    assert not isinstance(model.lm_head, LSSLinear)

@@ -1,0 +1,100 @@
+"""The page on language models, and the README's lines on them, run as they stand, with a real model."""
+
+import re
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import lss_rs.hf  # noqa: E402
+from lss_rs import Index, demo  # noqa: E402
+from lss_rs.torch import LSSLinear  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def documents(split, n):
+    return [text[:400] for _, text in islice(demo.demo_documents(split), n)]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    try:
+        demo.smollm2_file()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    return demo.load_smollm2()
+
+
+@pytest.mark.filterwarnings("ignore:No operating point")
+def test_the_page_runs(smollm2, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "load_smollm2", lambda: smollm2)
+    prompts = [text[:60] for text in documents("test", 3)]
+    scope = {"texts": documents("train", 24), "prompts": prompts}
+    page = ROOT / "docs" / "models.md"
+    found = blocks(page)
+    assert len(found) == 7
+    try:
+        for block in found:
+            exec(compile(block, str(page), "exec"), scope)
+    finally:
+        if "patched" in scope:
+            scope["patched"].remove()
+    assert (tmp_path / "patched" / lss_rs.hf.INDEX_FILE).is_file()
+    assert scope["shards"].n >= 1200
+    assert isinstance(scope["again"].get_output_embeddings(), LSSLinear)
+    assert scope["tokens"].shape[0] == len(prompts)
+    assert (scope["logits"] == -torch.inf).any()
+    told = dict(re.findall(r"^(.*): ([\d.]+)$", capsys.readouterr().out, re.M))
+    assert float(told["identical tokens"]) > 0.5
+    assert float(told["probability of the candidates"]) > 0.8
+    dense = torch.nn.functional.linear(scope["queries"], smollm2[0].get_output_embeddings().weight).topk(1)
+    assert (scope["labels"][:, :1] == dense.indices).float().mean() > 0.9
+
+
+@pytest.mark.filterwarnings("ignore:No operating point")
+def test_the_lines_of_the_readme_run(smollm2):
+    (block,) = (block for block in blocks(ROOT / "README.md") if "lss_rs.hf" in block)
+    model, tokenizer = smollm2
+    inputs = tokenizer("A dictionary in Python is", return_tensors="pt")
+    scope = {"Index": Index, "model": model, "tokenizer": tokenizer, "inputs": inputs}
+    scope["texts"] = documents("train", 24)
+    exec(compile(block, "README.md", "exec"), scope)
+    expected = model.generate(**inputs, max_new_tokens=2)
+    assert scope["tokens"][0, : expected.shape[1] - 1].tolist() == expected[0, :-1].tolist()
+    assert not isinstance(model.get_output_embeddings(), LSSLinear)
+
+
+def test_greedy_generation_of_a_real_model_keeps_to_its_words(smollm2):
+    """With an index fitted on what the model itself sees, it says mostly what it would say."""
+    model, tokenizer = smollm2
+    hidden, next_ids = lss_rs.hf.collect(
+        model, tokenizer, documents("train", 30), max_tokens=2000, progress=False
+    )
+    index = Index.from_linear(model.get_output_embeddings()).fit(
+        hidden, next_ids, target=None, progress=False
+    )
+    inputs = tokenizer(
+        [text[:80] for text in documents("test", 8)], return_tensors="pt", padding=True, padding_side="left"
+    )
+    options = {"max_new_tokens": 12, "do_sample": False}
+    dense = model.generate(**inputs, **options)
+    with lss_rs.hf.patch(model, index):
+        quick = model.generate(**inputs, **options, custom_generate=lss_rs.hf.decode)
+        scattered = model.generate(**inputs, **options)
+    start = inputs["input_ids"].shape[1]
+    first = dense[:, start]
+    assert (quick[:, start] == first).float().mean() >= 0.7
+    assert (
+        np.mean([(a[start:] == b[start:]).float().mean() for a, b in zip(quick, scattered, strict=False)])
+        > 0.9
+    )

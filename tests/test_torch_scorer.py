@@ -1,0 +1,312 @@
+"""Scoring in torch against loops in numpy, on every device that is there."""
+
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from lss_rs import Index, LSSConfig, NotFittedError  # noqa: E402
+from lss_rs.torch import Scorer  # noqa: E402
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Metal device here")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA), pytest.param("mps", marks=MPS)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+M, D, N = 300, 12, 700
+
+
+def layer(m=M, d=D, n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    W, Q = (rng.standard_normal((rows, d), dtype=np.float32) for rows in (m, n))
+    return W, rng.standard_normal(m, dtype=np.float32), Q
+
+
+def fitted(config=None, **sizes):
+    W, b, Q = layer(**sizes)
+    config = config or LSSConfig(n_neighbors=4, teacher_top=12)
+    return Index.from_weights(W, b, config).fit(Q, k=5, target=None, progress=False)
+
+
+# Few and many candidates, lists of like and of unlike lengths, and lists of none.
+CONFIGS = {
+    "queries": LSSConfig(n_neighbors=4, teacher_top=12),
+    "one neighbour": LSSConfig(n_neighbors=1, teacher_top=3, max_entries=4),
+    "rows": LSSConfig(fill="rows", method="simhash", n_bits=8, n_tables=1, n_probes=1, sketch_bytes=0),
+    "rows, many": LSSConfig(fill="rows", n_bits=4, n_tables=4),
+}
+INDEXES = {name: fitted(config) for name, config in CONFIGS.items()}
+
+
+def rows_of(index, dtype):
+    """The rows as a device stores them, and the bias."""
+    W = torch.from_numpy(index._core.rows(0, index.m)).to(dtype)
+    return W, W.double().numpy(), index._core.bias.astype(np.float64)
+
+
+def ranked(labels, logits, k):
+    order = np.lexsort((labels, -logits))[:k]
+    return labels[order], logits[order]
+
+
+def agree(found, expected, W, b, query, error=1e-4):
+    """Check labels and values against an exact ranking, ties and rounding aside."""
+    values, labels = (part.cpu().numpy() for part in found)
+    known = labels >= 0
+    assert known.sum() == len(expected[0])
+    assert (values[~known] == -np.inf).all()
+    assert len(set(labels[known].tolist())) == known.sum()
+    np.testing.assert_allclose(values[known], expected[1], atol=error)
+    np.testing.assert_allclose(values[known], W[labels[known]] @ query + b[labels[known]], atol=error)
+    assert (np.diff(values[known]) <= 0).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+@settings(max_examples=20)
+@given(
+    n=st.integers(0, 40),
+    k=st.integers(1, 400),
+    seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 5_000, 100_000, 1 << 28]),
+    always=st.sets(st.integers(0, M - 1), max_size=4),
+)
+def test_candidates_of_the_tables_are_ranked(name, dtype, device, n, k, seed, chunk, always):
+    index = INDEXES[name]
+    W, exact, b = rows_of(index, dtype)
+    Q = layer(n=n, seed=seed)[2]
+    scorer = Scorer(index, W, device, always=always, chunk_bytes=chunk)
+    found = scorer.topk(torch.from_numpy(Q), k)
+    assert found.values.shape == found.indices.shape == (n, k)
+    assert found.values.device.type == device
+    assert found.values.dtype is torch.float32
+    indptr, ids = index.candidates(Q)
+    for i, query in enumerate(Q.astype(np.float64)):
+        mine = np.union1d(ids[indptr[i] : indptr[i + 1]], np.array(sorted(always), np.int64)).astype(np.int64)
+        expected = ranked(mine, exact[mine] @ query + b[mine], k)
+        agree((found.values[i], found.indices[i]), expected, exact, b, query)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=20)
+@given(
+    n=st.integers(0, 40),
+    k=st.integers(1, 30),
+    r=st.integers(1, 400),
+    p=st.none() | st.integers(1, D),
+    seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 20_000, 1 << 28]),
+)
+def test_a_scan_scores_the_rows_that_promise_most(dtype, device, n, k, r, p, seed, chunk):
+    index = INDEXES["queries"]
+    W, exact, b = rows_of(index, dtype)
+    Q = layer(n=n, seed=seed)[2]
+    scorer = Scorer(index, W, device, path="scan", n_rescore=r, n_coordinates=p, chunk_bytes=chunk)
+    # The device has it all: of the index no more is asked than its size.
+    scorer.index = types.SimpleNamespace(m=M, d=D, operating_point=index.operating_point)
+    found = scorer.topk(torch.from_numpy(Q), k)
+    coordinates, base = index._core.row_coordinates(p or D)
+    query_map, offset = index._core.query_map()
+    z = Q @ query_map.T[:, : p or D] + offset[: p or D]
+    estimates = z @ coordinates.T + base
+    error = 1e-3 if dtype is torch.float32 else 0.03 * np.abs(estimates).max(initial=1)
+    for i, query in enumerate(Q.astype(np.float64)):
+        values, labels = found.values[i].cpu().numpy(), found.indices[i].cpu().numpy()
+        count = min(k, M)
+        assert (labels[:count] >= 0).all()
+        assert (labels[count:] == -1).all()
+        labels, values = labels[:count], values[:count]
+        np.testing.assert_allclose(values, exact[labels] @ query + b[labels], atol=1e-4)
+        assert (np.diff(values) <= 0).all()
+        # Whoever clearly is among the most promising, and has a logit above the last answer's, is an answer.
+        least = np.sort(estimates[i])[::-1][min(max(r, k), M) - 1]
+        assert (estimates[i][labels] >= least - error).all()
+        sure = np.flatnonzero(estimates[i] > least + error)
+        logits = exact[sure] @ query + b[sure]
+        assert set(sure[logits > values[-1] + 1e-3]) <= set(labels.tolist())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["queries", "rows, many"])
+@settings(max_examples=20)
+@given(n=st.integers(0, 40), k=st.integers(1, 30), seed=st.integers(0, 99), chunk=st.sampled_from([1, 900]))
+def test_the_core_answers_as_it_does(name, device, n, k, seed, chunk):
+    index = INDEXES[name]
+    Q = layer(n=n, seed=seed)[2]
+    found = Scorer(index, rows_of(index, torch.float32)[0], device, path="core", chunk_bytes=chunk).topk(
+        torch.from_numpy(Q), k
+    )
+    labels, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+    index._core.search(Q, k, labels, scores, False, "pad", True, np.inf, 1)
+    np.testing.assert_array_equal(found.indices.cpu().numpy(), labels)
+    np.testing.assert_array_equal(found.values.cpu().numpy(), scores)
+
+
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
+@given(
+    n=st.integers(0, 9),
+    always=st.sets(st.integers(0, M - 1), max_size=4),
+    chunk=st.sampled_from([1, 1 << 20]),
+)
+@settings(max_examples=20)
+def test_all_candidates_are_listed_once(path, n, always, chunk):
+    index = INDEXES["queries"]
+    W, exact, b = rows_of(index, torch.float32)
+    Q = layer(n=n, seed=5)[2]
+    scorer = Scorer(index, W, path=path, always=always, n_candidates=20, n_rescore=20, chunk_bytes=chunk)
+    labels, logits = scorer.candidates(torch.from_numpy(Q))
+    best = scorer.topk(torch.from_numpy(Q), 3)
+    indptr, ids = index.candidates(Q)
+    for i in range(n):
+        known = labels[i] >= 0
+        mine = labels[i][known].tolist()
+        assert len(set(mine)) == len(mine)
+        assert always <= set(mine)
+        assert (logits[i][~known] == -torch.inf).all()
+        np.testing.assert_allclose(logits[i][known].numpy(), exact[mine] @ Q[i] + b[mine], atol=1e-4)
+        if path == "tables":
+            assert set(mine) == set(ids[indptr[i] : indptr[i + 1]].tolist()) | always
+        else:
+            assert 20 <= len(mine) <= 20 + len(always)
+        assert set(best.indices[i].tolist()) <= set(mine)
+
+
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
+def test_an_exact_index_scores_all_rows(path):
+    index = fitted()
+    W, exact, b = rows_of(index, torch.float32)
+    Q = layer(n=50, seed=3)[2]
+    scorer = Scorer(index, W, path=path, chunk_bytes=10_000)
+    index.apply(index.operating_point._replace(exact=True))
+    found = scorer.topk(torch.from_numpy(Q), 7)
+    for i, query in enumerate(Q.astype(np.float64)):
+        expected = ranked(np.arange(M), exact @ query + b, 7)
+        agree((found.values[i], found.indices[i]), expected, exact, b, query)
+
+
+NEVER, ALWAYS = ((5.0, bias, *[0.0] * 9) for bias in (-30.0, 30.0))
+"""Judges: nothing convinces the one, anything the other."""
+
+
+def test_the_core_scans_where_it_is_not_trusted():
+    index = fitted(LSSConfig(n_neighbors=3, teacher_top=8, n_rescore=20))
+    W, Q = rows_of(index, torch.float32)[0], torch.from_numpy(layer(n=30, seed=4)[2])
+    point = index.operating_point
+
+    def listed(path, n, **changes):
+        index.apply(point._replace(**changes))
+        labels, _ = Scorer(index, W, path=path, n_candidates=n).candidates(Q)
+        return [set(row[row >= 0].tolist()) for row in labels]
+
+    tables = listed("core", 100)
+    scanned = listed("core-scan", 100)
+    assert all(len(row) < 30 for row in tables)
+    assert all(len(row) == 100 for row in scanned)
+    assert listed("core", 100, trust=0.5, judge=ALWAYS) == tables
+    assert listed("core", 100, trust=0.5, judge=NEVER) == scanned
+    assert listed("core-scan", 100, trust=0.5, judge=ALWAYS) == scanned
+    # All that is probable: the best hundred of all rows but for those that sketches confuse.
+    best = (Q @ W.T + torch.from_numpy(index._core.bias)).topk(100).indices
+    found = [len(row & set(all_rows.tolist())) for row, all_rows in zip(scanned, best, strict=True)]
+    assert np.mean(found) > 97
+    # Each on its own: some are trusted and some not.
+    trust = index.apply(point._replace(judge=(5.0, 0.0, 1.0, *[0.0] * 8))).search(Q.numpy(), 5, stats=True)
+    middle = float(np.median(trust.stats["trust"]))
+    some = listed("core", 100, trust=middle, judge=(5.0, 0.0, 1.0, *[0.0] * 8))
+    doubtful = trust.stats["trust"] < middle
+    assert 0 < doubtful.sum() < 30
+    assert some == [s if d else t for s, t, d in zip(scanned, tables, doubtful, strict=True)]
+
+
+class Largest(TorchDispatchMode):
+    """Remember the bytes of the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for part in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(part, torch.Tensor):
+                self.largest = max(self.largest, part.untyped_storage().nbytes())
+        return made
+
+
+class Listing:
+    """An index that remembers the bytes of the largest list of candidates it gave."""
+
+    def __init__(self, index):
+        self.index, self.largest = index, 0
+
+    def __getattr__(self, name):
+        return getattr(self.index, name)
+
+    def candidates(self, x):
+        indptr, ids = self.index.candidates(x)
+        self.largest = max(self.largest, ids.nbytes)
+        return indptr, ids
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
+def test_memory_does_not_grow_with_the_batch(path, exact):
+    index = fitted(LSSConfig(n_neighbors=30, teacher_top=40))
+    index.apply(index.operating_point._replace(exact=exact))
+    chunk, queries = 200_000, torch.randn(3000, D)
+    scorer = Scorer(index, rows_of(index, torch.float32)[0], path=path, n_rescore=40, chunk_bytes=chunk)
+    scorer.index = listing = Listing(index)
+    for n in (300, 3000):
+        with Largest() as seen:
+            scorer.topk(queries[:n], 5)
+        inherent = n * max(D * 4, 5 * 8)  # queries and answers
+        assert seen.largest <= max(chunk, inherent)
+        assert listing.largest <= chunk
+        assert (listing.largest > 0) == (path == "tables" and not exact)
+
+
+def test_shapes_and_devices_of_answers():
+    index = INDEXES["queries"]
+    W = rows_of(index, torch.float32)[0]
+    scorer = Scorer(index, W)
+    q = torch.randn(D)
+    one, row = scorer.topk(q, 4), scorer.topk(q[None], 4)
+    assert one.indices.shape == (4,)
+    assert torch.equal(one.indices, row.indices[0])
+    assert torch.equal(one.values, row.values[0])
+    half = scorer.topk(q.to(torch.bfloat16), 4)
+    assert torch.equal(half.values, scorer.topk(q.to(torch.bfloat16).float(), 4).values)
+    assert scorer.W.data_ptr() == W.data_ptr()
+    assert not scorer.topk(q.clone().requires_grad_(), 2).values.requires_grad
+
+
+def test_what_does_not_fit_is_named():
+    index = INDEXES["queries"]
+    W = rows_of(index, torch.float32)[0]
+    for make, error, text in [
+        (lambda: Scorer(index, W[1:]), ValueError, rf"'W' must be of shape \({M}, {D}\)"),
+        (lambda: Scorer(index, W.long()), TypeError, "'W' must be a tensor of floats"),
+        (lambda: Scorer(index, W, b=W[0]), ValueError, "'b' must be of shape"),
+        (lambda: Scorer(index, W, dtype=torch.float64), TypeError, "'dtype' must be float32, float16 or"),
+        (
+            lambda: Scorer(index, W, path="gpu"),
+            ValueError,
+            "'path' must be 'tables', 'scan', 'core' or 'core-scan'",
+        ),
+        (lambda: Scorer(index, W, always=[M]), ValueError, "'always' must be label ids in 0..299. Got 300"),
+        (lambda: Scorer(INDEXES["rows"], W, path="scan"), ValueError, "index without sketches"),
+        (lambda: Scorer(INDEXES["rows, many"], W, path="core-scan"), ValueError, "index .* of rows"),
+        (lambda: Scorer(Index.from_weights(W), W), NotFittedError, "call fit first"),
+        (lambda: Scorer(index, W).topk(W[:, 1:], 3), ValueError, "'q' must be of shape"),
+        (lambda: Scorer(index, W).topk(W.long(), 3), TypeError, "'q' must be a tensor of floats"),
+        (lambda: Scorer(index, W).topk(W / 0, 3), ValueError, "'q' must be finite"),
+        (lambda: Scorer(index, W).topk(W, 0), ValueError, "'k' must be an int >= 1"),
+        (lambda: Scorer(index, W, chunk_bytes=0), ValueError, "'chunk_bytes' must be an int >= 1"),
+    ]:
+        with pytest.raises(error, match=text):
+            make()
