@@ -41,8 +41,7 @@ class Engine(lss.Engine):
 
     def work(self, Q: np.ndarray) -> Work:
         counted: Any = self.search(Q, 5, stats=True).stats
-        tables = self.work_of(counted)
-        further, params = counted["step"], self.index.params
-        scanned = (further > 0).mean() * self.index.m * params["sketch_bytes"]
-        exact = (further > 1).mean() * params["nbytes"]["rows"]
-        return Work(tables.sample, (tables.bytes_read or 0.0) + scanned + exact, float((further > 0).mean()))
+        # A scan counts all rows as looked at, by their sketches; scoring them all reads them besides.
+        work, further = self.work_of(counted), counted["step"]
+        exact = (further > 1).mean() * self.index.params["nbytes"]["rows"]
+        return Work(work.sample, (work.bytes_read or 0.0) + exact, float((further > 0).mean()))

@@ -132,8 +132,9 @@ class Index:
         lists: tuple[NDArray[np.int64], NDArray[np.int64]] | None,  # indptr (n + 1,), indices: true labels
         t: int,  # best labels of a scan that a new exemplar gets
         capacity: int,  # exemplars at most
-    ) -> tuple[int, int]:
-        """Learn from queries that are served: how many became exemplars, and how many there are."""
+        fits: int,  # as they were when the two above were read
+    ) -> tuple[int, int] | None:
+        """Learn from queries: how many became exemplars, how many there are; None: fitted anew meanwhile."""
     def exemplar_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Leading coordinates of all exemplars, (n, p), by their sketches, and their weights, (p,)."""
     def row_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -401,15 +401,16 @@ class Index:
         exact : bool
             Score every row. Works on an unfitted index, too.
         on_short : {"pad", "exact", "raise"}
-            What to do for a query with fewer than k candidates: pad with label -1 and score -inf, score every
-            row, or raise.
+            What to do for a query with fewer than k candidates, as far as it went: pad with label -1 and
+            score -inf, score every row, or raise.
         effort : {"adaptive", "fixed"}
             "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
             sketches, and from there to all rows. "fixed": stay with the tables.
         max_cost : float, optional
-            Where effort ends, in full rows, for all steps together: a scan reads as many bytes as
-            ``m * sketch_bytes / (d * itemsize)`` rows. A query whose next step costs more stays where it is,
-            also where ``on_short`` or the operating point would have every row scored.
+            Where effort ends, in full rows, for all steps together, a sketch being as much of a row as it has
+            of its bytes. A query whose next step would cost more stays where it is, also where ``on_short``
+            or the operating point would have every row scored. The tables, where each begins, are searched
+            in any case: their cost is bounded by the operating point.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional
@@ -461,6 +462,8 @@ class Index:
         if effort not in ("adaptive", "fixed"):
             raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
         most = as_cost(max_cost)
+        if exact and max_cost is not None:
+            raise ValueError(message("max_cost", "None with exact=True, which scores every row", max_cost))
         queries, single = as_queries(x, self.d)
         n = len(queries)
         # Answers go to arrays of our own first: out may overlap x, or be in use by another thread.
@@ -553,16 +556,22 @@ class Index:
         """
         queries, _ = as_queries(Q, self.d)
         labels = None if Y is None else as_labels(Y, len(queries), self.m)
-        params = self.params
-        if not params:
-            raise NotFittedError("The index is not fitted: call fit first.")
-        if params["fill"] == "rows" or not params["sketch_bytes"]:
-            raise ValueError(
-                "An index observes with fill='queries' and sketches; this one was fitted without."
-            )
-        t = max(params["teacher_top"], 1)
         lists = None if labels is None else (labels.indptr, labels.indices)
-        return Observed(*self._core.observe(queries, lists, t, params["capacity"]))
+        while True:
+            fits, params = self._core.fits, self.params
+            if not params:
+                raise NotFittedError("The index is not fitted: call fit first.")
+            if params["fill"] == "rows" or not params["sketch_bytes"]:
+                raise ValueError(
+                    "An index observes with fill='queries' and sketches; this one was fitted without."
+                )
+            if labels is None and params["teacher_top"] == 0:
+                raise ValueError(
+                    message("Y", "given with teacher_top=0, which learns from true labels only", None)
+                )
+            told = self._core.observe(queries, lists, params["teacher_top"], params["capacity"], fits)
+            if told is not None:  # else fitted anew meanwhile, perhaps with other parameters
+                return Observed(*told)
 
     def refresh(
         self, *, progress: bool = True, callback: Callable[[str, int, int], object] | None = None

@@ -259,6 +259,7 @@ def find_point(
     good = [trial for trial in timed if judge.keeps(trial)]
     if timed and judge.has_trust:
         tried = [trial for trial in timed if trial.us <= min([*good, full], key=_us).us][:_CHEAPEST]
+        tried += [trial for trial in good[:1] if trial not in tried]
         further = _further(judge, tried or timed[:1], objective, num_threads)
         timed = sorted([*timed, *further], key=_us)
         # What goes on where it should is worth what it costs in domain.

@@ -1,6 +1,6 @@
 //! The index: rows, and what fitting adds to them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -24,6 +24,8 @@ pub struct Index {
     rows: Rows,
     fitted: RwLock<Option<Arc<Fitted>>>,
     observer: Mutex<Option<Observer>>,
+    /// Bytes of the observer, for those who would not wait for it.
+    observer_nbytes: AtomicUsize,
     fits: AtomicU64,
     scratches: Mutex<Vec<Scratch>>,
 }
@@ -35,6 +37,7 @@ impl Index {
             rows,
             fitted: RwLock::new(None),
             observer: Mutex::new(None),
+            observer_nbytes: AtomicUsize::new(0),
             fits: AtomicU64::new(0),
             scratches: Mutex::new(Vec::new()),
         }
@@ -57,6 +60,7 @@ impl Index {
 
     fn renew(&self, fitted: Arc<Fitted>, evidence: Option<Observer>) {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.observer_nbytes.store(evidence.as_ref().map_or(0, Observer::nbytes), Ordering::Relaxed);
         *observer = evidence;
         *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(fitted);
         self.fits.fetch_add(1, Ordering::Relaxed);
@@ -109,14 +113,19 @@ impl Index {
 
     /// Learn from queries (n x d) that are served, and from their true labels where these are known. Where the answer
     /// by tables is not trusted, the query becomes an exemplar with the `t` best labels of a scan. There are never
-    /// more than `capacity` exemplars. Calls take their turn; searches do not wait.
+    /// more than `capacity` exemplars. Calls take their turn; searches do not wait. None, and nothing learned, if there
+    /// have been other than `fits` [`Index::fits`]: `t` and `capacity` are of another one then.
     pub fn observe(
         &self,
         queries: &[f32],
         lists: Option<Lists<'_>>,
         t: usize,
         capacity: usize,
-    ) -> Result<Observing> {
+        fits: u64,
+    ) -> Result<Option<Observing>> {
+        // Batches of searches use the same threads: between so many queries they come to their turn.
+        const TURN: usize = 32;
+
         self.check_queries(queries)?;
         let d = self.rows.d();
         let n = queries.len() / d;
@@ -128,26 +137,32 @@ impl Index {
         }
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        if fits != self.fits() {
+            return Ok(None);
+        }
         let (Some(exemplars), Some(_)) = (&fitted.exemplars, &fitted.sketches) else {
             return Err(Error::value("sketch_bytes", "at least 64, and fill='queries'", "others"));
         };
         let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
         let (sketcher, searcher) = (exemplars.sketcher(), self.searcher(&fitted));
-        let observations: Vec<Observation> = threads::install(0, || {
-            let each = queries.par_chunks_exact(d).enumerate().map_init(
-                || self.scratch(),
-                |scratch, (at, query)| {
-                    scratch.load(query);
-                    let true_labels = lists.map_or(&[][..], |lists| lists.get(at));
-                    searcher.observe(scratch, &sketcher, true_labels, t)
-                },
-            );
-            each.collect()
-        })?;
-        let next = observer.take(&fitted, &observations, capacity)?;
-        let added = observations.iter().filter(|observation| observation.found.is_some()).count();
+        let mut observations: Vec<Observation> = Vec::with_capacity(n);
+        for (turn, queries) in queries.chunks(TURN * d).enumerate() {
+            observations.extend(threads::install(0, || {
+                let each = queries.par_chunks_exact(d).enumerate().map_init(
+                    || self.scratch(),
+                    |scratch, (at, query)| {
+                        scratch.load(query);
+                        let true_labels = lists.map_or(&[][..], |lists| lists.get(turn * TURN + at));
+                        searcher.observe(scratch, &sketcher, true_labels, t)
+                    },
+                );
+                each.collect::<Vec<_>>()
+            })?);
+        }
+        let (next, added) = observer.take(&fitted, &observations, capacity)?;
         self.replace(next);
-        Ok(Observing { added, exemplars: observer.len() })
+        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
+        Ok(Some(Observing { added, exemplars: observer.len() }))
     }
 
     /// What has been fitted and observed, all in one place, and the evidence for each exemplar where any has been
@@ -157,6 +172,7 @@ impl Index {
         let Some(fitted) = self.fitted() else { return Ok(None) };
         let Some(observer) = observer.as_mut() else { return Ok(Some((fitted, Vec::new()))) };
         let settled = self.replace(observer.settle(&fitted)?);
+        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
         Ok(Some((settled, observer.evidence())))
     }
 
@@ -173,8 +189,7 @@ impl Index {
 
     /// Bytes that observing keeps beside what searches read.
     pub fn observer_nbytes(&self) -> usize {
-        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        observer.as_ref().map_or(0, Observer::nbytes)
+        self.observer_nbytes.load(Ordering::Relaxed)
     }
 
     /// The leading `p` coordinates of all exemplars, as far as sketches know them, and what each weighs.
@@ -245,6 +260,7 @@ impl Index {
         }
         let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
         self.replace(observer.rehash(&fitted, planes)?);
+        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
         Ok(())
     }
 

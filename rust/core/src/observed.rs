@@ -9,6 +9,7 @@
 //! of one query. Where there is no room left the exemplars of least evidence go, of the fit's as of the observed ones;
 //! of equal ones a few of everywhere.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -183,9 +184,17 @@ impl Observer {
         Observer { of_fit: evidence.len(), evidence, ..Observer::new(0) }
     }
 
-    /// Take in what queries have shown, in their order; returns what searches read from now on.
-    pub fn take(&mut self, fitted: &Fitted, observations: &[Observation], capacity: usize) -> Result<Fitted> {
+    /// Take in what queries have shown, in their order; returns what searches read from now on, and how many
+    /// exemplars are new. They were all found beside the same snapshot: one that needs no more than another of its
+    /// sketch among them is not kept twice.
+    pub fn take(
+        &mut self,
+        fitted: &Fitted,
+        observations: &[Observation],
+        capacity: usize,
+    ) -> Result<(Fitted, usize)> {
         let before = self.len();
+        let mut new: HashMap<[u8; SKETCH_BYTES], Vec<(usize, &[u32])>> = HashMap::new();
         for observation in observations {
             self.weight *= GROWTH;
             for &neighbor in &observation.neighbors {
@@ -195,28 +204,37 @@ impl Observer {
             }
             // New ones go to the end, so that the numbers of the others stay what they are.
             if let Some(found) = &observation.found {
+                let alike = new.entry(found.sketch).or_default();
+                let holds =
+                    |labels: &[u32]| found.labels.iter().all(|label| labels.binary_search(label).is_ok());
+                if let Some(&(known, _)) = alike.iter().find(|(_, labels)| holds(labels)) {
+                    self.evidence[known] += self.weight;
+                    continue;
+                }
+                alike.push((self.len(), &found.labels));
                 self.recent.push(&found.codes, &found.sketch, &found.labels);
                 self.evidence.push(self.weight);
             }
         }
+        let added = self.len() - before;
         if self.weight > 1e100 {
             self.evidence.iter_mut().for_each(|evidence| *evidence /= self.weight);
             self.weight = 1.0;
         }
         if self.len() > capacity {
-            return self.evict(fitted, capacity);
+            return Ok((self.evict(fitted, capacity)?, added));
         }
-        if self.len() == before {
-            return Ok(fitted.clone());
+        if added == 0 {
+            return Ok((fitted.clone(), 0));
         }
         if self.recent.len() >= RECENT {
             let recent = std::mem::replace(&mut self.recent, Kept::new());
             self.hashed.append(&recent);
             if self.hashed.len() > self.of_fit / 4 {
-                return self.merge(fitted, self.everything());
+                return Ok((self.merge(fitted, self.everything())?, added));
             }
         }
-        self.snapshot(fitted)
+        Ok((self.snapshot(fitted)?, added))
     }
 
     /// Everything in one place, and evidence as a file holds it, so that who reads the file goes on from the same.

@@ -715,37 +715,47 @@ impl Reference {
         }
         let (candidates, work) = self.few_candidates(query);
         let found = candidates.len();
-        if found < k && on_short == OnShort::Raise {
-            return Err(Error::Short { query: 0, found, k });
-        }
-        if found < k && on_short == OnShort::Exact && affords_all {
-            let exact = self.exact(query, k);
-            return Ok(Answer { work: after(work, exact.work), ..exact });
-        }
         let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
         let (best, finalists) = self.by_tables(query, answers, &candidates);
+        let m = self.bias.len();
+        let exemplars = if self.kept.is_some() { 64 * work.entries } else { 0 };
+        let cost = (exemplars + found * self.scan_bytes / m) as f64 / self.row_bytes + finalists.len() as f64;
+        let too_short = |work: Work, best: &Answer| match on_short {
+            _ if found >= k => Ok(Answer { work, ..first(best, k) }),
+            OnShort::Raise => Err(Error::Short { query: 0, found, k }),
+            OnShort::Exact if cost + m as f64 <= effort.max_cost => {
+                let exact = self.exact(query, k);
+                Ok(Answer { work: after(work, exact.work), ..exact })
+            }
+            _ => Ok(Answer { work, ..first(best, k) }),
+        };
         let Some(trust) = self.point.judge else {
             let work = Work { rescored: finalists.len(), trust: f32::NAN, ..work };
-            return Ok(Answer { work, ..first(&best, k) });
+            return too_short(work, &best);
         };
         let features = self.features(query, &first(&best, trust.k), &finalists);
-        let trusted = if found < trust.k { 0.0 } else { logistic(&trust.tables, &features) };
+        let trusted = if found < trust.k.max(k) { 0.0 } else { logistic(&trust.tables, &features) };
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
-        let m = self.bias.len();
-        let cost = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan.max(answers) as f64;
+        let scan = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan.max(answers) as f64;
+        let cost = cost + scan;
         let enough = |trusted, least| trusted >= least && least < 1.0;
         if !effort.adaptive || enough(trusted, self.point.trust) || cost > effort.max_cost {
-            return Ok(Answer { work, ..first(&best, k) });
+            return too_short(work, &best);
         }
         let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
         let margin = self.margin(query, &first(&best, trust.k), &finalists, cut);
         let trusted = logistic(&trust.scan, &[1.0, margin]);
-        let work = Work { rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
-        if enough(trusted, self.point.scan_trust) || cost + m as f64 > effort.max_cost {
-            return Ok(Answer { work, ..first(&best, k) });
+        let work =
+            Work { candidates: m, rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
+        let doubted = !enough(trusted, self.point.scan_trust) || (m < k && on_short == OnShort::Exact);
+        if doubted && cost + m as f64 <= effort.max_cost {
+            let exact = self.exact(query, k);
+            return Ok(Answer { work: after(work, exact.work), ..exact });
         }
-        let exact = self.exact(query, k);
-        Ok(Answer { work: after(work, exact.work), ..exact })
+        if m < k && on_short == OnShort::Raise {
+            return Err(Error::Short { query: 0, found: m, k });
+        }
+        Ok(Answer { work, ..first(&best, k) })
     }
 
     /// The answer from these candidates, and the rows scored for it with their estimates.
@@ -873,7 +883,8 @@ fn first(answer: &Answer, k: usize) -> Answer {
 
 /// The work of an exact search after that of another.
 fn after(work: Work, exact: Work) -> Work {
-    Work { rescored: exact.rescored, step: exact.step, trust: exact.trust, ..work }
+    let Work { candidates, rescored, step, trust, .. } = exact;
+    Work { candidates, rescored, step, trust, ..work }
 }
 
 fn logistic(weights: &[f32], features: &[f64]) -> f32 {

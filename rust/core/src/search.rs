@@ -143,25 +143,31 @@ impl Searcher<'_> {
             return Ok(self.exact(scratch, labels, scores));
         }
         let mut work = self.candidates(scratch);
-        let found = work.candidates;
-        if found < k && on_short == OnShort::Raise {
-            return Err(Error::Short { query: 0, found, k });
-        }
-        if found < k && on_short == OnShort::Exact && all <= effort.max_cost {
-            return Ok(self.exact_after(work, scratch, labels, scores));
-        }
         let answers = k.max(point.judge.map_or(0, |trust| trust.k));
         self.by_tables(scratch, answers);
         work.trust = f32::NAN;
+        let mut cost = self.tables_cost(&work, scratch.finalists.len());
         if let Some(trust) = &point.judge {
-            work.trust = self.trust(trust, scratch);
-            let cost = self.scan_cost(answers);
-            if effort.adaptive && doubted(work.trust, point.trust) && cost <= effort.max_cost {
+            // Too few answers are not trusted, whatever they are about.
+            work.trust = if work.candidates < k { 0.0 } else { self.trust(trust, scratch) };
+            let scan = self.scan_cost(answers);
+            if effort.adaptive && doubted(work.trust, point.trust) && cost + scan <= effort.max_cost {
+                cost += scan;
                 self.by_scan(scratch, answers, 0);
                 (work.step, work.trust) = (Step::Scan, trust.of_scan(&scanned(scratch, trust.k)));
+                work.candidates = self.rows.m();
                 if doubted(work.trust, point.scan_trust) && cost + all <= effort.max_cost {
                     return Ok(self.exact_after(work, scratch, labels, scores));
                 }
+            }
+        }
+        if work.candidates < k {
+            match on_short {
+                OnShort::Raise => return Err(Error::Short { query: 0, found: work.candidates, k }),
+                OnShort::Exact if cost + all <= effort.max_cost => {
+                    return Ok(self.exact_after(work, scratch, labels, scores));
+                }
+                _ => {}
             }
         }
         work.rescored = scratch.finalists.len();
@@ -227,6 +233,9 @@ impl Searcher<'_> {
         if neighbors.iter().any(is_known) {
             return Observation { neighbors, found: None };
         }
+        if needed.is_empty() {
+            return Observation { neighbors, found: None };
+        }
         let codes = self.fitted.planes.codes(&scratch.margins).collect();
         Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
     }
@@ -237,6 +246,15 @@ impl Searcher<'_> {
             return 0.0;
         }
         trust.of_tables(&self.met(scratch, trust.k))
+    }
+
+    /// What a search by tables has cost in full rows: the bytes that it read of exemplars' and rows' sketches by those
+    /// of a row, and the rows scored.
+    fn tables_cost(&self, work: &Work, rescored: usize) -> f64 {
+        let row = self.rows.weights().nbytes() as f64 / self.rows.m() as f64;
+        let exemplars = if self.fitted.exemplars.is_some() { work.entries * SKETCH_BYTES } else { 0 };
+        let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
+        (exemplars + work.candidates * sketches) as f64 / row + rescored as f64
     }
 
     /// What a scan for so many answers costs in full rows: the bytes it reads by those of a row.
@@ -339,8 +357,8 @@ impl Searcher<'_> {
 
     /// The same where less was not enough: the work done before counts, too.
     fn exact_after(&self, work: Work, scratch: &Scratch, labels: &mut [i64], scores: &mut [f32]) -> Work {
-        let Work { rescored, step, trust, .. } = self.exact(scratch, labels, scores);
-        Work { rescored, step, trust, ..work }
+        let Work { candidates, rescored, step, trust, .. } = self.exact(scratch, labels, scores);
+        Work { candidates, rescored, step, trust, ..work }
     }
 
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.

@@ -62,7 +62,8 @@ fn observe(
 ) -> [usize; 2] {
     let (offsets, labels) = csr(labels);
     let lists = Lists { offsets: &offsets, labels: &labels };
-    let told = built.index.observe(&queries.concat(), Some(lists), t, capacity).unwrap();
+    let fits = built.index.fits();
+    let told = built.index.observe(&queries.concat(), Some(lists), t, capacity, fits).unwrap().unwrap();
     [told.added, told.exemplars]
 }
 
@@ -259,22 +260,61 @@ fn the_least_useful_go_first() {
     assert!(sorted.is_empty() || labels.contains(&sorted), "the exemplar that all were near to");
 }
 
+/// Queries of one call are found beside the same snapshot, and those that are alike are kept once all the same.
+#[test]
+fn what_is_found_many_times_is_kept_once() {
+    let built = case(4).build();
+    let some = Rng(4).matrix(3, 12, Rng::normal);
+    let queries: Vec<Vec<f32>> = (0..40).map(|i| some[i % 3].clone()).collect();
+    let [added, all] = observe(&built, &queries, &vec![vec![]; 40], 4, usize::MAX);
+    assert!((1..=3).contains(&added) && all == 60 + added, "{added} of 3 were new");
+    // With a label more one of them is another.
+    let labels: Vec<Vec<u32>> = (0..40).map(|i| if i == 20 { vec![88, 89] } else { vec![] }).collect();
+    let again = observe(&built, &queries, &labels, 4, usize::MAX);
+    assert_eq!(again, [1, all + 1]);
+}
+
+#[test]
+fn evidence_fades() {
+    let built = case(6).build();
+    let queries = Rng(6).matrix(1, 12, Rng::normal);
+    observe(&built, &queries, &[vec![]], 4, usize::MAX);
+    let evidence = |built: &Built| built.index.settle().unwrap().unwrap().1;
+    let most = |of: &[f32]| of.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let before = evidence(&built);
+    let (nearest, high) = most(&before);
+    assert!(high > 1.5, "it has been met: {high}");
+    // Far from all of the others, again and again, it is they who are met.
+    let far: Vec<f32> = queries[0].iter().map(|x| -30.0 * x).collect();
+    let many = vec![far; 10_000];
+    for _ in 0..5 {
+        observe(&built, &many, &vec![vec![]; 10_000], 4, usize::MAX);
+    }
+    let after = evidence(&built);
+    let unmet = before.iter().zip(&after).filter(|&(before, after)| after < before);
+    let (least, n) = unmet.fold((f32::INFINITY, 0), |(least, n), (b, a)| (least.min(a / b), n + 1));
+    assert!(n > 0 && (0.45..0.55).contains(&least), "half of what {nearest} had: {least} of {n}");
+}
+
 #[test]
 fn observing_says_what_it_cannot_do() {
     let built = case(1).build();
     let query = &built.queries[0];
     let value = |result: lss_core::Result<_>| match result {
         Err(Error::Value { arg, .. }) => arg,
-        other => panic!("{:?}", other.map(|_: lss_core::Observing| ())),
+        other => panic!("{:?}", other.map(|_: Option<lss_core::Observing>| ())),
     };
     let lists = |offsets, labels| Some(Lists { offsets, labels });
-    assert_eq!(value(built.index.observe(query, lists(&[0], &[]), 4, 99)), "Y");
-    assert_eq!(value(built.index.observe(query, lists(&[0, 1], &[90]), 4, 99)), "Y");
-    assert_eq!(value(built.index.observe(query, None, 4, 0)), "capacity");
-    assert_eq!(value(built.index.observe(&[f32::NAN; 12], None, 4, 9)), "x");
+    assert_eq!(value(built.index.observe(query, lists(&[0], &[]), 4, 99, 1)), "Y");
+    assert_eq!(value(built.index.observe(query, lists(&[0, 1], &[90]), 4, 99, 1)), "Y");
+    assert_eq!(value(built.index.observe(query, None, 4, 0, 1)), "capacity");
+    assert_eq!(value(built.index.observe(&[f32::NAN; 12], None, 4, 9, 1)), "x");
+    // Nothing is learned by the parameters of a fit before.
+    assert!(built.index.observe(query, None, 4, 1, 0).unwrap().is_none());
+    assert_eq!(kept(&built).len(), 60);
     let by_rows = Case { fill: Fill::Rows, ..case(1) }.build();
-    assert_eq!(value(by_rows.index.observe(query, None, 4, 99)), "sketch_bytes");
-    assert!(matches!(case(1).prepare().index.observe(query, None, 4, 99), Err(Error::NotFitted)));
+    assert_eq!(value(by_rows.index.observe(query, None, 4, 99, 1)), "sketch_bytes");
+    assert!(matches!(case(1).prepare().index.observe(query, None, 4, 99, 1), Err(Error::NotFitted)));
 }
 
 /// Searches run while others observe, save and settle: every answer is whole, and no exemplar gets lost.

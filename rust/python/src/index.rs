@@ -186,7 +186,8 @@ impl Index {
         lists: Option<(PyReadonlyArray1<'_, i64>, PyReadonlyArray1<'_, i64>)>,
         t: usize,
         capacity: usize,
-    ) -> PyResult<(usize, usize)> {
+        fits: u64,
+    ) -> PyResult<Option<(usize, usize)>> {
         let (_, queries) = self.queries("Q", &queries)?;
         let lists = match &lists {
             Some((indptr, indices)) => {
@@ -196,9 +197,9 @@ impl Index {
         };
         let told = enter(py, || {
             let lists = lists.as_ref().map(|(offsets, labels)| Lists { offsets, labels });
-            self.0.observe(&queries, lists, t, capacity)
+            self.0.observe(&queries, lists, t, capacity, fits)
         })?;
-        Ok((told.added, told.exemplars))
+        Ok(told.map(|told| (told.added, told.exemplars)))
     }
 
     /// Answer by tables and by a scan: labels of both (n, k), and features of both.
