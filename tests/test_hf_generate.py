@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -266,6 +266,12 @@ def test_no_more_is_asked_than_a_choice_depends_on(options, needed):
     assert asked == [needed]
 
 
+TOP_P_FIRST = transformers.LogitsProcessorList(
+    [transformers.TopPLogitsWarper(0.3), transformers.TopKLogitsWarper(40)]
+)
+
+
+@example(processors=TOP_P_FIRST, seed=0)
 @given(processors=processors(), seed=st.integers(0, 999))
 def test_what_is_left_out_has_no_part_in_a_choice(processors, seed):
     """With as many labels as a choice is said to depend on, it is as with all of them."""
