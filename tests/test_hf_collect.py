@@ -165,6 +165,50 @@ def test_a_head_over_something_else_is_refused(tokenizer):
         collect(model, tokenizer, documents([5]), progress=False)
 
 
+class Scaled(transformers.LlamaForCausalLM):
+    """A model that does something between its base model and its output layer."""
+
+    factor = 0.5
+
+    def forward(self, input_ids, **options):
+        states = self.model(input_ids=input_ids, **options).last_hidden_state
+        return self.lm_head(self.factor * states)
+
+
+def modernbert():
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
+    )
+    return transformers.ModernBertDecoderForCausalLM(config)
+
+
+@pytest.mark.parametrize("kind", ["scaled", "modernbert"])
+def test_a_module_before_the_head_is_noticed(tokenizer, tmp_path, kind):
+    if kind == "scaled":
+        model = Scaled(tiny_llama(VOCABULARY, WIDTH).config)
+    elif hasattr(transformers, "ModernBertDecoderForCausalLM"):
+        model = modernbert()
+    else:
+        pytest.skip("this transformers has none")
+    for options in ({}, {"folder": tmp_path}):
+        with pytest.raises(ValueError, match=r"reads its base model's output\. Got one that reads something"):
+            collect(model, tokenizer, documents([5, 40]), progress=False, **options)
+    assert not model.get_output_embeddings()._forward_pre_hooks
+    if kind == "scaled":
+        model.factor = 1.0
+        assert len(collect(model, tokenizer, documents([5, 40]), progress=False)[0]) == 43
+
+
 def test_progress_goes_to_stderr_or_nowhere(model, tokenizer, capsys):
     collect(model, tokenizer, documents([5]), progress=False)
     assert capsys.readouterr() == ("", "")
@@ -259,6 +303,17 @@ def test_more_tokens_go_on_from_fewer(model, tokenizer, tmp_path, limits):
     expected = collect(model, tokenizer, texts, max_tokens=most, progress=False)
     np.testing.assert_array_equal(everything(shards)[1], expected[1])
     np.testing.assert_allclose(everything(shards)[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_short_documents_at_the_end_make_no_shard(model, tokenizer, tmp_path):
+    texts = documents([20, 20])
+    options = {"folder": tmp_path, "shard_tokens": 10, "progress": False}
+    for more in (["", "w1"], ["", "w1", ""], ["", "w1", "", *documents([9])]):
+        shards = collect(model, tokenizer, [*texts, *more], **options)
+        sizes = [len(ids) for _, ids in shards]
+        assert sizes == [19, 19, 8][: len(sizes)]
+        assert len(sizes) == (3 if len(more) == 4 else 2)
+    assert collect(model, tokenizer, [*texts, *more], **options).n == 46
 
 
 def test_a_folder_of_something_else_is_refused(model, tokenizer, tmp_path):

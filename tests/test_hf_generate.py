@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -266,6 +266,59 @@ def test_no_more_is_asked_than_a_choice_depends_on(options, needed):
     assert asked == [needed]
 
 
+TOP_P_FIRST = transformers.LogitsProcessorList(
+    [transformers.TopPLogitsWarper(0.3), transformers.TopKLogitsWarper(40)]
+)
+
+
+@example(processors=TOP_P_FIRST, seed=0)
+@given(processors=processors(), seed=st.integers(0, 999))
+def test_what_is_left_out_has_no_part_in_a_choice(processors, seed):
+    """With as many labels as a choice is said to depend on, it is as with all of them."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.permutation(M).astype(np.float32)[None] / 20)
+    input_ids = torch.from_numpy(rng.integers(0, M, (1, 30)))
+    k = decoding._needed(processors, sample=True)
+    best = logits.topk(k or M)
+    choice = decoding._Choice(LSSLinear(1, M), processors, sample=True)
+    scores = choice.scores(input_ids, best.indices, best.values).softmax(-1)
+    found = torch.zeros(1, M).scatter_(1, best.indices, scores)
+    torch.testing.assert_close(found, processors(input_ids, logits).softmax(-1), atol=1e-6, rtol=1e-4)
+
+
+def test_a_caller_s_top_p_before_top_k_sees_all_candidates():
+    warpers = [transformers.TopPLogitsWarper(0.3), transformers.TopKLogitsWarper(5)]
+    assert decoding._needed(transformers.LogitsProcessorList(warpers), sample=True) is None
+    assert decoding._needed(transformers.LogitsProcessorList(warpers[::-1]), sample=True) == 5
+    warm = [transformers.TemperatureLogitsWarper(0.7), *warpers[::-1]]
+    assert decoding._needed(transformers.LogitsProcessorList(warm), sample=True) == 5
+
+
+@pytest.mark.parametrize("why", ["many", "training", "exact"])
+@pytest.mark.parametrize("mode", ["auto", "lss"])
+def test_decode_keeps_to_the_mode(model, index, mode, why):
+    asked = []
+    input_ids = prompts(5)
+    point = index.operating_point
+    with patch(model, index, mode, path="tables") as patched:
+        listing = patched.head._listing
+        patched.head._listing = lambda k: asked.append(k) or listing(k)
+        generate(model, input_ids, custom_generate=decode)
+        assert asked == [1]
+        patched.head.max_positions = 4 if why == "many" else 64
+        patched.head.train(why == "training")
+        try:
+            index.apply(point._replace(exact=why == "exact"))
+            found = generate(model, input_ids, custom_generate=decode)
+        finally:
+            index.apply(point)
+            patched.head.eval()
+    dense = mode == "auto" or why == "exact"
+    assert len(asked) == (1 if dense else 2)
+    if dense:
+        assert torch.equal(found, generate(model, input_ids))
+
+
 BEAMS = {
     "beams": {"num_beams": 3},
     "sampled beams": {"num_beams": 3, "do_sample": True},
@@ -314,8 +367,47 @@ def test_generation_stops_though_the_index_never_finds_the_end():
                 found = generate(model, start, custom_generate=custom)
                 assert torch.equal(found[:, 5] == 2, ends)
                 assert (found[ends][:, 6:] == 0).all()
+                # Without what is asked for, at patching and at each call, it would go on.
                 patched.head.always = ()
-                assert not (generate(model, start, custom_generate=custom) == 2).any()
+                model.generation_config.eos_token_id = None
+                found = generate(model, start, custom_generate=custom)
+                assert not (found == 2).any()
+                model.generation_config.eos_token_id = 2
+
+
+@pytest.mark.parametrize("custom", [None, decode], ids=["scattered", "decode"])
+@pytest.mark.parametrize("how", ["argument", "several", "config", "changed"])
+def test_a_call_s_own_end_stops_it(custom, how):
+    model = llama().eval()
+    hidden = states(model)
+    with torch.no_grad():
+        model.lm_head.weight[9] = 50 * hidden.mean(0)
+    labels = 10 + np.arange(len(hidden)) % (M - 10)
+    index = index_of(model, LSSConfig(teacher_top=0, n_neighbors=5), labels)
+    start = prompts(40)
+    with torch.no_grad():
+        ends = model(start).logits[:, -1].argmax(1) == 9
+    assert ends.sum() > 10
+    options = {}
+    with patch(model, index, path="tables") as patched:
+        assert not (generate(model, start, custom_generate=custom)[:, 5:] == 9).any()
+        if how == "config":
+            config = copy.deepcopy(model.generation_config)
+            config.update(eos_token_id=9, max_new_tokens=8, do_sample=False)
+            found = model.generate(
+                start, config, attention_mask=torch.ones_like(start), custom_generate=custom
+            )
+        else:
+            if how == "changed":
+                model.generation_config.eos_token_id = 9
+            else:
+                options["eos_token_id"] = 9 if how == "argument" else [2, 9]
+            found = generate(model, start, custom_generate=custom, **options)
+        assert torch.equal(found[:, 5] == 9, ends)
+        assert (found[ends][:, 6:] == 0).all()
+        model.generation_config.eos_token_id = 2
+        assert not (generate(model, start, custom_generate=custom)[:, 5:] == 9).any()
+        assert patched.head.always == (0, 1, 2)
 
 
 def test_special_ids_come_from_everywhere():
@@ -343,11 +435,38 @@ def test_what_is_patched_is_put_back(model, index):
     patched.remove()
     assert model.get_output_embeddings() is head
     assert len(model._forward_hooks) == forward
-    assert "save_pretrained" not in vars(model)
+    assert not {"save_pretrained", "_prepare_special_tokens"} & vars(model).keys()
     assert torch.equal(model(x).logits, dense)
     with pytest.raises(ZeroDivisionError), patch(model, index):
         _ = 1 / 0
     assert model.get_output_embeddings() is head
+
+
+def test_a_model_that_was_resized_is_let_go():
+    model = llama().eval()
+    index = index_of(model)
+    patched = patch(model, index)
+    model.resize_token_embeddings(M + 5)
+    head = model.get_output_embeddings()
+    if isinstance(head, LSSLinear):
+        pytest.skip("this transformers keeps the layer")
+    later = patch(model, index_of(model))
+    shadows = dict(vars(model))
+    patched.remove()  # takes nothing of the later one's
+    assert vars(model)["save_pretrained"] is shadows["save_pretrained"]
+    assert len(model._forward_hooks) == 1
+    later.remove()
+    assert model.get_output_embeddings() is head
+    assert not model._forward_hooks
+    assert not {"save_pretrained", "_prepare_special_tokens"} & vars(model).keys()
+
+    model = llama().eval()
+    patched = patch(model, index)
+    model.resize_token_embeddings(M + 5)
+    patched.remove()
+    assert not model._forward_hooks
+    assert "save_pretrained" not in vars(model)
+    assert model.get_output_embeddings().out_features == M + 5
 
 
 def test_weights_that_moved_meanwhile_stay_where_they_are():
@@ -383,6 +502,7 @@ def test_copies_are_patched_on_their_own(model, index, duplicate, tmp_path):
     assert torch.equal(other(prompts(2)).logits, expected)
     assert (expected == -torch.inf).any()
     assert other.save_pretrained.args[0] is other
+    assert other._prepare_special_tokens.args[0] is other
     other.save_pretrained(tmp_path)
     assert (tmp_path / INDEX_FILE).is_file()
 
@@ -433,6 +553,22 @@ def test_what_does_not_fit_is_named():
         patch(model, index)
     with pytest.raises(ValueError, match="'model' must be one with an output layer"):
         patch(model.model, index)
+    bart = transformers.BartConfig(
+        vocab_size=M,
+        d_model=D,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+    )
+    with pytest.raises(ValueError, match=r"'model' must be decoder-only\. Got an encoder-decoder"):
+        patch(transformers.BartForConditionalGeneration(bart), index)
+    model.lm_head.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"'linear' must be a torch\.nn\.Linear without hooks"):
+        patch(model, index)
+    model.lm_head._forward_hooks.clear()
     hooks = pytest.importorskip("accelerate.hooks")
     hooks.add_hook_to_module(model.lm_head, hooks.AlignDevicesHook("cpu"))
     with pytest.raises(ValueError, match="'model' must be one whose output layer accelerate does not move"):

@@ -34,7 +34,6 @@ def smollm2():
     return demo.load_smollm2()
 
 
-@pytest.mark.filterwarnings("ignore:No operating point")
 def test_the_page_runs(smollm2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "load_smollm2", lambda: smollm2)
@@ -51,6 +50,8 @@ def test_the_page_runs(smollm2, tmp_path, monkeypatch, capsys):
             scope["patched"].remove()
     assert (tmp_path / "patched" / lss_rs.hf.INDEX_FILE).is_file()
     assert scope["shards"].n >= 1200
+    assert not scope["index"].operating_point.exact  # else the page is about the full layer
+    assert not scope["candidates"].all()
     assert isinstance(scope["again"].get_output_embeddings(), LSSLinear)
     assert scope["tokens"].shape[0] == len(prompts)
     assert (scope["logits"] == -torch.inf).any()
@@ -61,7 +62,6 @@ def test_the_page_runs(smollm2, tmp_path, monkeypatch, capsys):
     assert (scope["labels"][:, :1] == dense.indices).float().mean() > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:No operating point")
 def test_the_lines_of_the_readme_run(smollm2):
     (block,) = (block for block in blocks(ROOT / "README.md") if "lss_rs.hf" in block)
     model, tokenizer = smollm2
@@ -69,6 +69,7 @@ def test_the_lines_of_the_readme_run(smollm2):
     scope = {"Index": Index, "model": model, "tokenizer": tokenizer, "inputs": inputs}
     scope["texts"] = documents("train", 24)
     exec(compile(block, "README.md", "exec"), scope)
+    assert not scope["index"].operating_point.exact
     expected = model.generate(**inputs, max_new_tokens=2)
     assert scope["tokens"][0, : expected.shape[1] - 1].tolist() == expected[0, :-1].tolist()
     assert not isinstance(model.get_output_embeddings(), LSSLinear)

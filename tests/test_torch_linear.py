@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from lss_rs import Index, LSSConfig, NotFittedError  # noqa: E402
@@ -148,6 +149,70 @@ def test_labels_of_always_are_always_there(path):
 
 
 # When
+
+
+@pytest.mark.parametrize("mode", ["auto", "lss"])
+def test_an_exact_index_leaves_it_to_the_dense_layer(mode):
+    layer = linear()
+    head = head_of(layer, mode)
+    x = queries(5).requires_grad_()
+    assert from_index(answers(head, x))
+    head.index.apply(head.index.operating_point._replace(exact=True))
+    assert torch.equal(answers(head, x), layer(x))
+    best = layer(x).topk(60)
+    assert torch.equal(head.topk(x, 60).indices, best.indices)
+    head(x).sum().backward()  # as a dense layer has it, so in mode "lss"
+    assert x.grad is not None
+
+
+def a_parametrized(layer):
+    return nn.utils.parametrizations.weight_norm(layer)
+
+
+def a_weight_normed(layer):
+    return torch.nn.utils.weight_norm(layer)
+
+
+def a_pruned(layer):
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def a_pruned_bias(layer):
+    return prune.l1_unstructured(layer, "bias", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("change", [a_parametrized, a_weight_normed, a_pruned, a_pruned_bias])
+def test_weights_made_of_others_are_refused(change):
+    layer = change(linear())
+    with pytest.raises(TypeError, match="parametrized, weight-normed or pruned"):
+        LSSLinear.from_linear(layer)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_are_refused(hook):
+    layer = linear()
+    handle = getattr(layer, hook)(lambda *_: None)
+    with pytest.raises(ValueError, match="without hooks"):
+        LSSLinear.from_linear(layer)
+    handle.remove()
+    LSSLinear.from_linear(layer)
+
+
+def test_a_forward_of_its_own_is_refused():
+    layer = linear()
+    layer.forward = lambda x: x
+    with pytest.raises(TypeError, match="computes as one"):
+        LSSLinear.from_linear(layer)
 
 
 def test_auto_is_dense_where_it_should_be():

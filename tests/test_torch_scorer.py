@@ -225,6 +225,20 @@ def test_the_core_scans_where_it_is_not_trusted():
     assert some == [s if d else t for s, t, d in zip(scanned, tables, doubtful, strict=True)]
 
 
+def test_a_point_that_is_applied_holds_for_scans_too():
+    index = fitted(LSSConfig(n_neighbors=3, teacher_top=8, n_rescore=20))
+    W, Q = rows_of(index, torch.float32)[0], torch.from_numpy(layer(n=30, seed=4)[2])
+    scorer = Scorer(index, W, path="core-scan")
+    scorer.topk(Q, 5)
+    twin = scorer._scanning()
+    assert scorer._scanning() is twin
+    index.apply(index.operating_point._replace(n_scan=7))
+    assert scorer._scanning().operating_point.n_scan == 7
+    fresh = Scorer(index, W, path="core-scan")
+    for found, expected in zip(scorer.topk(Q, 5), fresh.topk(Q, 5), strict=True):
+        assert torch.equal(found, expected)
+
+
 class Largest(TorchDispatchMode):
     """Remember the bytes of the largest tensor that any operation makes."""
 

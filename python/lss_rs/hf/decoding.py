@@ -18,6 +18,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 
 from lss_rs._arrays import message
+from lss_rs.hf.patching import _special_ids
 from lss_rs.torch import LSSLinear
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def decode(
     alone; nothing of the size of the vocabulary is sorted or summed. Greedy search asks the index for one
     label. Beams, any other processor, and scores or logits to be returned take scattered logits, as
     ``generate`` does without ``custom_generate``; a line on the "lss_rs" logger says so, once. Where the
-    index is stale, or the mode is "dense", the full layer answers.
+    index is stale or exact, or the mode is "dense", the full layer answers, and so it does in mode "auto" in
+    training and for more than ``max_positions`` sequences. The step that reads the prompt is one like others.
 
     The loop itself, caches and stopping are those of transformers. A call at a time a model: the output layer
     is told what to do.
@@ -75,6 +77,7 @@ def decode(
     head = model.get_output_embeddings()
     if not isinstance(head, LSSLinear):
         raise ValueError(message("model", "patched by lss_rs.hf.patch", "one that is not"))
+    head._called = tuple(sorted(_special_ids(generation_config, head.out_features)))
     mode = generation_config.get_generation_mode()
     arguments = {
         "logits_processor": logits_processor,
@@ -86,7 +89,7 @@ def decode(
     if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(message("custom_generate", "left out for this generation mode", mode.value))
     reason = "beams" if beams else _why_not(logits_processor, generation_config)
-    if reason is None and head._answers():
+    if reason is None and head._answers(len(input_ids)):
         choice = _Choice(head, logits_processor, bool(generation_config.do_sample))
         # The choice is made in there; what is left for the loop is to take the largest score.
         arguments["generation_config"] = config = copy.copy(generation_config)
@@ -123,8 +126,13 @@ def _needed(processors: LogitsProcessorList, sample: bool) -> int | None:
         return None
     if not sample:
         return 1
-    widths = [processor.top_k for processor in processors if type(processor) is TopKLogitsWarper]
-    return min(widths) if widths else None
+    for processor in processors:
+        if type(processor) is TopKLogitsWarper:
+            return int(processor.top_k)
+        # Whatever else stands before it, as processors of the caller's do, looks at all that is probable.
+        if type(processor) is not TemperatureLogitsWarper:
+            return None
+    return None
 
 
 class _Choice:

@@ -39,9 +39,17 @@ class Patch:
         The output layer that the model has now.
     """
 
-    def __init__(self, model: PreTrainedModel, head: LSSLinear, before: nn.Linear, hook: Any) -> None:
+    def __init__(self, model: PreTrainedModel, head: LSSLinear, before: nn.Linear) -> None:
         self.model, self.head = model, head
-        self._before, self._hook = before, hook
+        self._before = before
+        self._hook = model.register_forward_hook(functools.partial(_keep_to_candidates, head))
+        # Partials, not closures: copied and pickled with the model, they are about the copy.
+        self._shadows = {
+            "save_pretrained": functools.partial(_save_pretrained, model),
+            "_prepare_special_tokens": functools.partial(_prepare_special_tokens, model),
+        }
+        for name, shadow in self._shadows.items():
+            setattr(model, name, shadow)
 
     @property
     def index(self) -> Index | None:
@@ -49,14 +57,18 @@ class Patch:
         return self.head.index
 
     def remove(self) -> None:
-        """Give the model its own output layer back; the weights are what they have become meanwhile."""
-        if self.model.get_output_embeddings() is not self.head:
-            return
-        self._before.weight, self._before.bias = self.head.weight, self.head.bias
-        self._before.train(self.head.training)
-        self.model.set_output_embeddings(self._before)
+        """Give the model its own output layer back; the weights are what they have become meanwhile.
+
+        A model that has got another output layer since, by ``resize_token_embeddings`` or so, keeps that.
+        """
+        if self.model.get_output_embeddings() is self.head:
+            self._before.weight, self._before.bias = self.head.weight, self.head.bias
+            self._before.train(self.head.training)
+            self.model.set_output_embeddings(self._before)
         self._hook.remove()
-        self.model.__dict__.pop("save_pretrained", None)
+        for name, shadow in self._shadows.items():
+            if vars(self.model).get(name) is shadow:  # not that of a later patch
+                delattr(self.model, name)
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +107,8 @@ def patch(
         As for :meth:`lss_rs.torch.LSSLinear.from_linear`.
     special_ids : iterable of int
         Tokens that are scored whatever the index finds, besides the special tokens of the model's
-        configurations (EOS among them, so that generation stops) and the index's ``always_include``.
+        configurations and of each call of ``generate`` (EOS among them, so that generation stops), and the
+        index's ``always_include``.
 
     Returns
     -------
@@ -109,8 +122,8 @@ def patch(
     TypeError
         If the output layer is not linear, or the index none.
     ValueError
-        If the model has no output layer, is patched already, or accelerate has spread it over devices, the
-        index is of another shape, or a special id is no token.
+        If the model has no output layer, is an encoder-decoder, is patched already, or accelerate has spread
+        it over devices, the index is of another shape, or a special id is no token.
 
     Warns
     -----
@@ -125,6 +138,9 @@ def patch(
     before = model.get_output_embeddings()
     if before is None:
         raise ValueError(message("model", "one with an output layer", f"{type(model).__name__} without one"))
+    # These may add to logits what an index knows nothing of (final_logits_bias).
+    if any(getattr(c, "is_encoder_decoder", False) for c in (model.config, model.config.get_text_config())):
+        raise ValueError(message("model", "decoder-only", "an encoder-decoder"))
     if isinstance(before, LSSLinear):
         raise ValueError(message("model", "not patched yet", "one that is"))
     if getattr(before, "_hf_hook", None) is not None:  # which moves what goes in and out, and would be lost
@@ -137,24 +153,35 @@ def patch(
     special = {*map(int, special_ids)}
     if outside := sorted(token for token in special if not 0 <= token < head.out_features):
         raise ValueError(message("special_ids", f"tokens in 0..{head.out_features - 1}", outside[0]))
-    head.always = tuple(sorted(special | _special_ids(model, head.out_features)))
+    configs = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
+    head.always = tuple(sorted(special.union(*(_special_ids(c, head.out_features) for c in configs))))
     head._watched = True
     model.set_output_embeddings(head)
-    hook = model.register_forward_hook(functools.partial(_keep_to_candidates, head))
-    # A partial, not a closure: copied and pickled with the model, it is about the copy.
-    model.save_pretrained = functools.partial(_save_pretrained, model)
-    return Patch(model, head, before, hook)
+    return Patch(model, head, before)
 
 
-def _special_ids(model: PreTrainedModel, m: int) -> set[int]:
-    """Gather the special tokens that a model's configurations name."""
-    sources = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
+def _special_ids(config: Any, m: int) -> set[int]:
+    """Gather the special tokens that a configuration names."""
     found: set[int] = set()
-    for source in sources:
-        for name in _SPECIAL:
-            ids = getattr(source, name, None)
-            found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
-    return {int(token) for token in found if 0 <= int(token) < m}
+    for name in _SPECIAL:
+        ids = getattr(config, name, None)  # one, several, or a tensor
+        if ids is not None:
+            found.update(torch.as_tensor(ids, dtype=torch.int64).reshape(-1).tolist())
+    return {token for token in found if 0 <= token < m}
+
+
+def _prepare_special_tokens(
+    model: PreTrainedModel, generation_config: Any, *args: Any, **options: Any
+) -> Any:
+    """Do as the model does in each ``generate``, and tell the output layer what tokens a call may end with.
+
+    What it gets has all that was asked for: by the model's generation config as it is now, by another one, by
+    arguments. The layer keeps to it until the next call.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, LSSLinear):
+        head._called = tuple(sorted(_special_ids(generation_config, head.out_features)))
+    return type(model)._prepare_special_tokens(model, generation_config, *args, **options)
 
 
 def _keep_to_candidates(head: LSSLinear, _model: object, _inputs: object, output: Any) -> Any:

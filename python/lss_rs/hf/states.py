@@ -27,6 +27,8 @@ _SHARD_TOKENS = 65_536
 # Windows wait in a pool of this many batches and run with others of their length: enough to leave little
 # padding, and all that is ever held besides the result.
 _POOL_BATCHES = 16
+_LOOK = 16
+"""Tokens for which the output layer is watched, too."""
 
 
 class Shards(Sequence["Pair"]):
@@ -119,9 +121,9 @@ def collect(
     label of a position is the document's next token, also at a window's end. A document of T tokens gives
     T - 1 queries, in order; no context and no label crosses from one document to another.
 
-    The output layer itself is never computed, and beyond the result only a few batches are held, so texts can
-    be a generator over a corpus of any size. With `folder`, the result is on disk as well, and what was
-    interrupted goes on after the last whole shard.
+    The output layer itself is computed for a few tokens only, to see that it reads what is collected, and
+    beyond the result only a few batches are held, so texts can be a generator over a corpus of any size. With
+    `folder`, the result is on disk as well, and what was interrupted goes on after the last whole shard.
 
     Parameters
     ----------
@@ -161,8 +163,9 @@ def collect(
         If `texts` is a single string, or holds something other than strings.
     ValueError
         If a number is below 1, `max_length` is beyond the model's positions, the model is an
-        encoder-decoder, its output layer does not read the base model's output, no document has two tokens,
-        or `folder` holds what another model, other settings or other texts gave.
+        encoder-decoder, its output layer does not read the base model's output (there is a module between
+        them, or a factor), no document has two tokens, or `folder` holds what another model, other settings
+        or other texts gave.
 
     Examples
     --------
@@ -232,6 +235,7 @@ class _Reader(NamedTuple):
         # Grown in place: a realloc of pages, where a list of blocks would need twice the memory in the end.
         hidden = np.empty((0, self.width), np.float32)
         next_ids = np.empty(0, np.int64)
+        unseen = True
         for pool in _pools(iter(windows), self.batch_tokens):
             ends = (len(hidden) + np.cumsum([len(window) - 1 for window in pool])).tolist()
             hidden.resize((ends[-1], self.width), refcheck=False)
@@ -243,6 +247,9 @@ class _Reader(NamedTuple):
                         "The 'model' parameter of collect must have an output layer that reads its base "
                         f"model's output of width {states.shape[-1]}. Got one of width {self.width} instead."
                     )
+                if unseen:
+                    _check_seen(self.model, pool[batch[0]][:-1][:_LOOK])
+                    unseen = False
                 for i, state in zip(batch, states, strict=True):
                     end, n = ends[i], len(pool[i]) - 1
                     hidden[end - n : end] = state[:n].float().cpu().numpy()
@@ -313,6 +320,8 @@ def _write_shards(
             size += sum(len(window) - 1 for window in windows)
             if size >= shard_tokens:
                 break
+        if not size:  # nothing but short documents are left: no shard of its own
+            break
         arrays: tuple[NDArray[Any], NDArray[Any]] = reader.states(taken)
         for file, array in zip(_files(folder, len(shards)), arrays, strict=True):
             write_npy(file, array)
@@ -395,3 +404,25 @@ def _forward(model: PreTrainedModel, windows: list[list[int]]) -> Any:
         input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
     )
     return output.last_hidden_state
+
+
+def _check_seen(model: PreTrainedModel, window: list[int]) -> None:
+    """Look at what the output layer reads of a few tokens: the base model's output, nothing made of it."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return
+    seen: list[Any] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        ids = torch.tensor([window], device=model.device)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    finally:
+        hook.remove()
+    if not seen:  # the model multiplies by its rows in another way
+        return
+    states = _forward(model, [window])[:, -seen[0].shape[-2] :].float()
+    if (seen[0].float() - states).norm() > 0.01 * states.norm():
+        raise ValueError(
+            "The 'model' parameter of collect must have an output layer that reads its base model's output. "
+            "Got one that reads something else instead: make an index from what it reads."
+        )

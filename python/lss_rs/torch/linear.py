@@ -26,6 +26,7 @@ _POSITIONS = 64
 """Positions at a time from which on mode "auto" is dense."""
 _BLOCK = 4096
 """Rows compared at a time."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class StaleIndexWarning(UserWarning):
@@ -37,7 +38,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     Parameters, their names and shapes, tying and ``state_dict`` are those of the layer it stands for; the
     index is no part of the state dict, but pickles and copies have it. Without an index, or with one whose
-    rows are not the weights, it is a plain ``nn.Linear``.
+    rows are not the weights or whose operating point is exact, it is a plain ``nn.Linear``.
 
     Gradients flow through the dense layer alone, and are exact there: an index does not train a head.
 
@@ -114,15 +115,23 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If it is no linear layer, or one that computes in another way, mode or path is none of these, or
-            as :meth:`attach`.
+            If it is no linear layer, or one that computes in another way, has hooks or makes its weights of
+            other parameters (parametrized, weight-normed, pruned), mode or path is none of these, or as
+            :meth:`attach`.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(message("linear", "a torch.nn.Linear", f"a {type(linear).__name__}"))
-        own = type(linear).forward not in (nn.Linear.forward, LSSLinear.forward)
+        # Its class's, or one that was put on the layer itself.
+        own = getattr(linear.forward, "__func__", None) not in (nn.Linear.forward, LSSLinear.forward)
         if own or not linear.weight.is_floating_point():  # such as a quantized or an adapted layer
             expected = "a torch.nn.Linear that computes as one, with weights of floats"
             raise TypeError(message("linear", expected, f"a {type(linear).__name__}"))
+        own_parameters = {"weight"} if linear.bias is None else {"weight", "bias"}
+        if not own_parameters <= linear._parameters.keys():  # what makes them would be left behind
+            expected = "a torch.nn.Linear whose weight and bias are its parameters"
+            raise TypeError(message("linear", expected, "one that is parametrized, weight-normed or pruned"))
+        if any(getattr(linear, name) for name in _HOOKS):
+            raise ValueError(message("linear", "a torch.nn.Linear without hooks", "one with a hook on it"))
         head: Self = cls.__new__(cls)
         nn.Module.__init__(head)
         head.in_features, head.out_features = linear.in_features, linear.out_features
@@ -137,6 +146,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         self.mode, self.path = mode, path
         self.n_candidates, self.max_positions = CANDIDATES, _POSITIONS
         self.always: tuple[int, ...] = ()
+        # What a generation asks for besides: its special tokens may be none of the model's.
+        self._called: tuple[int, ...] = ()
         self._index: Index | None = None
         self._coarsest = 0.0
         self._checked: tuple[Any, ...] | None = None
@@ -294,9 +305,15 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     # Answering
 
-    def _answers(self) -> bool:
-        """Whether the index answers where the mode lets it: there is one, and it is not stale."""
-        return self._mode != "dense" and self._usable()
+    def _answers(self, n: int) -> bool:
+        """Whether the index answers for a position of n sequences each, gradients aside."""
+        if self._mode == "dense" or (self._mode == "auto" and (self.training or n > self.max_positions)):
+            return False
+        return self._spares()
+
+    def _spares(self) -> bool:
+        """Whether there is an index that is not stale, and scores less than all rows."""
+        return self._usable() and self._index is not None and not self._index.operating_point.exact
 
     @contextmanager
     def _listing(self, k: int | None) -> Iterator[None]:
@@ -342,12 +359,12 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return self.training or needs_grad or several or positions > self.max_positions
 
     def _from_index(self, x: torch.Tensor) -> torch.Tensor:
+        if self._compact is None and not self._spares():
+            self._listed = None
+            return super().forward(x)
         with torch.no_grad():
             if self._compact is not None:
                 return self._few(x[..., -1:, :])
-            self._listed = None
-            if not self._usable():
-                return super().forward(x)
             queries = x.reshape(-1, self.in_features)
             labels, logits = self._scores(None).candidates(queries)
             out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
@@ -390,7 +407,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         (values, indices)
             As ``torch.topk`` of the dense layer's output returns them, (..., k): logits in the dtype of x,
             best first, and int64 labels. A position for which the index finds fewer than k labels is answered
-            by the full layer, as is everything in mode "dense" and in training.
+            by the full layer, as is everything in mode "dense", in training, and with an exact index.
 
         Raises
         ------
@@ -402,7 +419,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             raise ValueError(message("k", f"at most {self.out_features}, the labels there are", k))
         with torch.no_grad():
             queries = x.detach().reshape(-1, self.in_features)
-            if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._usable():
+            if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._spares():
                 values, labels = self._full_topk(queries, k)
             else:
                 values, labels = (part.to(x.device) for part in self._scores(k).topk(queries, k))
@@ -430,8 +447,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         """
         index = self._index
         assert index is not None
-        always = {*self.always, *index.config.always_include}
-        key = (self._key(), index._core.fits, self.n_candidates, frozenset(always))
+        always = frozenset((*self.always, *self._called, *index.config.always_include))
+        key = (self._key(), index._core.fits, self.n_candidates)
         if self._scorers is None or self._scorers[0] != key:
             self._scorers = key, {}
         if self._path is not None:
@@ -450,9 +467,9 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
                 dtype=dtype,
                 b=self.bias,
                 path=path,
-                always=always,
                 n_candidates=self.n_candidates,
             )
+        scorers[path]._include(always)
         return scorers[path]
 
     def extra_repr(self) -> str:

@@ -42,7 +42,9 @@ class Scorer:
     index : Index
         Fitted, over the same rows.
     W : Tensor of float, shape (m, d)
-        The rows. They are copied where ``device`` or ``dtype`` asks for it, else shared.
+        The rows. They are copied where ``device`` or ``dtype`` asks for it, else shared. With ``path="core"``
+        and "core-scan" logits come from the index's own rows and bias, whatever W and b hold: W only says of
+        what device answers are, and both score the labels of ``always``.
     device : torch.device or str, optional
         Where to score; by default where W is.
     dtype : torch.dtype, optional
@@ -50,10 +52,11 @@ class Scorer:
     b : Tensor of float, shape (m,), optional
         The bias; by default the index's.
     path : {"tables", "scan", "core", "core-scan"}
-        Where answers come from. "tables": candidates from the index, on the CPU; they alone are scored, on
-        the device. "scan": nothing leaves the device. Queries are projected there, all rows are estimated as
-        far as their sketches know them, and the most promising are scored; tables have no part in it. "core":
-        the index answers on the CPU, as :meth:`Index.search` does, trust and all, from rows of its own.
+        Where answers come from. "tables": all candidates that the tables hold, from the index on the CPU;
+        they alone are scored, on the device. Trust has no part in it, and no scan follows, whatever a fit
+        tuned. "scan": nothing leaves the device. Queries are projected there, all rows are estimated as far
+        as their sketches know them, and the most promising are scored; tables have no part in it. "core": the
+        index answers on the CPU, as :meth:`Index.search` does, trust and all, from rows of its own.
         "core-scan": it goes on to a scan of all sketches with every query, whatever it finds in its tables;
         of ``n_candidates`` it leaves out less of what is probable.
     always : sequence of int
@@ -126,8 +129,9 @@ class Scorer:
         self.W = W.detach().to(device=device, dtype=dtype)
         bias = torch.from_numpy(index._core.bias) if b is None else b.detach()
         self.b = bias.to(device=self.W.device, dtype=torch.float32)
-        self.always = torch.from_numpy(as_ids(tuple(always), index.m, "always")).to(self.W.device)
-        self._twin: tuple[int, Index] | None = None
+        self._included: frozenset[int] | None = None
+        self._include(frozenset(always))
+        self._twin: tuple[Any, Index] | None = None
         if (path == "scan" and not index.params["sketch_bytes"]) or (
             path == "core-scan" and not _scans(index)
         ):
@@ -136,6 +140,12 @@ class Scorer:
         if path == "scan":
             few = max(_COORDINATES, index.d // 4)
             self._place(few if n_coordinates is None else as_count(n_coordinates, "n_coordinates"))
+
+    def _include(self, always: frozenset[int]) -> None:
+        """Score these labels for every query from now on: cheaper than a scorer for each generation."""
+        if always != self._included:
+            ids = as_ids(tuple(sorted(always)), self.index.m, "always")
+            self.always, self._included = torch.from_numpy(ids).to(self.W.device), always
 
     def _place(self, n_coordinates: int) -> None:
         """Bring to the device what a scan reads: coordinates and base logits of all rows, the query's map."""
@@ -291,13 +301,13 @@ class Scorer:
 
     def _scanning(self) -> Index:
         """Make a twin of the index that goes on to a scan of all sketches with every query."""
-        fits = self.index._core.fits
-        if self._twin is None or self._twin[0] != fits:
-            point = self.index.operating_point
+        point = self.index.operating_point
+        key = (self.index._core.fits, point)  # a point may have been applied since
+        if self._twin is None or self._twin[0] != key:
             # Where trust of 1 is asked for, any judge will do.
             judge = point.judge or (1.0, *[0.0] * 10)
             scanning = point._replace(trust=1.0, scan_trust=0.0, judge=judge)
-            self._twin = fits, self.index._at(scanning)
+            self._twin = key, self.index._at(scanning)
         return self._twin[1]
 
     def _by_tables(
