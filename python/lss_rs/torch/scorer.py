@@ -287,7 +287,9 @@ class Scorer:
         step = max(1, self.chunk_bytes // (12 * k))
         for lo in range(0, len(queries), step):
             asked = np.ascontiguousarray(queries[lo : lo + step].cpu().numpy())
-            labels, logits = _search(self.index if adaptive or point.exact else self._scanning(), asked, k)
+            # Asked for more than there are candidates, a search would go on whatever it trusts.
+            index = self.index if adaptive or point.exact else self._scanning()
+            labels, logits = _search(index, asked, k, adaptive=not wider)
             if wider:
                 stats: Any = self.index.search(asked, 1, stats=True).stats
                 doubtful = stats["step"] > 0
@@ -372,11 +374,11 @@ def _scans(index: Index) -> bool:
 
 
 def _search(
-    index: Index, queries: NDArray[np.float32], k: int
+    index: Index, queries: NDArray[np.float32], k: int, adaptive: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Search for more answers than an index was fitted for, which here is no reason to warn."""
     labels, logits = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    index._core.search(queries, k, labels, logits, False, "pad", True, math.inf, 0)
+    index._core.search(queries, k, labels, logits, False, "pad", adaptive, math.inf, 0)
     return labels, logits
 
 
