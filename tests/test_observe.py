@@ -258,12 +258,14 @@ def test_without_trust_there_is_one_step():
 def test_an_index_learns_what_it_serves(index):
     _, home, abroad = domains(4000, 4)
     asked = domains(800, 5)
+    # What tuning asks for depends on what it times.
+    index.apply(index.operating_point._replace(trust=0.8))
     before = [overlap(index, Q, effort="fixed") for Q in asked[1:]]
     told = [index.observe(abroad[lo : lo + 500]) for lo in range(0, 4000, 500)]
     after = [overlap(index, Q, effort="fixed") for Q in asked[1:]]
     assert after[1] > before[1] + 0.1
     assert after[0] > before[0] - 0.01
-    assert told[0].added > told[-1].added > 0
+    assert told[0].added >= told[-1].added > 0
     assert told[-1].exemplars == 5400 + sum(each.added for each in told)
     # what is known is not learned again
     assert index.observe(home[:500]).added < told[0].added
