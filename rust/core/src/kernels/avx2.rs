@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
+use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
@@ -28,16 +28,7 @@ verbs!(Avx2, "avx2,fma,f16c");
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 4];
-    let (rows, tail) = row.as_chunks::<LANES>();
-    let (queries, _) = query.as_chunks::<LANES>();
-    for (row, query) in rows.iter().zip(queries) {
-        step(&mut sums, row, query);
-    }
-    if !tail.is_empty() {
-        let mut last = [T::zeroed(); LANES];
-        last[..tail.len()].copy_from_slice(tail);
-        step(&mut sums, &last, &queries[rows.len()]);
-    }
+    each_step(row, query, |row, query| step(&mut sums, row, query));
     let [a, b, c, d] = sums;
     tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
 }
@@ -85,7 +76,6 @@ pub(super) fn tree(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Score the sketch of row `id(i)` for each place `i` of `out`, until there is none.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sketch_each(
@@ -94,103 +84,109 @@ fn sketch_each(
     id: impl Fn(usize) -> Option<u32>,
     out: &mut [f32],
 ) {
+    // Sums of 16 bits are exact: a group adds at most 2 * 15 * 127 to each, and a sketch of 128 bytes holds at most
+    // 3 groups of 8 bits, 7 of 4, 15 of 2 and 31 of 1.
+    let add = |sum, codes, weights| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, weights));
+    let total = |sum| _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+    // maddubs saturates at 16 bits: of codes of 8, multiply nibbles, then put them together exactly.
+    let add8 = |[low, high]: [__m256i; 2], codes, weights| {
+        let nibble = _mm256_set1_epi8(0x0f);
+        let shifted = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
+        [add(low, _mm256_and_si256(codes, nibble), weights), add(high, shifted, weights)]
+    };
+    let total8 =
+        |[low, high]: [__m256i; 2]| _mm256_add_epi32(total(low), _mm256_slli_epi32::<4>(total(high)));
+    let zero = _mm256_setzero_si256();
+    // SAFETY: AVX2 and FMA are among this function's features.
+    unsafe { sketch_each_with(sketches, query, id, out, ([zero; 2], add8, total8), (add, total)) }
+}
+
+/// Score the sketch of row `id(i)` for each place `i` of `out`, until there is none. For codes of 8 bits, and for
+/// others, a function adds the products of a group of 32 codes and weights to sums, and another makes eight of 32 bits
+/// of these, one a lane.
+///
+/// Compiled into its caller, with the caller's features.
+///
+/// # Safety
+/// The caller is compiled with AVX2 and FMA.
+#[inline(always)]
+pub(super) unsafe fn sketch_each_with<S: Copy>(
+    sketches: SketchView<'_>,
+    query: &SketchQuery,
+    id: impl Fn(usize) -> Option<u32>,
+    out: &mut [f32],
+    (zero8, add8, total8): (S, impl Fn(S, __m256i, __m256i) -> S, impl Fn(S) -> __m256i),
+    (add, total): (impl Fn(__m256i, __m256i, __m256i) -> __m256i, impl Fn(__m256i) -> __m256i),
+) {
     let layout = sketches.layout;
     let [n8, n4, n2, n1] = layout.counts();
     let weights = query.weights();
-    let [scale8, scale4, scale2, scale1] = query.scales().map(|scale| _mm256_set1_ps(scale));
     // What the unsafe loads below rely on, checked once a call.
     let groups = n8 + n4 + n2 + n1;
     assert_eq!(weights.len(), groups * GROUP);
     assert!(4 * (8 * n8 + 4 * n4 + 2 * n2 + n1) + 4 <= layout.bytes());
 
-    let zero = _mm256_setzero_si256();
-    let ones = _mm256_set1_epi16(1);
-    let low4 = _mm256_set1_epi8(0x0f);
-    let low2 = _mm256_set1_epi8(0x03);
-    let low1 = _mm256_set1_epi8(0x01);
-    let shift4 = _mm256_setr_epi64x(0, 0, 4, 4);
-    let shift2 = _mm256_setr_epi64x(0, 2, 4, 6);
-    let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     let stride = layout.bytes();
     let codes = sketches.codes;
-    for (i, score) in out.iter_mut().enumerate() {
-        if let Some(next) = id(i + AHEAD_SKETCHES) {
-            prefetch(codes, next as usize * stride);
-            if stride > 64 {
-                prefetch(codes, next as usize * stride + 64);
+    // SAFETY: the features are there by the caller's word. By the assertions above the codes of all groups lie in the first
+    // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one from
+    // both and moves each pointer on by just that.
+    unsafe {
+        let zero = _mm256_setzero_si256();
+        let low4 = _mm256_set1_epi8(0x0f);
+        let low2 = _mm256_set1_epi8(0x03);
+        let low1 = _mm256_set1_epi8(0x01);
+        let shift4 = _mm256_setr_epi64x(0, 0, 4, 4);
+        let shift2 = _mm256_setr_epi64x(0, 2, 4, 6);
+        let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let [scale8, scale4, scale2, scale1] = query.scales().map(|scale| _mm256_set1_ps(scale));
+        let load = |weight: *const i8| _mm256_loadu_si256(weight.cast());
+        let fuse = |lanes, sum, scale| _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, lanes);
+        for (i, score) in out.iter_mut().enumerate() {
+            if let Some(next) = id(i + AHEAD_SKETCHES) {
+                prefetch(codes, next as usize * stride);
+                if stride > 64 {
+                    prefetch(codes, next as usize * stride + 64);
+                }
             }
-        }
-        let Some(this) = id(i) else { break };
-        let sketch = sketches.get(this);
-        let mut lanes = _mm256_setzero_ps();
-        let mut code = sketch.as_ptr();
-        let mut weight = weights.as_ptr();
-        // Sums of 16 bits are exact: a group adds at most 2 * 15 * 127 to each, and a sketch of 128 bytes holds
-        // at most 3 groups of 8 bits, 7 of 4, 15 of 2 and 31 of 1.
-        // SAFETY: by the assertions above the codes of all groups lie in the first `bytes() - 4` bytes of
-        // `sketch`, and `weights` holds 32 a group; each turn of a loop reads one group from both and moves each
-        // pointer on by just that.
-        unsafe {
+            let Some(this) = id(i) else { break };
+            let sketch = sketches.get(this);
+            let mut lanes = _mm256_setzero_ps();
+            let mut code = sketch.as_ptr();
+            let mut weight = weights.as_ptr();
             if n8 > 0 {
-                // maddubs saturates at 16 bits: multiply nibbles, then put them together exactly.
-                let (mut low, mut high) = (zero, zero);
+                let mut sum = zero8;
                 for _ in 0..n8 {
-                    let both = _mm256_loadu_si256(code.cast());
-                    let w = _mm256_loadu_si256(weight.cast());
-                    low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(both, low4), w));
-                    let shifted = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low4);
-                    high = _mm256_add_epi16(high, _mm256_maddubs_epi16(shifted, w));
+                    sum = add8(sum, _mm256_loadu_si256(code.cast()), load(weight));
                     (code, weight) = (code.add(32), weight.add(GROUP));
                 }
-                let high = _mm256_slli_epi32::<4>(_mm256_madd_epi16(high, ones));
-                let sum = _mm256_add_epi32(_mm256_madd_epi16(low, ones), high);
-                lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale8, lanes);
+                lanes = fuse(lanes, total8(sum), scale8);
             }
             let mut sum = zero;
             for _ in 0..n4 {
                 let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
                 let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
-                sum = add_group(sum, values, weight);
+                sum = add(sum, values, load(weight));
                 (code, weight) = (code.add(16), weight.add(GROUP));
             }
-            lanes = fuse(lanes, sum, scale4);
+            lanes = fuse(lanes, total(sum), scale4);
             sum = zero;
             for _ in 0..n2 {
                 let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
                 let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
-                sum = add_group(sum, values, weight);
+                sum = add(sum, values, load(weight));
                 (code, weight) = (code.add(8), weight.add(GROUP));
             }
-            lanes = fuse(lanes, sum, scale2);
+            lanes = fuse(lanes, total(sum), scale2);
             sum = zero;
             for _ in 0..n1 {
                 let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
                 let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
-                sum = add_group(sum, values, weight);
+                sum = add(sum, values, load(weight));
                 (code, weight) = (code.add(4), weight.add(GROUP));
             }
-            lanes = fuse(lanes, sum, scale1);
+            lanes = fuse(lanes, total(sum), scale1);
+            *score = tree(lanes) + layout.base(sketch) + query.offset();
         }
-        *score = tree(lanes) + layout.base(sketch) + query.offset();
     }
-}
-
-/// Add the products of a group of 32 codes of at most 4 bits, two by two.
-///
-/// # Safety
-/// `weight` points to 32 readable bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn add_group(sum: __m256i, codes: __m256i, weight: *const i8) -> __m256i {
-    // SAFETY: by the caller's word.
-    let weights = unsafe { _mm256_loadu_si256(weight.cast()) };
-    _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, weights))
-}
-
-/// Fuse the sums of all groups of a width into the lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn fuse(lanes: __m256, sum: __m256i, scale: __m256) -> __m256 {
-    let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, lanes)
 }

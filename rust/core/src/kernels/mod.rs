@@ -236,6 +236,22 @@ impl Kernel {
     }
 }
 
+/// The steps of a dot product: [`LANES`] elements of a row and of the padded query at a time, zeros where the row has
+/// ended. Compiled into its caller, with the caller's features.
+#[inline(always)]
+fn each_step<T: Element>(row: &[T], query: &[f32], mut step: impl FnMut(&[T; LANES], &[f32; LANES])) {
+    let (rows, tail) = row.as_chunks::<LANES>();
+    let (queries, _) = query.as_chunks::<LANES>();
+    for (row, query) in rows.iter().zip(queries) {
+        step(row, query);
+    }
+    if !tail.is_empty() {
+        let mut last = [T::zeroed(); LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        step(&last, &queries[rows.len()]);
+    }
+}
+
 fn check_dot(len: usize, d: usize, query: &[f32]) {
     assert!(d > 0 && len.is_multiple_of(d), "whole rows");
     assert_eq!(query.len(), d.next_multiple_of(LANES), "a padded query");

@@ -6,7 +6,7 @@ use std::arch::asm;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, prefetch, prefetch_range};
+use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
@@ -26,16 +26,7 @@ verbs!(Neon, "neon");
 #[target_feature(enable = "neon")]
 pub(super) fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 8];
-    let (rows, tail) = row.as_chunks::<LANES>();
-    let (queries, _) = query.as_chunks::<LANES>();
-    for (row, query) in rows.iter().zip(queries) {
-        step(&mut sums, row, query);
-    }
-    if !tail.is_empty() {
-        let mut last = [T::zeroed(); LANES];
-        last[..tail.len()].copy_from_slice(tail);
-        step(&mut sums, &last, &queries[rows.len()]);
-    }
+    each_step(row, query, |row, query| step(&mut sums, row, query));
     // 16 apart, then 8 apart, then as eight lanes.
     let [a, b, c, d, e, f, g, h] = sums;
     let (a, b, c, d) = (vaddq_f32(a, e), vaddq_f32(b, f), vaddq_f32(c, g), vaddq_f32(d, h));

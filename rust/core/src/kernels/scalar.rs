@@ -2,7 +2,7 @@
 //!
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
-use super::{AHEAD_ROWS, LANES, prefetch_range};
+use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
@@ -95,21 +95,11 @@ fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
 #[inline(always)]
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let mut step = |row: &[T; LANES], query: &[f32; LANES]| {
+    each_step(row, query, |row, query| {
         for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
             *sum = value.widen().mul_add(*q, *sum);
         }
-    };
-    let (rows, tail) = row.as_chunks::<LANES>();
-    let (queries, _) = query.as_chunks::<LANES>();
-    for (row, query) in rows.iter().zip(queries) {
-        step(row, query);
-    }
-    if !tail.is_empty() {
-        let mut last = [T::zeroed(); LANES];
-        last[..tail.len()].copy_from_slice(tail);
-        step(&last, &queries[rows.len()]);
-    }
+    });
     tree(&mut sums)
 }
 
