@@ -79,7 +79,8 @@ impl Index {
     }
 
     /// Swap in what an observer has made of the state; an operating point that was set meanwhile stays.
-    fn replace(&self, next: Fitted) -> Arc<Fitted> {
+    fn replace(&self, next: Fitted, observer: &Observer) -> Arc<Fitted> {
+        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
         let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
         let point = current.as_deref().map_or(next.point, |now| now.point);
         let next = Arc::new(Fitted { point, ..next });
@@ -160,8 +161,7 @@ impl Index {
             })?);
         }
         let (next, added) = observer.take(&fitted, &observations, capacity)?;
-        self.replace(next);
-        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
+        self.replace(next, observer);
         Ok(Some(Observing { added, exemplars: observer.len() }))
     }
 
@@ -171,8 +171,8 @@ impl Index {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(fitted) = self.fitted() else { return Ok(None) };
         let Some(observer) = observer.as_mut() else { return Ok(Some((fitted, Vec::new()))) };
-        let settled = self.replace(observer.settle(&fitted)?);
-        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
+        let next = observer.settle(&fitted)?;
+        let settled = self.replace(next, observer);
         Ok(Some((settled, observer.evidence())))
     }
 
@@ -259,8 +259,8 @@ impl Index {
             ));
         }
         let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
-        self.replace(observer.rehash(&fitted, planes)?);
-        self.observer_nbytes.store(observer.nbytes(), Ordering::Relaxed);
+        let next = observer.rehash(&fitted, planes)?;
+        self.replace(next, observer);
         Ok(())
     }
 

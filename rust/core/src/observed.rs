@@ -67,6 +67,13 @@ pub struct Found {
     pub labels: Vec<u32>,
 }
 
+impl Found {
+    /// Whether an exemplar with this sketch, which needed these labels (rising), says all that this one would.
+    pub fn is_told_by(&self, sketch: &[u8], labels: &[u32]) -> bool {
+        self.sketch == sketch && self.labels.iter().all(|label| labels.binary_search(label).is_ok())
+    }
+}
+
 /// What observing a query says.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
@@ -194,7 +201,7 @@ impl Observer {
         capacity: usize,
     ) -> Result<(Fitted, usize)> {
         let before = self.len();
-        let mut new: HashMap<[u8; SKETCH_BYTES], Vec<(usize, &[u32])>> = HashMap::new();
+        let mut new: HashMap<[u8; SKETCH_BYTES], Vec<(usize, &Found)>> = HashMap::new();
         for observation in observations {
             self.weight *= GROWTH;
             for &neighbor in &observation.neighbors {
@@ -205,13 +212,12 @@ impl Observer {
             // New ones go to the end, so that the numbers of the others stay what they are.
             if let Some(found) = &observation.found {
                 let alike = new.entry(found.sketch).or_default();
-                let holds =
-                    |labels: &[u32]| found.labels.iter().all(|label| labels.binary_search(label).is_ok());
-                if let Some(&(known, _)) = alike.iter().find(|(_, labels)| holds(labels)) {
+                let tells = |known: &Found| found.is_told_by(&known.sketch, &known.labels);
+                if let Some(&(known, _)) = alike.iter().find(|(_, known)| tells(known)) {
                     self.evidence[known] += self.weight;
                     continue;
                 }
-                alike.push((self.len(), &found.labels));
+                alike.push((self.len(), found));
                 self.recent.push(&found.codes, &found.sketch, &found.labels);
                 self.evidence.push(self.weight);
             }

@@ -148,8 +148,7 @@ impl Searcher<'_> {
         work.trust = f32::NAN;
         let mut cost = self.tables_cost(&work, scratch.finalists.len());
         if let Some(trust) = &point.judge {
-            // Too few answers are not trusted, whatever they are about.
-            work.trust = if work.candidates < k { 0.0 } else { self.trust(trust, scratch) };
+            work.trust = self.trust(trust, scratch, answers);
             let scan = self.scan_cost(answers);
             if effort.adaptive && doubted(work.trust, point.trust) && cost + scan <= effort.max_cost {
                 cost += scan;
@@ -212,7 +211,9 @@ impl Searcher<'_> {
         let neighbors = scratch.neighbors.clone();
         let lacks = labels.iter().any(|&label| scratch.candidates.count(label) == 0);
         self.by_tables(scratch, answers);
-        if !lacks && point.judge.is_some_and(|trust| !doubted(self.trust(&trust, scratch), point.trust)) {
+        if !lacks
+            && point.judge.is_some_and(|trust| !doubted(self.trust(&trust, scratch, answers), point.trust))
+        {
             return Observation { neighbors, found: None };
         }
         self.by_scan(scratch, answers, t);
@@ -225,24 +226,20 @@ impl Searcher<'_> {
         needed.dedup();
         let mut sketch = [0; SKETCH_BYTES];
         sketcher.encode(&scratch.z, &mut sketch);
-        let is_known = |&neighbor: &u32| {
-            self.fitted.exemplar(neighbor).is_some_and(|(known, labels)| {
-                known == sketch && needed.iter().all(|label| labels.binary_search(label).is_ok())
-            })
-        };
-        if neighbors.iter().any(is_known) {
-            return Observation { neighbors, found: None };
-        }
-        if needed.is_empty() {
-            return Observation { neighbors, found: None };
-        }
         let codes = self.fitted.planes.codes(&scratch.margins).collect();
-        Observation { neighbors, found: Some(Found { codes, sketch, labels: needed }) }
+        let found = Found { codes, sketch, labels: needed };
+        let is_told = |&neighbor: &u32| {
+            self.fitted.exemplar(neighbor).is_some_and(|(sketch, labels)| found.is_told_by(sketch, labels))
+        };
+        if found.labels.is_empty() || neighbors.iter().any(is_told) {
+            return Observation { neighbors, found: None };
+        }
+        Observation { neighbors, found: Some(found) }
     }
 
-    /// How far the candidates are to be trusted. Too few are not.
-    fn trust(&self, trust: &Trust, scratch: &Scratch) -> f32 {
-        if scratch.finalists.len() < trust.k {
+    /// How far the candidates are to be trusted. Where there are fewer than `answers`, they are not.
+    fn trust(&self, trust: &Trust, scratch: &Scratch, answers: usize) -> f32 {
+        if scratch.finalists.len() < answers {
             return 0.0;
         }
         trust.of_tables(&self.met(scratch, trust.k))
@@ -342,7 +339,7 @@ impl Searcher<'_> {
             last,
             mean,
             spread: best - kth,
-            kth: kth - errors(scratch).0 - self.fitted.level,
+            kth: kth - shift(scratch) - self.fitted.level,
             needed_best: labels.first().map_or(0.0, needed),
             needed: labels.iter().map(needed).sum::<f32>() / k.max(1) as f32,
         }
@@ -476,18 +473,21 @@ fn doubted(trust: f32, least: f32) -> bool {
 
 /// What a scan shows by its best k.
 fn scanned(scratch: &Scratch, k: usize) -> Scanned {
-    let (shift, error) = errors(scratch);
+    let shift = shift(scratch);
+    let squares = errors(scratch).map(|error| (error - shift) * (error - shift));
+    let error = (squares.sum::<f32>() / scratch.estimates.len().max(1) as f32).sqrt();
     let kth = scratch.answer.1[..k].last().copied().unwrap_or(f32::NEG_INFINITY);
     Scanned { kth, shift, error, cut: scratch.cut.floor }
 }
 
-/// What exact logits are above estimates on average, and their deviation around that.
-fn errors(scratch: &Scratch) -> (f32, f32) {
-    let Scratch { estimates, logits, .. } = scratch;
-    let n = estimates.len().max(1) as f32;
-    let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
-    let shift = errors().sum::<f32>() / n;
-    (shift, (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt())
+/// What exact logits are above estimates, on average.
+fn shift(scratch: &Scratch) -> f32 {
+    errors(scratch).sum::<f32>() / scratch.estimates.len().max(1) as f32
+}
+
+/// What each exact logit is above its estimate.
+fn errors(scratch: &Scratch) -> impl Iterator<Item = f32> {
+    scratch.logits.iter().zip(&scratch.estimates).map(|(logit, estimate)| logit - estimate)
 }
 
 /// Add the labels of these exemplars, which are numbered through all parts, to the candidates.
