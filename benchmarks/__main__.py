@@ -3,8 +3,8 @@
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
 A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods", "fit",
-"queries", "both", "generate" or "heads"; without any, all of them. A PATH is any folder in the layout of
-bundles/README.md: your own output layer.
+"queries", "both", "generate", "heads" or "device"; without any, all of them but "device", which is for
+machines with a GPU. A PATH is any folder in the layout of bundles/README.md: your own output layer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import (
     both,
     defaults,
+    device,
     fit,
     generate,
     heads,
@@ -51,8 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
         "generate": generate.measure,
         "heads": heads.measure,
     }
-    known = ", ".join([*bundles, *parts])
-    parser.add_argument("what", nargs="*", metavar="NAME or PATH", help=f"by default all of {known}")
+    usual = [*bundles, *parts]
+    # Without a GPU it takes long, and its record would take the place of a GPU's in the report.
+    parts["device"] = device.measure
+    parser.add_argument(
+        "what", nargs="*", metavar="NAME or PATH", help=f"by default all of {', '.join(usual)}"
+    )
     parser.add_argument("--engines", default="", metavar="NAMES", help=f"of {', '.join(names())}")
     parser.add_argument("--records", type=Path, default=record.FOLDER, metavar="DIR", help="where to write")
     parser.add_argument("--smoke", action="store_true", help="check the harness on tiny data, write nothing")
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     engines = [name for name in options.engines.split(",") if name]
     if unknown := set(engines) - set(names()):
         parser.error(f"no such engine: {', '.join(sorted(unknown))}")
-    for what in options.what or [*bundles, *parts]:
+    for what in options.what or usual:
         start = time.monotonic()
         if what in parts:
             name, (head, rows) = what, parts[what]()

@@ -23,6 +23,8 @@ def _cpuinfo() -> dict[str, str]:
 
 def cpus() -> list[int]:
     """Processors this process may use."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return list(range(os.cpu_count() or 1))
     return sorted(os.sched_getaffinity(0))
 
 
@@ -57,9 +59,12 @@ def _commit() -> str:
     """Short hash of the checkout, with a "+" where the sources differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # a borrowed machine need not have git
+            return ""
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--", "..", ":!record", ":!../docs", ":!../README.md")

@@ -16,6 +16,7 @@ __all__ = [
     "FOLDER",
     "REFERENCE",
     "DefaultRow",
+    "DeviceRow",
     "FitRow",
     "GenerateRow",
     "HeadRow",
@@ -284,6 +285,28 @@ class HeadRow(NamedTuple):
     """Share of a step that is the full layer."""
     gain: float
     """Tokens a second with the index, by those with the full layer, as these times add up."""
+
+
+class DeviceRow(NamedTuple):
+    """A way to the best labels on a device, in one dtype, with batches of one size."""
+
+    dtype: str
+    """Of rows and queries: "bfloat16"."""
+    way: str
+    """"dense", or a path of a Scorer: "scan"."""
+    batch: int
+    us: float
+    """A whole batch, its end waited for: median over rounds of a round's median."""
+    least_us: float
+    """The quickest round's median, and the slowest's: how noisy the machine was."""
+    most_us: float
+    calls: int
+    """Batches timed."""
+    p1_ratio: float
+    """Share of the P@1 of the dense layer in float32, and of its P@k; batches do not change what is found."""
+    pk_ratio: float
+    same_label: float
+    """Share of test queries whose best label is that of the dense layer in float32."""
 
 
 R = TypeVar("R", bound=NamedTuple)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import both, fit, generate, heads, methods, queries, record, report, run, scale, shift
+from benchmarks import both, device, fit, generate, heads, methods, queries, record, report, run, scale, shift
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -118,6 +118,7 @@ def main() -> None:
         _write(records, "both", head, beside)
         _write(records, "generate", *_generated(folder))
         _write(records, "heads", *heads.measure(HEADS))
+        _write(records, "device", *_on_a_device(folder))
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
 
@@ -151,12 +152,21 @@ def _generated(folder: Path) -> tuple[dict[str, Any], list[Any]]:
     return head, rows
 
 
+def _on_a_device(folder: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Ask every path of a scorer in every dtype."""
+    small = {"bundle": "lm-smollm2", "batches": [1, 300], "rounds": 1, "seconds": 0.0}
+    head, rows = device.measure(device.DEFINITION | small, lambda name: folder / name)
+    if low := [row for row in rows if min(row.p1_ratio, row.pk_ratio, row.same_label) < LEAST or row.us <= 0]:
+        raise RuntimeError(f"answers are missing: {low}")
+    return head, rows
+
+
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
     pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
     for path in (folder / page for page in pages):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+        path.write_text("\n".join([report.BEGIN, report.END, *report.DEVICES]), encoding="utf-8")
     if not report.render(records, folder) or not plots.draw(records):
         raise RuntimeError("the report is empty")
 

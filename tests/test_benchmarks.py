@@ -34,6 +34,7 @@ cells = {
         record.FitRow,
         record.GenerateRow,
         record.HeadRow,
+        record.DeviceRow,
     ],
 )
 def test_records_are_read_as_they_were_written(kind, tmp_path_factory):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 README = "# Title\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nbelow\n"
+DEVICES = "<!-- benchmarks, devices: begin -->\nold\n<!-- benchmarks, devices: end -->\n"
 HEAD = {
     "bundle": "lm-smollm2",
     "title": "a head",
@@ -166,6 +167,18 @@ def records(tmp_path):
     )
     heads = record.HeadRow("2 layers", 128_000, 640, 1, 9e3, 7e3, 150.0, 0.98, 0.44, 1.75)
     record.write(folder / "cpu" / "2026-01-02-heads.csv", HEAD, [heads])
+    on_device = [
+        record.DeviceRow(dtype, way, batch, batch * us, us, us, 20, share, 0.98, 0.97)
+        for dtype, times in (("float32", (40.0, 60.0)), ("bfloat16", (20.0, 10.0)))
+        for batch in (1, 4096)
+        for way, us, share in zip(("dense", "scan"), times, (1.0, 0.98), strict=True)
+    ]
+    about = {"device": "cuda", "device_name": "Some GPU", "threads": {"torch": 16, "lss-rs": 8}}
+    record.write(
+        folder / "cpu" / "2026-01-02-device.csv",
+        HEAD | about | {"definition": {"bundle": "layer"}},
+        on_device,
+    )
     write_places(tmp_path)
     return folder
 
@@ -175,7 +188,7 @@ def write_places(root):
     pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
     for path in (root / page for page in pages):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(README, encoding="utf-8")
+        path.write_text(README + DEVICES * (path.name == "models.md"), encoding="utf-8")
 
 
 def write_all(records):
@@ -430,6 +443,7 @@ class TestPage:
             "both",
             "generate",
             "heads",
+            "device",
         ]
 
     def test_the_newest_counts(self, records):
@@ -503,6 +517,7 @@ class TestStale:
             "both",
             "generate",
             "heads",
+            "device",
         ],
     )
     def test_a_record_that_changed(self, records, name):
@@ -553,3 +568,27 @@ def test_generation(records):
     assert "| decode | 1 | 26.0 | 1.30 | 25.0% |" in page
     assert "SYNTHETIC" in page
     assert "| 2 layers | 128,000 x 640 | 1 | 9.00 ms | 7.00 ms | 44.0% | 150 us | 0.9800 | 1.75 |" in page
+
+
+class TestDevice:
+    def test_every_way_beside_the_dense_layer(self, records):
+        page = render(records, records.parent)[Path("docs/models.md")]
+        text = page.partition("devices: begin")[2]
+        assert "**layer** on `cuda`" in text
+        header = "| dtype | way | P@1/full | P@5/full | same best label | batch of 1 | batch of 4,096 |"
+        assert header in text
+        assert "| float32 | dense | 1.0000 | 0.9800 | 0.9700 | 40.0 us | 164 ms |" in text
+        assert "| bfloat16 | scan | 0.9800 | 0.9800 | 0.9700 | 10.0 us (2.0) | 41.0 ms (2.0) |" in text
+        assert "Some GPU" in text
+        assert "16 of torch, 8 of lss-rs" in text
+
+    def test_without_a_record_nothing_is_said(self, records):
+        (records / "cpu" / "2026-01-02-device.csv").unlink()
+        page = render(records, records.parent)[Path("docs/models.md")]
+        assert page.endswith(DEVICES.replace("old\n", ""))
+
+    def test_without_its_own_markers(self, records):
+        path = records.parent / "docs" / "models.md"
+        path.write_text(README, encoding="utf-8")
+        with pytest.raises(ValueError, match="benchmarks, devices: begin"):
+            render(records, records.parent)

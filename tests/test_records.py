@@ -1,7 +1,7 @@
 """The newest records are of what the definitions say: no setting was added or dropped since."""
 
 import pytest
-from benchmarks import both, generate, heads, methods, queries, run, scale, shift
+from benchmarks import both, device, generate, heads, methods, queries, run, scale, shift
 from benchmarks.defaults import SETTINGS
 from benchmarks.engines import Grid, grids, names
 from benchmarks.record import FOLDER
@@ -125,3 +125,18 @@ def test_heads(found):
         (body["title"], m, n) for body in plan["body"] for m in plan["vocabularies"] for n in plan["threads"]
     ]
     assert [(row.body, row.m, row.threads) for row in rows] == expected
+
+
+def test_device(found):
+    if found.device is None:
+        pytest.skip("not recorded yet")
+    head, rows = found.device
+    plan = device.DEFINITION
+    assert head["definition"] == plan
+    expected = [
+        (dtype, batch, way)
+        for dtype in plan["dtypes"]
+        for batch in plan["batches"]
+        for way in (device.DENSE, *device.PATHS)
+    ]
+    assert [(row.dtype, row.batch, row.way) for row in rows] == expected

@@ -13,14 +13,16 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults, fit, generate, methods, queries
+from benchmarks.report import defaults, device, fit, generate, methods, queries
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
-__all__ = ["BEGIN", "END", "ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
+__all__ = ["BEGIN", "DEVICES", "END", "ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+DEVICES = "<!-- benchmarks, devices: begin -->", "<!-- benchmarks, devices: end -->"
+"""Of the second block of docs/models.md."""
 
 
 def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
@@ -32,7 +34,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Folder of records.
     root : Path
         The repository, whose README, docs/design.md, learning.md, models.md and traffic.md have two
-        markers each.
+        markers each, models.md two more.
 
     Returns
     -------
@@ -52,17 +54,20 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("docs/models.md"): generate.block(found.generate, found.heads_of),
         Path("docs/traffic.md"): queries.block(found.queries) + defaults.both(found.both),
     }
-    return {Path("docs/benchmarks.md"): page(found)} | {
+    texts = {
         path: replace_block((root / path).read_text(encoding="utf-8"), text, path.name)
         for path, text in blocks.items()
     }
+    models = Path("docs/models.md")
+    texts[models] = replace_block(texts[models], device.block(found.device), models.name, DEVICES)
+    return {Path("docs/benchmarks.md"): page(found)} | texts
 
 
 def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        without = ("defaults", "fit", "queries", "both", "generate", "heads")
+        without = ("defaults", "fit", "queries", "both", "generate", "heads", "device")
         parts = () if name in without else (f"{name}-p1", f"{name}-p5")
         parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}
@@ -84,19 +89,20 @@ def stale(records: Path = FOLDER, root: Path = ROOT) -> list[Path]:
     return texts + [path for path, shown in figures(records).items() if stamp(shown) not in read(path)]
 
 
-def replace_block(text: str, block: str, name: str) -> str:
-    """Put a block between the two markers of a text.
+def replace_block(text: str, block: str, name: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+    """Put a block between two markers of a text.
 
     Raises
     ------
     ValueError
         If they are not there, once each and in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise ValueError(f"{name} must have one line '{BEGIN}' and below it one line '{END}'")
-    return f"{before}{BEGIN}\n{block}{END}{after}"
+    first, last = markers
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in before + after:
+        raise ValueError(f"{name} must have one line '{first}' and below it one line '{last}'")
+    return f"{before}{first}\n{block}{last}{after}"
 
 
 def main(arguments: list[str] | None = None) -> None:

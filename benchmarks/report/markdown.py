@@ -147,6 +147,7 @@ def measured(head: dict[str, Any]) -> str:
             ("cores", "{} processors"),
             ("memory_gib", "{:.0f} GiB"),
             ("kernel", "lss-rs on its {} kernel"),
+            ("device_name", "{}"),
         ],
         "Run": [
             ("date", "{}"),

@@ -9,6 +9,7 @@ from benchmarks import record
 from benchmarks.definitions import read_toml
 from benchmarks.record import (
     DefaultRow,
+    DeviceRow,
     FitRow,
     GenerateRow,
     HeadRow,
@@ -23,7 +24,7 @@ from benchmarks.record import (
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both", "generate", "heads")
+OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both", "generate", "heads", "device")
 
 
 class Records(NamedTuple):
@@ -40,6 +41,7 @@ class Records(NamedTuple):
     generate: tuple[dict[str, Any], list[GenerateRow]] | None
     heads_of: tuple[dict[str, Any], list[HeadRow]] | None
     """The synthetic output layers, recorded as "heads"."""
+    device: tuple[dict[str, Any], list[DeviceRow]] | None
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -63,7 +65,7 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults, methods, fit, queries, both, generate, heads = (
+    shift, scale, defaults, methods, fit, queries, both, generate, heads, device = (
         paths.pop(name, None) for name in OTHERS
     )
 
@@ -82,4 +84,5 @@ def load(folder: Path) -> Records:
         read(both, DefaultRow) if both else None,
         read(generate, GenerateRow) if generate else None,
         read(heads, HeadRow) if heads else None,
+        read(device, DeviceRow) if device else None,
     )
