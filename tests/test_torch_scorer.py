@@ -1,5 +1,6 @@
 """Scoring in torch against loops in numpy, on every device that is there."""
 
+import contextlib
 import types
 
 import numpy as np
@@ -12,7 +13,8 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from lss_rs import Index, LSSConfig, NotFittedError  # noqa: E402
-from lss_rs.torch import Scorer  # noqa: E402
+from lss_rs.torch import Scorer, _products  # noqa: E402
+from lss_rs.torch import scorer as module  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Metal device here")
@@ -131,6 +133,124 @@ def test_a_scan_scores_the_rows_that_promise_most(dtype, device, n, k, r, p, see
         sure = np.flatnonzero(estimates[i] > least + error)
         logits = exact[sure] @ query + b[sure]
         assert set(sure[logits > values[-1] + 1e-3]) <= set(labels.tolist())
+
+
+@contextlib.contextmanager
+def summing_wide(device):
+    """Let a device pass for one that sums products of halves in single precision, as CUDA does itself."""
+
+    def widened(product):
+        def multiply(a, b, out_dtype=None):
+            assert a.dtype == b.dtype
+            return product(a.to(out_dtype), b.to(out_dtype)) if out_dtype else product(a, b)
+
+        return multiply
+
+    with pytest.MonkeyPatch.context() as patch:
+        if device != "cuda":
+            patch.setattr(module, "sums_wide", lambda _: True)
+            for name in ("mm", "bmm"):
+                patch.setattr(torch, name, widened(getattr(torch, name)))
+        yield
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("asked", DTYPES, ids=lambda dtype: f"asked in {dtype}")
+@pytest.mark.parametrize("path", ["tables", "scan", "core"])
+@settings(max_examples=15)
+@given(
+    name=st.sampled_from(["queries", "one neighbour", "rows", "rows, many"]),
+    n=st.integers(0, 110),
+    k=st.integers(1, 40),
+    r=st.integers(1, 20),
+    seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 5_000, 30_000, None]),
+    always=st.sets(st.integers(0, M - 1), max_size=4),
+)
+def test_halves_are_multiplied_as_they_are(path, asked, dtype, device, name, n, k, r, seed, chunk, always):
+    name = name if path == "tables" else "queries"
+    index = INDEXES[name]
+    W, exact, b = rows_of(index, dtype)
+    if path == "core":  # from rows of its own, but for these
+        own, others = exact, sorted(always)
+        exact = index._core.rows(0, M).astype(np.float64)
+        exact[others] = own[others]
+    q = torch.from_numpy(layer(n=n, seed=seed)[2]).to(asked)
+    Q = q.float().numpy()
+    with summing_wide(device):
+        sizes = {"n_rescore": r, "n_candidates": 50, "chunk_bytes": chunk}
+        scorer = Scorer(index, W, device, path=path, always=always, **sizes)
+        found = scorer.topk(q.to(device), k)
+        labels, logits = (part.cpu().numpy() for part in scorer.candidates(q.to(device)))
+    assert found.values.shape == found.indices.shape == (n, k)
+    assert found.values.device.type == device
+    assert found.values.dtype is torch.float32
+    # All rows take the place of lists as the documentation says, and of a list that all is asked of never.
+    indptr, ids = index.candidates(Q)
+    a_time = min(n, max(1, (chunk or 1 << 30) // (16 * M)))
+    mean = {"tables": np.diff(indptr)[:64].mean() if n > 64 else 0, "scan": max(r, k), "core": 0}[path]
+    everything = asked == dtype != torch.float32 and a_time * mean >= M
+    for i, query in enumerate(Q.astype(np.float64)):
+        mine = labels[i][labels[i] >= 0]
+        assert len(set(mine.tolist())) == len(mine)
+        assert always <= set(mine.tolist())
+        np.testing.assert_allclose(logits[i][labels[i] >= 0], exact[mine] @ query + b[mine], atol=1e-4)
+        assert (logits[i][labels[i] < 0] == -np.inf).all()
+        if path == "tables":
+            assert set(mine.tolist()) == set(ids[indptr[i] : indptr[i + 1]].tolist()) | always
+        if path == "scan":
+            assert r <= len(mine) <= r + len(always)
+        if path == "core" or (path == "scan" and k > r and not everything):
+            continue  # what is found depends on how many are asked for, and has a test
+        mine = np.arange(M) if everything else mine
+        expected = ranked(mine, exact[mine] @ query + b[mine], k)
+        agree((found.values[i], found.indices[i]), expected, exact, b, query)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("r", "lists"), [(9, 30), (10, 30), (300, 1)])
+def test_all_rows_are_scored_where_as_many_would_be_gathered(r, lists, dtype, device):
+    index = INDEXES["queries"]
+    W, q = rows_of(index, dtype)[0], torch.from_numpy(layer(n=lists, seed=2)[2]).to(dtype)
+    full = (q.double() @ W.double().T + torch.from_numpy(index._core.bias)).topk(5)
+    with summing_wide(device):
+        # One coordinate tells so little that a scan is not as good by chance.
+        scorer = Scorer(index, W, device, path="scan", n_rescore=r, n_coordinates=1)
+        found = scorer.topk(q.to(device), 5)
+    everything = r * lists >= M and dtype is not torch.float32
+    assert torch.equal(found.indices.cpu(), full.indices) == (everything or r == M)
+
+
+@CUDA
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [1, 30, 300])
+def test_a_scan_never_waits_for_the_device(n, dtype):
+    index = INDEXES["queries"]
+    q = torch.from_numpy(layer(n=n, seed=1)[2]).to("cuda", dtype)
+    scorer = Scorer(index, rows_of(index, dtype)[0], "cuda", path="scan", n_rescore=5, chunk_bytes=1 << 20)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scorer.topk(q, 5)
+        scorer.candidates(q)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_halves_are_summed_wide_where_torch_can():
+    assert not _products.sums_wide(torch.device("cpu"))
+    if torch.cuda.is_available() and hasattr(torch.ops.aten.bmm, "dtype"):
+        assert _products.sums_wide(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("free", [1 << 20, 64 << 30])
+def test_batches_are_cut_to_the_memory_there_is(free, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert module._spare_bytes(torch.device("cpu")) == 256 << 20
+    assert module._spare_bytes(torch.device("cuda")) == max(256 << 20, free // 16)
+    index = INDEXES["queries"]
+    assert Scorer(index, rows_of(index, torch.float32)[0]).chunk_bytes == 256 << 20
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -267,13 +387,16 @@ class Listing:
         return indptr, ids
 
 
+# Halves are not widened on CUDA; queries in single precision have rows widened anywhere.
+@pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
-def test_memory_does_not_grow_with_the_batch(path, exact):
+def test_memory_does_not_grow_with_the_batch(path, exact, device, asked):
     index = fitted(LSSConfig(n_neighbors=30, teacher_top=40))
     index.apply(index.operating_point._replace(exact=exact))
-    chunk, queries = 200_000, torch.randn(3000, D)
-    scorer = Scorer(index, rows_of(index, torch.float32)[0], path=path, n_rescore=40, chunk_bytes=chunk)
+    chunk, queries = 200_000, torch.randn(3000, D).to(device, asked)
+    scorer = Scorer(index, rows_of(index, asked)[0], device, path=path, n_rescore=40, chunk_bytes=chunk)
     scorer.index = listing = Listing(index)
     for n in (300, 3000):
         with Largest() as seen:

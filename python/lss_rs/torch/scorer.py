@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lss_rs._arrays import as_count, as_ids, message
+from lss_rs.torch._products import by_all, by_each, by_lists, sums_wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,25 +18,35 @@ if TYPE_CHECKING:
     from lss_rs.index import Index
 
 Path = Literal["core", "core-scan", "tables", "scan"]
+_Chunk = tuple[torch.Tensor, torch.Tensor]
+"""Labels and logits of some queries."""
 
 PATHS = "'tables', 'scan', 'core' or 'core-scan'"
 CANDIDATES = 4096
 """Candidates of a query that the core scores, the most promising first."""
 CHUNK_BYTES = 256 << 20
-"""Memory that scoring may take beside the rows, the queries and the answers."""
+"""Memory that scoring may take beside the rows, the queries and the answers: at least so much on CUDA."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _COORDINATES, _RESCORED = 128, 1024
 """Of a scan, at least: coordinates that an estimate has, and rows scored."""
 _FIRST_BLOCK = 64
 """Queries whose candidates are listed at a time, before it is known how many these are."""
-_PADDED = 1.5
-"""Lists are padded to the longest while that makes at most so many places of one."""
+_FREE_SHARE = 16
+"""Of CUDA's free memory, scoring takes one part in so many."""
+_GATHERED = 1.0
+"""From so many rows to gather for a batch, for each row there is, a product with all rows takes their place.
+
+A gathered row is read, written and read again; a product reads each row once. By what their parts took on an
+H200, with rows of 576 in bfloat16 and 1,024 of them a query, both take as long at 1,000 queries of 1,000,000
+rows; of 49,152 rows, the product is faster from 48 queries, and before.
+"""
 
 
 class Scorer:
     """The best labels of queries, scored on the device that holds the rows.
 
-    Rows are stored in ``dtype``; products with a query, and their sums, are in single precision.
+    Rows are stored in ``dtype``; products with a query, and their sums, are in single precision. On CUDA they
+    take least where queries come in the rows' half precision: others have the rows widened for them.
 
     Parameters
     ----------
@@ -58,9 +69,12 @@ class Scorer:
         as their sketches know them, and the most promising are scored; tables have no part in it. "core": the
         index answers on the CPU, as :meth:`Index.search` does, trust and all, from rows of its own.
         "core-scan": it goes on to a scan of all sketches with every query, whatever it finds in its tables;
-        of ``n_candidates`` it leaves out less of what is probable.
+        of ``n_candidates`` it leaves out less of what is probable. With "tables" and "scan", :meth:`topk`
+        scores all rows of a large batch where that takes less: on CUDA, with rows and queries in one half
+        precision, from as many rows to score as there are. With "tables" that goes by what the first 64
+        queries of more find.
     always : sequence of int
-        Labels that are scored for every query, whatever the index finds.
+        Labels that are scored for every query, whatever the index finds. Their rows are copied.
     n_candidates : int
         With ``path="core"`` and "core-scan", what :meth:`candidates` lists at most.
     n_coordinates : int, optional
@@ -69,9 +83,9 @@ class Scorer:
     n_rescore : int, optional
         With ``path="scan"``, rows scored a query. By default 1,024, or the operating point's ``n_scan`` where
         that is more: estimates from fewer coordinates than a sketch has need more.
-    chunk_bytes : int
+    chunk_bytes : int, optional
         Memory that scoring may take beside the rows, the queries and the answers: batches are cut to it. One
-        query takes what it needs.
+        query takes what it needs. By default 256 MiB, or on CUDA a sixteenth of what is free now if more.
 
     Raises
     ------
@@ -108,7 +122,7 @@ class Scorer:
         n_candidates: int = CANDIDATES,
         n_coordinates: int | None = None,
         n_rescore: int | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int | None = None,
     ) -> None:
         if path not in get_args(Path):
             raise ValueError(message("path", PATHS, repr(path)))
@@ -125,8 +139,11 @@ class Scorer:
         self.index, self.path = index, path
         self.n_candidates = as_count(n_candidates, "n_candidates")
         self.n_rescore = max(scan, _RESCORED) if n_rescore is None else as_count(n_rescore, "n_rescore")
-        self.chunk_bytes = as_count(chunk_bytes, "chunk_bytes")
         self.W = W.detach().to(device=device, dtype=dtype)
+        self.chunk_bytes = (
+            _spare_bytes(self.W.device) if chunk_bytes is None else as_count(chunk_bytes, "chunk_bytes")
+        )
+        self._halves = dtype is not torch.float32 and sums_wide(self.W.device)
         bias = torch.from_numpy(index._core.bias) if b is None else b.detach()
         self.b = bias.to(device=self.W.device, dtype=torch.float32)
         self._included: frozenset[int] | None = None
@@ -146,6 +163,7 @@ class Scorer:
         if always != self._included:
             ids = as_ids(tuple(sorted(always)), self.index.m, "always")
             self.always, self._included = torch.from_numpy(ids).to(self.W.device), always
+            self._always_W, self._always_b = self.W[self.always], self.b[self.always]
 
     def _place(self, n_coordinates: int) -> None:
         """Bring to the device what a scan reads: coordinates and base logits of all rows, the query's map."""
@@ -179,14 +197,11 @@ class Scorer:
             other than the CPU does not look for), or k < 1.
         """
         k = as_count(k, "k")
-        queries = self._queries(q)
-        values = torch.full((len(queries), k), -torch.inf, device=self.W.device)
-        labels = torch.full((len(queries), k), -1, dtype=torch.int64, device=self.W.device)
-        for lo, found, logits in self._found(queries, k):
+        parts = []
+        for found, logits in self._found(*self._queries(q), k):
             best = logits.topk(min(k, logits.shape[1]), dim=1)
-            hi, width = lo + len(found), best.values.shape[1]
-            values[lo:hi, :width] = best.values
-            labels[lo:hi, :width] = found.gather(1, best.indices)
+            parts.append((found.gather(1, best.indices), best.values))
+        labels, values = _joined(parts, k, self.W.device)
         single = q.dim() == 1
         return torch.return_types.topk((values[0], labels[0]) if single else (values, labels))
 
@@ -209,75 +224,79 @@ class Scorer:
         TypeError, ValueError
             As :meth:`topk`.
         """
-        queries = self._queries(q)
-        parts = [(labels, logits) for _, labels, logits in self._found(queries, None)]
+        parts = list(self._found(*self._queries(q), None))
         width = max((labels.shape[1] for labels, _ in parts), default=0)
-        shape, device = (len(queries), width), self.W.device
-        labels = torch.full(shape, -1, dtype=torch.int64, device=device)
-        logits = torch.full(shape, -torch.inf, device=device)
-        lo = 0
-        for of_part, scores in parts:
-            hi = lo + len(of_part)
-            labels[lo:hi, : of_part.shape[1]], logits[lo:hi, : of_part.shape[1]] = of_part, scores
-            lo = hi
-        return labels, logits
+        return _joined(parts, width, self.W.device)
 
-    def _queries(self, q: torch.Tensor) -> torch.Tensor:
-        """Check queries, and bring them to the device in single precision, (n, d)."""
+    def _queries(self, q: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.float32]]:
+        """Check queries, (n, d): return them on the device, as products take them, and on the host.
+
+        There are none on the host for a scan on another device.
+        """
         if q.dim() not in (1, 2) or q.shape[-1] != self.index.d:
             expected = f"of shape (n, {self.index.d}) or ({self.index.d},)"
             raise ValueError(message("q", expected, f"shape {tuple(q.shape)}"))
         if not q.dtype.is_floating_point:
             raise TypeError(message("q", "a tensor of floats", q.dtype))
-        queries = q.detach().reshape(-1, self.index.d).to(device=self.W.device, dtype=torch.float32)
-        # A scan asks nothing of the host, not even this.
-        on_host = self.path != "scan" or queries.device.type == "cpu"
-        if on_host and not bool(torch.isfinite(queries).all()):
-            raise ValueError(message("q", "finite", "NaN or infinity"))
-        return queries
+        queries, device = q.detach().reshape(-1, self.index.d), self.W.device
+        host = np.empty((0, self.index.d), np.float32)
+        # A scan on a device asks nothing of the host, not even this. Others copy to it once.
+        if self.path != "scan" or device.type == "cpu":
+            host = np.ascontiguousarray(queries.to("cpu", torch.float32).numpy())
+            if not np.isfinite(host).all():
+                raise ValueError(message("q", "finite", "NaN or infinity"))
+        as_rows = self._halves and q.dtype is self.W.dtype
+        return queries.to(device, q.dtype if as_rows else torch.float32), host
 
-    def _found(
-        self, queries: torch.Tensor, k: int | None
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Yield chunks: their first query, labels (n, c), logits (n, c); -1 and -inf are no label.
+    def _found(self, queries: torch.Tensor, host: NDArray[np.float32], k: int | None) -> Iterator[_Chunk]:
+        """Yield chunks of queries, in order: labels (n, c), logits (n, c); -1 and -inf are no label.
 
         Of more than k candidates, the best k may be all that is listed. None: list all.
         """
         if self.path in ("tables", "scan") and self.index.operating_point.exact:
-            yield from self._by_rows(queries)
-            return
-        by = {"tables": self._by_tables, "scan": self._by_scan}.get(self.path, self._by_core)
-        for lo, labels, logits in by(queries, k):
-            yield lo, *self._besides(queries[lo : lo + len(labels)], labels, logits)
+            return self._by_rows(queries)
+        if self.path == "scan":
+            return self._by_scan(queries, k)
+        by = self._by_tables if self.path == "tables" else self._by_core
+        return by(queries, host, k)
 
-    def _besides(
-        self, queries: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _besides(self, queries: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> _Chunk:
         """Add the labels of ``always`` where they are not yet."""
         if not len(self.always):
             return labels, logits
-        scores = queries @ self.W[self.always].float().T + self.b[self.always]
+        scores = by_all(self._always_W, queries).add_(self._always_b)
         known = torch.isin(labels, self.always)  # these are scored anew: each label is listed once
         labels, logits = labels.masked_fill(known, -1), logits.masked_fill(known, -torch.inf)
         more = self.always.expand(len(queries), -1)
         return torch.cat([labels, more], 1), torch.cat([logits, scores], 1)
 
-    def _by_rows(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def _rather_all(self, queries: torch.Tensor, rows: float, k: int | None) -> bool:
+        """Whether a product with all rows takes less than gathering so many a query.
+
+        Not where all candidates are to be listed: all rows would be a lot of answers.
+        """
+        if k is None or queries.dtype is torch.float32:
+            return False
+        return min(len(queries), self._row_step) * rows >= _GATHERED * self.index.m
+
+    @property
+    def _row_step(self) -> int:
+        """Queries that are multiplied by all rows at a time."""
+        return max(1, self.chunk_bytes // (16 * self.index.m))
+
+    def _by_rows(self, queries: torch.Tensor) -> Iterator[_Chunk]:
         """Score every row."""
-        m = self.index.m
+        m, step = self.index.m, self._row_step
         labels = torch.arange(m, device=self.W.device)
-        step = max(1, self.chunk_bytes // (16 * m))
-        rows = max(1, self.chunk_bytes // (4 * self.index.d))
+        # Rows are widened a part at a time.
+        rows = m if queries.dtype is self.W.dtype else max(1, self.chunk_bytes // (4 * self.index.d))
         for lo in range(0, len(queries), step):
             part = queries[lo : lo + step]
-            logits = torch.empty((len(part), m), device=self.W.device)
-            for first in range(0, m, rows):
-                logits[:, first : first + rows] = part @ self.W[first : first + rows].float().T
-            yield lo, labels.expand(len(part), -1), logits.add_(self.b)
+            logits = [by_all(self.W[first : first + rows], part) for first in range(0, m, rows)]
+            scores = logits[0] if len(logits) == 1 else torch.cat(logits, 1)
+            yield labels.expand(len(part), -1), scores.add_(self.b)
 
-    def _by_core(
-        self, queries: torch.Tensor, k: int | None
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def _by_core(self, queries: torch.Tensor, host: NDArray[np.float32], k: int | None) -> Iterator[_Chunk]:
         """Let the index answer."""
         point = self.index.operating_point
         adaptive = self.path == "core" and not point.exact
@@ -286,7 +305,7 @@ class Scorer:
         wider = adaptive and k > point.n_rescore and point.judge is not None
         step = max(1, self.chunk_bytes // (12 * k))
         for lo in range(0, len(queries), step):
-            asked = np.ascontiguousarray(queries[lo : lo + step].cpu().numpy())
+            asked = host[lo : lo + step]
             # Asked for more than there are candidates, a search would go on whatever it trusts.
             index = self.index if adaptive or point.exact else self._scanning()
             labels, logits = _search(index, asked, k, adaptive=not wider)
@@ -295,11 +314,8 @@ class Scorer:
                 doubtful = stats["step"] > 0
                 if doubtful.any():
                     labels[doubtful], logits[doubtful] = _search(self._scanning(), asked[doubtful], k)
-            yield (
-                lo,
-                torch.from_numpy(labels).to(self.W.device),
-                torch.from_numpy(logits).to(self.W.device),
-            )
+            part = (torch.from_numpy(found).to(self.W.device) for found in (labels, logits))
+            yield self._besides(queries[lo : lo + step], *part)
 
     def _scanning(self) -> Index:
         """Make a twin of the index that goes on to a scan of all sketches with every query."""
@@ -312,59 +328,69 @@ class Scorer:
             self._twin = key, self.index._at(scanning)
         return self._twin[1]
 
-    def _by_tables(
-        self, queries: torch.Tensor, _: int | None
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def _by_tables(self, queries: torch.Tensor, host: NDArray[np.float32], k: int | None) -> Iterator[_Chunk]:
         """Score the candidates of the index."""
         start, step = 0, _FIRST_BLOCK
+        place_bytes = self._place_bytes(queries)
         while start < len(queries):
             block = queries[start : start + step]
-            indptr, ids = self.index.candidates(block.cpu().numpy())
+            indptr, ids = self.index.candidates(host[start : start + step])
             lengths = np.diff(indptr)
-            for lo, hi in _runs(lengths, self._place_bytes, self.chunk_bytes):
+            # Once listed, candidates are as soon scored: it is the lists to come that are spared.
+            more = start == 0 and len(queries) > len(block)
+            if more and self._rather_all(queries, float(lengths.mean()), k):
+                yield from self._by_rows(queries)
+                return
+            for lo, hi in _runs(lengths, place_bytes, self.chunk_bytes):
                 some = ids[indptr[lo] : indptr[hi]]
-                yield start + lo, *self._listed(block[lo:hi], lengths[lo:hi], some)
+                listed = by_lists(self.W, self.b, block[lo:hi], lengths[lo:hi], some)
+                yield self._besides(block[lo:hi], *listed)
             start += len(block)
             step = max(1, self.chunk_bytes // (16 * max(1, int(lengths.max()))))
 
-    @property
-    def _place_bytes(self) -> int:
+    def _place_bytes(self, queries: torch.Tensor) -> int:
         """Bytes that a candidate takes while it is scored: its row, as stored and widened, id and logit."""
-        return (int(self.W.element_size()) + 4) * self.index.d + 16
+        widened = 4 if queries.dtype is torch.float32 else 0
+        return (int(self.W.element_size()) + widened) * self.index.d + 16
 
-    def _listed(
-        self, queries: torch.Tensor, lengths: NDArray[np.int64], ids: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score lists of candidates: labels (n, longest) and logits."""
-        device, longest = self.W.device, int(lengths.max(initial=0))
-        part = torch.from_numpy(ids).to(device)
-        counts = torch.from_numpy(lengths).to(device)
-        known = torch.arange(longest, device=device) < counts[:, None]
-        labels = torch.full(known.shape, -1, dtype=torch.int64, device=device)
-        labels[known] = part
-        if known.numel() <= _PADDED * len(part):
-            listed = labels.clamp(min=0)
-            logits = torch.bmm(self.W[listed].float(), queries[:, :, None])[:, :, 0] + self.b[listed]
-            return labels, logits.masked_fill(~known, -torch.inf)
-        owners = torch.repeat_interleave(torch.arange(len(queries), device=device), counts)
-        logits = torch.full(known.shape, -torch.inf, device=device)
-        logits[known] = (self.W[part].float() * queries[owners]).sum(1) + self.b[part]
-        return labels, logits
-
-    def _by_scan(
-        self, queries: torch.Tensor, k: int | None
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def _by_scan(self, queries: torch.Tensor, k: int | None) -> Iterator[_Chunk]:
         """Estimate all rows, and score the most promising."""
         m = self.index.m
         r = min(max(self.n_rescore, k or 1), m)
-        step = max(1, self.chunk_bytes // (12 * m + r * self._place_bytes))
+        if self._rather_all(queries, r, k):
+            yield from self._by_rows(queries)
+            return
+        step = max(1, self.chunk_bytes // (12 * m + r * self._place_bytes(queries)))
         for lo in range(0, len(queries), step):
             part = queries[lo : lo + step]
-            z = part @ self._map.T + self._offset
-            estimates = (z.to(self._rows.dtype) @ self._rows.T).float().add_(self._base)
-            ids = estimates.topk(r, dim=1, sorted=False).indices
-            logits = torch.bmm(self.W[ids].float(), part[:, :, None])[:, :, 0] + self.b[ids]
-            yield lo, ids, logits
+            z = torch.addmm(self._offset, part.float(), self._map.T).to(self._rows.dtype)
+            # Where sums are wide they come so: half precision would confuse the most promising.
+            estimates = by_all(self._rows, z) if self._halves else (z @ self._rows.T).float()
+            ids = estimates.add_(self._base).topk(r, dim=1, sorted=False).indices
+            yield self._besides(part, ids, by_each(self.W[ids], part).add_(self.b[ids]))
+
+
+def _spare_bytes(device: torch.device) -> int:
+    """Memory to cut batches to: a part of what a GPU has free, which a small one would not fill."""
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(CHUNK_BYTES, int(free) // _FREE_SHARE)
+
+
+def _joined(parts: list[_Chunk], width: int, device: torch.device) -> _Chunk:
+    """Put chunks below each other, all of one width: -1 and -inf are no label."""
+    if len(parts) == 1 and parts[0][0].shape[1] == width:
+        return parts[0][0].contiguous(), parts[0][1]  # a copy or two saved count with one query
+    shape = sum(len(labels) for labels, _ in parts), width
+    labels = torch.full(shape, -1, dtype=torch.int64, device=device)
+    logits = torch.full(shape, -torch.inf, device=device)
+    lo = 0
+    for of_part, scores in parts:
+        part = slice(lo, lo + len(of_part)), slice(of_part.shape[1])
+        labels[part], logits[part] = of_part, scores
+        lo += len(of_part)
+    return labels, logits
 
 
 def _scans(index: Index) -> bool:
