@@ -141,12 +141,17 @@ def test_trust_is_about_the_same_answers_whatever_k(index, k):
         np.testing.assert_array_equal(found.labels[:, :5], expected.labels[:, :k])
 
 
-def test_cost_is_capped(index):
+@pytest.mark.parametrize("n_scan", [20, 500])
+def test_cost_is_capped(index, n_scan):
     _, _, abroad = domains(40, 3)
     point = index.operating_point
-    index.apply(point._replace(trust=1.0, scan_trust=1.0, judge=(5.0, *[0.0] * 10)))
+    index.apply(point._replace(n_scan=n_scan, trust=1.0, scan_trust=1.0, judge=(5.0, *[0.0] * 10)))
     sketch, row = index.params["sketch_bytes"], 4 * D
-    scan = M * sketch / row + point.n_scan
+    # Of so many rows sketches are read: of those that columns promise most of, if that is not all.
+    listed = 8 * n_scan
+    columns = index.params["nbytes"]["columns"] if listed < M else 0
+    assert (columns > 0) == (n_scan == 20)
+    scan = (columns + min(listed, M) * sketch) / row + n_scan
     tables = index.search(abroad, k=5, effort="fixed", stats=True).stats
     read = 64 * tables["entries"] + sketch * tables["candidates"]
     before = read / row + tables["rescored"]  # of each query

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::columns::Columns;
 use crate::coordinates::Coordinates;
 use crate::error::{Error, Result};
 use crate::exemplars::{ExemplarSketcher, Exemplars, Lists, SKETCH_BYTES};
@@ -159,6 +160,10 @@ impl Builder {
                 }
                 _ => None,
             };
+            let columns = match (&sketches, &exemplars) {
+                (Some((sketcher, sketches)), Some(_)) => Some(Columns::build(sketcher, sketches)?),
+                _ => None,
+            };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
             let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;
             Ok(Fitted {
@@ -169,6 +174,7 @@ impl Builder {
                 exemplars,
                 always_include: Block::copy_of(&always_include),
                 sketches,
+                columns,
                 coordinates: recipe.coordinates.map(|coordinates| coordinates.query),
                 planes: recipe.planes,
                 point: recipe.point,

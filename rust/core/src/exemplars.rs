@@ -14,7 +14,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::prefetch;
 use crate::memory::{Block, Buffer, LINE};
-use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level, unpack};
+use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level, unpack_group};
 
 /// Bytes of an exemplar's sketch.
 pub const SKETCH_BYTES: usize = 64;
@@ -206,12 +206,7 @@ pub fn decode(sketcher: &Sketcher, mut packed: &[u8], out: &mut [f32]) {
     out.fill(0.0);
     let groups = sketcher.layout().widths().zip(sketcher.half_steps().chunks(GROUP));
     for (out, (width, half_steps)) in out.chunks_mut(GROUP).zip(groups) {
-        let codes: [u8; GROUP] = match width {
-            8 => unpack::<8>(packed),
-            4 => unpack::<4>(packed),
-            2 => unpack::<2>(packed),
-            _ => unpack::<1>(packed),
-        };
+        let codes = unpack_group(width, packed);
         packed = &packed[width * GROUP / 8..];
         for (value, (&code, &half_step)) in out.iter_mut().zip(codes.iter().zip(half_steps)) {
             *value = if half_step > 0.0 { level(code, half_step, width) as f32 } else { 0.0 };

@@ -16,6 +16,7 @@
 //! | `trust` | F32 (8,) | fitted, where trust has been learned |
 //! | `query_map`, `query_scales`, `query_offset` | F16 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
+//! | `columns` | U8 | fitted, filled with queries, with sketches |
 //!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
 //! `extra` (the caller's text; Python keeps the configuration there).
@@ -30,6 +31,7 @@ use memmap2::MmapOptions;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::columns::Columns;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
@@ -116,6 +118,7 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             exemplars,
             always_include,
             sketches,
+            columns,
             level,
             fitted_from,
             point,
@@ -142,6 +145,9 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
         }
         if let Some(sketched) = sketches {
             tensors.extend(sketch_tensors(SKETCHES, sketched));
+        }
+        if let Some(columns) = columns {
+            tensors.push(Tensor::new("columns", Dtype::U8, vec![columns.codes().len()], columns.codes()));
         }
         if let Some(exemplars) = exemplars {
             tensors.extend(sketch_tensors(EXEMPLARS, exemplars.sketched()));
@@ -291,6 +297,13 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             Some(Exemplars::from_parts(sketched, weights, offsets, labels)?)
         }
     };
+    let columns = match (&sketches, &exemplars) {
+        (Some((sketcher, _)), Some(_)) => {
+            let len = reader.tensor("columns")?.shape().first().copied().unwrap_or(0);
+            Some(Columns::from_parts(sketcher, reader.block("columns", Dtype::U8, &[len])?, m)?)
+        }
+        _ => None,
+    };
     let judge = match reader.file.tensor("trust") {
         Err(_) => None,
         Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[NUMBERS])?)),
@@ -306,6 +319,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         planes,
         coordinates,
         sketches,
+        columns,
         exemplars,
         level: reader.block::<f32>("level", Dtype::F32, &[1])?[0],
         observed: None,

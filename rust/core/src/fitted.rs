@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::columns::Columns;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::{Exemplars, SKETCH_BYTES};
@@ -108,6 +109,8 @@ pub struct Fitted {
     pub always_include: Block<u32>,
     /// Codes of the rows and how to read them.
     pub sketches: Option<(Sketcher, Sketches)>,
+    /// The same once more, shorter and for reading all of them, where searches can go on to a scan.
+    pub columns: Option<Columns>,
     /// Mean base logit of the rows; 0 without coordinates.
     pub level: f32,
     /// How much a search does.

@@ -9,6 +9,7 @@ compile_error!("files and kernels are little-endian");
 
 pub mod build;
 pub mod candidates;
+pub mod columns;
 pub mod coordinates;
 pub mod error;
 pub mod exact;

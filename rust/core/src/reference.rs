@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytemuck::Pod;
 
 use crate::build::Recipe;
+use crate::columns::Columns;
 use crate::coordinates::{Affine, Coordinates, Projection};
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
@@ -363,6 +364,73 @@ pub fn sketch_score(counts: [usize; 4], query: &QuantisedQuery, codes: &[u8], ba
     lanes[0] + base + query.offset
 }
 
+// ---------------------------------------------------------------------------------------------------- columns
+
+/// How rows of sketches with this layout and these half steps are sketched once more, in 64 bytes: with the best
+/// layout for the variances that the steps suit.
+pub fn shorter(counts: [usize; 4], of_rows: &[f32]) -> ([usize; 4], Vec<f32>) {
+    let steps = counts.iter().zip(QUANTISERS).flat_map(|(&n, (_, step, _))| vec![step; n * 32]);
+    let variance = |(&half_step, step): (&f32, f64)| (2.0 * f64::from(half_step) / step).powi(2) as f32;
+    let variances: Vec<f32> = of_rows.iter().zip(steps).map(variance).collect();
+    let counts = best_counts(&variances, 64);
+    (counts, half_steps(&variances, counts))
+}
+
+/// Scores of rows in columns. Half a byte of code has bits of one coordinate (of the widths 8 and 4), of two or of
+/// four. What it adds above its least is rounded to steps; a step is as coarse as it takes for all but the 16 halves that
+/// vary most to add at most 127 of them, and for those to add at most 2047.
+pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
+    let mut halves: Vec<[f32; 16]> = Vec::new();
+    let value = |i: usize| 2.0 * (z.get(i).copied().unwrap_or(0.0) * columns.half_steps[i]);
+    let all = widths(columns.counts);
+    let mut places: Vec<(usize, usize, usize)> = Vec::new();
+    for (group, width) in all.chunks(32).map(|group| group[0]).enumerate() {
+        for byte in 0..4 * width {
+            for half in 0..2 {
+                // What the lower two bits add and what the upper two do, each above its least.
+                let part = |part: usize| -> [f32; 4] {
+                    let field = |field: usize| value(32 * group + byte + 4 * width * field);
+                    let added = |bits: usize| match width {
+                        8 => field(0) * (4usize.pow((2 * half + part) as u32) * bits) as f32,
+                        4 => field(half) * (4usize.pow(part as u32) * bits) as f32,
+                        2 => field(2 * half + part) * bits as f32,
+                        _ => {
+                            let first = 4 * half + 2 * part;
+                            field(first) * (bits & 1) as f32 + field(first + 1) * (bits >> 1) as f32
+                        }
+                    };
+                    let all: [f32; 4] = std::array::from_fn(added);
+                    all.map(|value| value - all.iter().copied().fold(f32::INFINITY, f32::min))
+                };
+                let (lower, upper) = (part(0), part(1));
+                halves.push(std::array::from_fn(|bits| lower[bits % 4] + upper[bits / 4]));
+                places.push((group, byte, half));
+            }
+        }
+    }
+    let most = |half: &[f32; 16]| half.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut ranges: Vec<f32> = halves.iter().map(most).collect();
+    ranges.sort_by(|a, b| b.total_cmp(a));
+    let step = (ranges.get(16).copied().unwrap_or(0.0) / 127.0).max(ranges[0] / 2047.0);
+    let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
+    let score = |codes: &Vec<u8>, base: f32| {
+        let mut sum = 0u32;
+        for (half, &(group, byte, upper)) in halves.iter().zip(&places) {
+            let width = all[32 * group];
+            let field = |field: usize| usize::from(codes[32 * group + byte + 4 * width * field]);
+            let bits = match width {
+                8 => field(0) >> (4 * upper) & 15,
+                4 => field(upper),
+                2 => field(2 * upper) | field(2 * upper + 1) << 2,
+                _ => (0..4).map(|bit| field(4 * upper + bit) << bit).sum(),
+            };
+            sum += (half[bits] * inverse).round_ties_even() as u32;
+        }
+        (sum as f32).mul_add(step, base)
+    };
+    columns.codes.iter().zip(&columns.base).map(|(codes, &base)| score(codes, base)).collect()
+}
+
 // ------------------------------------------------------------------------------------------------------ top-k
 
 /// The best `n` of (score, id): highest score first, equal scores by the lowest id. Negative zero is zero.
@@ -420,6 +488,41 @@ impl Sketched {
             codes: all.clone().map(|sketch| unpack(counts, sketch)).collect(),
             base: all.map(base).collect(),
         }
+    }
+
+    /// Sketch the rows of these sketches once more, for columns.
+    pub fn columns(&self) -> Self {
+        let widths = widths(self.counts);
+        let value = |(i, &code): (usize, &u8)| {
+            let half_step = self.half_steps[i];
+            if half_step > 0.0 { level(code, widths[i], half_step) as f32 } else { 0.0 }
+        };
+        let vectors: Vec<Vec<f32>> =
+            self.codes.iter().map(|codes| codes.iter().enumerate().map(value).collect()).collect();
+        let (counts, half_steps) = shorter(self.counts, &self.half_steps);
+        Sketched::new(counts, half_steps, &vectors, self.base.clone())
+    }
+
+    /// Read the columns of an index of `m` rows: 64 rows a block, byte by byte, those of the first and the second half
+    /// in turns; then their base logits.
+    pub fn of_columns(columns: &Columns, m: usize) -> Self {
+        let counts = columns.sketcher().layout().counts();
+        let n: usize = widths(counts).iter().sum::<usize>() / 8;
+        let mut sketched = Sketched {
+            counts,
+            half_steps: columns.sketcher().half_steps().to_vec(),
+            codes: Vec::new(),
+            base: Vec::new(),
+        };
+        for id in 0..m {
+            let block = &columns.codes()[id / 64 * 64 * (n + 4)..][..64 * (n + 4)];
+            let row = id % 64;
+            let place = if row < 32 { 2 * row } else { 2 * (row - 32) + 1 };
+            let packed: Vec<u8> = (0..n).map(|byte| block[64 * byte + place]).collect();
+            sketched.codes.push(unpack(counts, &packed));
+            sketched.base.push(base(&block[64 * n + 4 * row..][..4]));
+        }
+        sketched
     }
 
     /// The scores of these ids for a query with coordinates `z`.
@@ -504,8 +607,10 @@ pub struct Reference {
     always_met: BTreeSet<u32>,
     always_include: BTreeSet<u32>,
     sketched: Option<Sketched>,
-    /// Bytes of all sketches, and of a row.
-    scan_bytes: usize,
+    columns: Option<Sketched>,
+    /// Bytes of a row's sketch, of all columns, and of a row.
+    sketch_bytes: usize,
+    column_bytes: usize,
     row_bytes: f64,
     level: f32,
     point: OperatingPoint,
@@ -561,9 +666,12 @@ impl Reference {
             }
             _ => None,
         };
+        let columns = sketched.as_ref().filter(|_| kept.is_some()).map(Sketched::columns);
         Reference {
             weights,
             bias,
+            column_bytes: columns.as_ref().map_or(0, column_bytes),
+            columns,
             planes: planes.clone(),
             coordinates: of_query.cloned(),
             buckets,
@@ -571,7 +679,7 @@ impl Reference {
             fitted_from: queries.len(),
             always_met: BTreeSet::new(),
             always_include: recipe.always_include.iter().copied().collect(),
-            scan_bytes: rows.m() * recipe.sketch_bytes,
+            sketch_bytes: recipe.sketch_bytes,
             row_bytes: rows.weights().nbytes() as f64 / rows.m() as f64,
             sketched,
             level: recipe.coordinates.as_ref().map_or(0.0, |coordinates| mean(&coordinates.base)),
@@ -606,7 +714,9 @@ impl Reference {
             fitted_from: fitted.fitted_from,
             always_met,
             always_include: fitted.always_include.iter().copied().collect(),
-            scan_bytes: fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().len()),
+            sketch_bytes: fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes()),
+            column_bytes: fitted.columns.as_ref().map_or(0, |columns| columns.codes().len()),
+            columns: fitted.columns.as_ref().map(|columns| Sketched::of_columns(columns, rows.m())),
             row_bytes: rows.weights().nbytes() as f64 / rows.m() as f64,
             level: fitted.level,
             sketched: fitted.sketches.as_ref().map(Sketched::of),
@@ -632,6 +742,11 @@ impl Reference {
     /// The sketches, if there are any.
     pub fn sketched(&self) -> Option<&Sketched> {
         self.sketched.as_ref()
+    }
+
+    /// The columns, if there are any.
+    pub fn columns(&self) -> Option<&Sketched> {
+        self.columns.as_ref()
     }
 
     /// The logit of one row.
@@ -719,7 +834,7 @@ impl Reference {
         let (best, finalists) = self.by_tables(query, answers, &candidates);
         let m = self.bias.len();
         let exemplars = if self.kept.is_some() { 64 * work.entries } else { 0 };
-        let cost = (exemplars + found * self.scan_bytes / m) as f64 / self.row_bytes + finalists.len() as f64;
+        let cost = (exemplars + found * self.sketch_bytes) as f64 / self.row_bytes + finalists.len() as f64;
         let too_short = |work: Work, best: &Answer| match on_short {
             _ if found >= k => Ok(Answer { work, ..first(best, k) }),
             OnShort::Raise => Err(Error::Short { query: 0, found, k }),
@@ -736,7 +851,10 @@ impl Reference {
         let features = self.features(query, &first(&best, trust.k), &finalists);
         let trusted = if found < trust.k.max(k) { 0.0 } else { logistic(&trust.tables, &features) };
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
-        let scan = self.scan_bytes as f64 / self.row_bytes + self.point.n_scan.max(answers) as f64;
+        let r = self.point.n_scan.max(answers).min(m);
+        let read =
+            if 8 * r < m { self.column_bytes + 8 * r * self.sketch_bytes } else { m * self.sketch_bytes };
+        let scan = read as f64 / self.row_bytes + r as f64;
         let cost = cost + scan;
         let enough = |trusted, least| trusted >= least && least < 1.0;
         if !effort.adaptive || enough(trusted, self.point.trust) || cost > effort.max_cost {
@@ -767,10 +885,17 @@ impl Reference {
         (self.answer_from(query, k, &finalists), finalists)
     }
 
-    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out.
+    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out. Where
+    /// that is less than all rows, sketches are read of eight times as many rows as are scored: those whose columns promise most.
     fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
-        let r = self.point.n_scan.max(k);
-        let all = (0..self.bias.len() as u32).collect();
+        let (m, r) = (self.bias.len(), self.point.n_scan.max(k));
+        let all: BTreeSet<u32> = match (&self.columns, &self.coordinates) {
+            (Some(columns), Some(map)) if 8 * r < m => {
+                let promised = column_scores(columns, &project(map, query)).into_iter().zip(0..);
+                top(&promised.collect::<Vec<_>>(), 8 * r).into_iter().map(|(_, id)| id).collect()
+            }
+            _ => (0..m as u32).collect(),
+        };
         let scores = self.sketch_scores(query, &all).unwrap_or_default();
         let mut finalists = top(&scores, r);
         let least = if scores.len() > r { finalists[r - 1].0 } else { f32::NEG_INFINITY };
@@ -906,6 +1031,12 @@ fn add_buckets(buckets: &mut Buckets, tables: &Tables, first: u32) {
             buckets.entry((table, code as u32)).or_default().extend(ids.iter().map(|id| id + first));
         }
     }
+}
+
+/// Bytes of the columns of these rows: whole blocks of 64, codes and base logits.
+fn column_bytes(columns: &Sketched) -> usize {
+    let codes: usize = widths(columns.counts).iter().sum::<usize>() / 8;
+    columns.codes.len().div_ceil(64) * 64 * (codes + 4)
 }
 
 fn groups_of(counts: [usize; 4]) -> usize {

@@ -1,6 +1,7 @@
 //! One query's way: project, probe, candidates, sketch, rescore, top-k.
 
 use crate::candidates::Union;
+use crate::columns::{BLOCK, ColumnQuery, Columns, Promised};
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
@@ -86,6 +87,9 @@ pub struct Work {
     /// layer's, as far as the index can tell; NaN if it cannot.
     pub trust: f32,
 }
+
+/// So many rows for each that a scan scores in full are chosen by columns, and read again in their sketches.
+pub const SHORTLIST: usize = 8;
 
 /// Everything that one search writes to. Reused, so that the steady state allocates nothing.
 #[derive(Default)]
@@ -258,8 +262,11 @@ impl Searcher<'_> {
     fn scan_cost(&self, answers: usize) -> f64 {
         let m = self.rows.m();
         let row = self.rows.weights().nbytes() as f64 / m as f64;
-        let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().len());
-        sketches as f64 / row + self.fitted.point.n_scan.max(answers) as f64
+        let r = self.fitted.point.n_scan.max(answers).min(m);
+        let sketch = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
+        let columns = self.fitted.columns.as_ref().map_or(0, |columns| columns.codes().len());
+        let read = if SHORTLIST * r < m { columns + SHORTLIST * r * sketch } else { m * sketch };
+        read as f64 / row + r as f64
     }
 
     /// Answer from the candidates, `k` labels.
@@ -286,13 +293,20 @@ impl Searcher<'_> {
 
     /// Answer from all rows whose sketches promise most, at least so many, beside what the tables found.
     fn by_scan(&self, scratch: &mut Scratch, k: usize, least: usize) {
-        let Some(sketched) = &self.fitted.sketches else { return };
+        let (Some(sketched), Some(columns)) = (&self.fitted.sketches, &self.fitted.columns) else { return };
+        let m = self.rows.m();
+        let r = self.fitted.point.n_scan.max(k).max(least).min(m);
         let Scratch {
             query, z, candidates, finalists, estimates, logits, scanned, answer, cut, best, ..
         } = scratch;
-        let r = self.fitted.point.n_scan.max(k).max(least).min(self.rows.m());
-        cut.start(&sketched.0, z, r);
-        cut.offer_all(self.kernel, &sketched.1, self.rows.m(), 0);
+        if SHORTLIST * r < m {
+            cut.shortlist(self.kernel, columns, z, m, SHORTLIST * r, scanned);
+            cut.start(&sketched.0, z, r);
+            cut.offer(self.kernel, &sketched.1, &scanned.0, 0);
+        } else {
+            cut.start(&sketched.0, z, r);
+            cut.offer_all(self.kernel, &sketched.1, m, 0);
+        }
         cut.keep(&mut scanned.0, &mut scanned.1);
         // Marks of the candidates have done their work: now they mark what has been scored.
         candidates.start(self.rows.m());
@@ -524,13 +538,14 @@ fn add_labels(parts: [Option<&Exemplars>; 3], neighbors: &[u32], candidates: &mu
     }
 }
 
-/// Rows whose sketches are scored at a time: they and their scores stay in the first-level cache.
+/// Rows that a scan scores at a time, whole blocks of columns: they and their scores stay in the first-level cache.
 const SCAN_ROWS: usize = 256;
 
 /// Scratch of a choice by sketches: of exemplars, of candidates, of all rows.
 #[derive(Default)]
 struct Cut {
     query: SketchQuery,
+    tables: ColumnQuery,
     scores: Vec<f32>,
     best: TopK,
     /// How many are kept, and how many have been offered.
@@ -597,6 +612,35 @@ impl Cut {
             self.best.extend_range(scores, (first + from) as u32);
         }
         self.offered += n;
+    }
+
+    /// List the `n` of `m` rows of which their columns promise most, and what they promise.
+    fn shortlist(
+        &mut self,
+        kernel: Kernel,
+        columns: &Columns,
+        z: &[f32],
+        m: usize,
+        n: usize,
+        (ids, scores): &mut (Vec<u32>, Vec<f32>),
+    ) {
+        self.tables.prepare(columns, z);
+        self.best.reset(n);
+        let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
+        for from in (0..m).step_by(SCAN_ROWS) {
+            let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
+            kernel.scan_blocks(columns.view(), &self.tables, from / BLOCK, self.best.floor(), blocks);
+            for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
+                let rows = u64::MAX >> (BLOCK - BLOCK.min(m - first));
+                let mut above = block.above & rows;
+                while above != 0 {
+                    let row = above.trailing_zeros();
+                    self.best.push(block.scores[row as usize], first as u32 + row);
+                    above &= above - 1;
+                }
+            }
+        }
+        self.best.unordered(ids, scores);
     }
 
     /// Write what is kept, in no order, and the scores.

@@ -103,19 +103,31 @@ impl Layout {
         (0..4).flat_map(move |i| std::iter::repeat_n(WIDTHS[i], counts[i]))
     }
 
-    fn pack(&self, width: usize, codes: &[u8; GROUP], packed: &mut [u8]) {
-        let bytes = width * GROUP / 8;
-        packed[..bytes].fill(0);
-        for (position, code) in codes.iter().enumerate() {
-            packed[position % bytes] |= code << (position / bytes * width);
-        }
-    }
-
     /// The base logit at the end of a sketch.
     #[inline(always)]
     pub(crate) fn base(&self, sketch: &[u8]) -> f32 {
         let [.., a, b, c, d] = *sketch else { return 0.0 };
         f32::from_le_bytes([a, b, c, d])
+    }
+}
+
+/// Pack the codes of a group as [`unpack`] reads them.
+pub(crate) fn pack(width: usize, codes: &[u8; GROUP], packed: &mut [u8]) {
+    packed.fill(0);
+    for (field, codes) in codes.chunks_exact(packed.len()).enumerate() {
+        for (byte, code) in packed.iter_mut().zip(codes) {
+            *byte |= code << (field * width);
+        }
+    }
+}
+
+/// [`unpack`] with a width that is not known before.
+pub(crate) fn unpack_group(width: usize, packed: &[u8]) -> [u8; GROUP] {
+    match width {
+        8 => unpack::<8>(packed),
+        4 => unpack::<4>(packed),
+        2 => unpack::<2>(packed),
+        _ => unpack::<1>(packed),
     }
 }
 
@@ -144,10 +156,8 @@ impl Sketcher {
     /// The same with a layout that other considerations chose.
     pub fn with_layout(layout: Layout, variances: &[f32]) -> Self {
         let mut half_steps = vec![0.0; layout.groups() * GROUP];
-        let steps =
-            layout.widths().map(|width| QUANTISER[WIDTHS.iter().position(|&w| w == width).unwrap_or(0)].0);
         for ((half_steps, variances), step) in
-            half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(steps)
+            half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(layout.widths().map(step))
         {
             for (half_step, &variance) in half_steps.iter_mut().zip(variances) {
                 *half_step = (0.5 * step * f64::from(variance.max(0.0)).sqrt()) as f32;
@@ -189,6 +199,13 @@ impl Sketcher {
         &self.half_steps
     }
 
+    /// The variances that these steps suit.
+    pub fn variances(&self) -> Vec<f32> {
+        let steps = self.layout.widths().flat_map(|width| std::iter::repeat_n(step(width), GROUP));
+        let variance = |(&half_step, step): (&f32, f64)| (2.0 * f64::from(half_step) / step).powi(2) as f32;
+        self.half_steps.iter().zip(steps).map(variance).collect()
+    }
+
     /// Write the sketch of a row with coordinates `z` (missing ones are zero) and base logit `base`.
     pub fn encode(&self, z: &[f32], base: f32, sketch: &mut [u8]) {
         let mut codes = [0u8; GROUP];
@@ -200,7 +217,7 @@ impl Sketcher {
                 *code = encode_one(value, self.half_steps[coordinate], width);
             }
             let bytes = width * GROUP / 8;
-            self.layout.pack(width, &codes, &mut sketch[at..at + bytes]);
+            pack(width, &codes, &mut sketch[at..at + bytes]);
             at += bytes;
         }
         let end = self.layout.bytes - 4;
@@ -209,14 +226,21 @@ impl Sketcher {
     }
 }
 
+/// The step of a width's quantiser of a unit Gaussian.
+fn step(width: usize) -> f64 {
+    QUANTISER[WIDTHS.iter().position(|&w| w == width).unwrap_or(0)].0
+}
+
 /// The code c whose level (2c + 1 - 2^width) half steps is nearest to `value`.
 pub(crate) fn encode_one(value: f32, half_step: f32, width: usize) -> u8 {
-    let levels = (1u32 << width) as f32;
     if half_step <= 0.0 {
         return 0;
     }
-    let code = (value / (2.0 * half_step)).floor() + levels / 2.0;
-    code.clamp(0.0, levels - 1.0) as u8
+    // Within the levels before it is rounded down (NaN to the lowest): then an integer will do, which every CPU makes.
+    let half = (1i32 << width) / 2;
+    let steps = (value / (2.0 * half_step)).max(-half as f32).min((half - 1) as f32);
+    let whole = steps as i32;
+    (whole - i32::from(whole as f32 > steps) + half) as u8
 }
 
 /// The value that a code stands for.
@@ -342,7 +366,7 @@ impl SketchQuery {
 
 /// Round half to even, for |x| < 2^22, in two additions on every CPU.
 #[inline(always)]
-fn round(x: f32) -> f32 {
+pub(crate) fn round(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
 }

@@ -76,6 +76,12 @@ impl TopK {
         }
     }
 
+    /// Scores at or below this are not among the best, unless an id is lower than all before. NaN while all are.
+    #[inline(always)]
+    pub fn floor(&self) -> f32 {
+        if self.floor == 0 { f32::NAN } else { score(self.floor) }
+    }
+
     #[cold]
     fn cut(&mut self) {
         if self.k == 0 {

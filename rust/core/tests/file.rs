@@ -402,6 +402,7 @@ fn contradicting_tensors_are_refused() {
         "query_offset",
         "sketches",
         "half_steps",
+        "columns",
         "exemplars",
         "exemplar_half_steps",
         "exemplar_offsets",

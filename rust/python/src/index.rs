@@ -113,6 +113,8 @@ impl Index {
             "sketches",
             fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.codes().nbytes()),
         )?;
+        let columns = fitted.columns.as_ref().map_or(0, |columns| columns.codes().nbytes());
+        nbytes.set_item("columns", columns)?;
         nbytes.set_item("observing", self.0.observer_nbytes())?;
         let maps = fitted.coordinates.as_ref().map_or(0, |map| map.matrix().values().nbytes());
         nbytes.set_item("maps", maps + fitted.planes.matrix().values().nbytes())?;

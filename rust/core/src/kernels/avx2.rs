@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
@@ -187,6 +188,78 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
             }
             lanes = fuse(lanes, total(sum), scale1);
             *score = tree(lanes) + layout.base(sketch) + query.offset();
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn scan_blocks(
+    columns: ColumnsView<'_>,
+    query: &ColumnQuery,
+    first: usize,
+    floor: f32,
+    out: &mut [Promised],
+) {
+    let low4 = _mm256_set1_epi8(0x0f);
+    let low8 = _mm256_set1_epi16(0xff);
+    let (scale, floor) = (_mm256_set1_ps(query.scale()), _mm256_set1_ps(floor));
+    let table = |table: &[u8; 16]| {
+        // SAFETY: sixteen bytes are read from an array of sixteen.
+        _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+    };
+    let upper_half = |codes| _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low4);
+    for (block, out) in (first..).zip(out) {
+        let (all, bases) = columns.block(block);
+        // The 32 codes of a half of a column.
+        let load = |column: &[u8; BLOCK], half: usize| {
+            // SAFETY: `half` is 0 or 1, and a column has 64 bytes.
+            unsafe { _mm256_loadu_si256(column.as_ptr().add(32 * half).cast()) }
+        };
+        // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
+        let mut sums = [[_mm256_setzero_si256(); 2]; 2];
+        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+            let (lower, upper) = (table(lower), table(upper));
+            for (half, [both, odd]) in sums.iter_mut().enumerate() {
+                let codes = load(column, half);
+                let added = _mm256_add_epi8(
+                    _mm256_shuffle_epi8(lower, _mm256_and_si256(codes, low4)),
+                    _mm256_shuffle_epi8(upper, upper_half(codes)),
+                );
+                *both = _mm256_add_epi16(*both, added);
+                *odd = _mm256_add_epi16(*odd, _mm256_srli_epi16::<8>(added));
+            }
+        }
+        let mut above = [_mm256_setzero_si256(); 2];
+        for (at, entries) in query.wide() {
+            let entries = table(entries);
+            for (half, above) in above.iter_mut().enumerate() {
+                let codes = load(&all[at / 2], half);
+                let codes = if at % 2 == 0 { _mm256_and_si256(codes, low4) } else { upper_half(codes) };
+                *above = _mm256_add_epi8(*above, _mm256_shuffle_epi8(entries, codes));
+            }
+        }
+        out.above = 0;
+        for (half, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
+            let even = _mm256_sub_epi16(both, _mm256_slli_epi16::<8>(odd));
+            let above = [_mm256_and_si256(above, low8), _mm256_srli_epi16::<8>(above)];
+            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                let sums = _mm256_add_epi16(sums, _mm256_slli_epi16::<7>(above));
+                let eights = [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)];
+                for (eight, sums) in eights.into_iter().enumerate() {
+                    let row = 32 * parity + 16 * half + 8 * eight;
+                    let sums = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
+                    // SAFETY: eight elements from `row`, at most 56, are read and written in arrays of 64.
+                    let scores = unsafe {
+                        let base = _mm256_loadu_ps(bases.as_ptr().add(row));
+                        let scores = _mm256_fmadd_ps(sums, scale, base);
+                        _mm256_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
+                        scores
+                    };
+                    let above = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(scores, floor));
+                    out.above |= (above as u64) << row;
+                }
+            }
         }
     }
 }

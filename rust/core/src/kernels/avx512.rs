@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::avx2::{sketch_each_with, tree};
 use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
 
@@ -86,4 +87,65 @@ fn sketch_each(
     let total = |sum| sum;
     // SAFETY: AVX2 and FMA are among this function's features.
     unsafe { sketch_each_with(sketches, query, id, out, (_mm256_setzero_si256(), add, total), (add, total)) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn scan_blocks(
+    columns: ColumnsView<'_>,
+    query: &ColumnQuery,
+    first: usize,
+    floor: f32,
+    out: &mut [Promised],
+) {
+    let low4 = _mm512_set1_epi8(0x0f);
+    let low8 = _mm512_set1_epi16(0xff);
+    let (scale, floor) = (_mm512_set1_ps(query.scale()), _mm512_set1_ps(floor));
+    let table = |table: &[u8; 16]| {
+        // SAFETY: sixteen bytes are read from an array of sixteen.
+        _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+    };
+    let load = |column: &[u8; BLOCK]| {
+        // SAFETY: a column has 64 bytes.
+        unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
+    };
+    let upper_half = |codes| _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low4);
+    for (block, out) in (first..).zip(out) {
+        let (all, bases) = columns.block(block);
+        // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
+        let [mut both, mut odd, mut above] = [_mm512_setzero_si512(); 3];
+        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+            let codes = load(column);
+            let added = _mm512_add_epi8(
+                _mm512_shuffle_epi8(table(lower), _mm512_and_si512(codes, low4)),
+                _mm512_shuffle_epi8(table(upper), upper_half(codes)),
+            );
+            both = _mm512_add_epi16(both, added);
+            odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(added));
+        }
+        for (at, entries) in query.wide() {
+            let codes = load(&all[at / 2]);
+            let codes = if at % 2 == 0 { _mm512_and_si512(codes, low4) } else { upper_half(codes) };
+            above = _mm512_add_epi8(above, _mm512_shuffle_epi8(table(entries), codes));
+        }
+        let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
+        let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
+        out.above = 0;
+        for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+            let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<7>(above));
+            let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
+            for (half, sums) in halves.into_iter().enumerate() {
+                let row = 32 * parity + 16 * half;
+                let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+                // SAFETY: sixteen elements from `row`, at most 48, are read and written in arrays of 64.
+                let scores = unsafe {
+                    let base = _mm512_loadu_ps(bases.as_ptr().add(row));
+                    let scores = _mm512_fmadd_ps(sums, scale, base);
+                    _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
+                    scores
+                };
+                out.above |= u64::from(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor)) << row;
+            }
+        }
+    }
 }

@@ -3,8 +3,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{dot, sketch_each_with};
+use super::neon::{dot, scan_blocks, sketch_each_with};
 use super::{AHEAD_ROWS, prefetch_range};
+use crate::columns::{ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
 

@@ -8,9 +8,10 @@
 //! * **sketch**: eight lanes; for each of the four widths lane l sums, as one exact integer, coordinates
 //!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
+//! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
-/// The verbs of a kernel of one CPU family, over the `dot` and `sketch_each` of the module, both compiled for
-/// `$features`.
+/// The verbs of a kernel of one CPU family, over the `dot`, `sketch_each` and `scan_blocks` of the module, all
+/// compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
     ($kernel:ident, $features:literal) => {
@@ -53,6 +54,18 @@ macro_rules! verbs {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
             }
+
+            pub(super) fn scan_blocks(
+                self,
+                columns: ColumnsView<'_>,
+                query: &ColumnQuery,
+                first: usize,
+                floor: f32,
+                out: &mut [Promised],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { scan_blocks(columns, query, first, floor, out) }
+            }
         }
 
         #[target_feature(enable = $features)]
@@ -90,6 +103,7 @@ mod scalar;
 
 use std::sync::OnceLock;
 
+use crate::columns::{ColumnQuery, ColumnsView, Promised};
 use crate::error::{Error, Result};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -233,6 +247,21 @@ impl Kernel {
     pub fn sketch_rows(self, sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) {
         assert!(query.fits(sketches.layout), "a query prepared for this layout");
         dispatch!(self, k => k.sketch_rows(sketches, query, first, out));
+    }
+
+    /// `out[i]` = what the columns of block `first + i` promise of its rows, but for what is the same for all rows, and
+    /// of which of them it is not `floor` or less. Panics where there is no such block.
+    #[inline]
+    pub fn scan_blocks(
+        self,
+        columns: ColumnsView<'_>,
+        query: &ColumnQuery,
+        first: usize,
+        floor: f32,
+        out: &mut [Promised],
+    ) {
+        assert!(query.fits(&columns), "a query prepared for these columns");
+        dispatch!(self, k => k.scan_blocks(columns, query, first, floor, out));
     }
 }
 

@@ -7,6 +7,7 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 
@@ -212,6 +213,77 @@ pub(super) fn sketch_each_with(
             }
             lanes = fuse(lanes, sums, scale1);
             *score = tree(lanes) + layout.base(sketch) + query.offset();
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn scan_blocks(
+    columns: ColumnsView<'_>,
+    query: &ColumnQuery,
+    first: usize,
+    floor: f32,
+    out: &mut [Promised],
+) {
+    let low4 = vdupq_n_u8(0x0f);
+    let low8 = vdupq_n_u16(0xff);
+    let (scale, floor) = (vdupq_n_f32(query.scale()), vdupq_n_f32(floor));
+    // SAFETY: four words are read from an array of four.
+    let bits = unsafe { vld1q_u32([1, 2, 4, 8].as_ptr()) };
+    // SAFETY: sixteen bytes are read from an array of sixteen.
+    let table = |table: &[u8; 16]| unsafe { vld1q_u8(table.as_ptr()) };
+    let words = |bytes| vreinterpretq_u16_u8(bytes);
+    for (block, out) in (first..).zip(out) {
+        let (all, bases) = columns.block(block);
+        // The 16 codes of a quarter of a column.
+        let load = |column: &[u8; BLOCK], quarter: usize| {
+            // SAFETY: `quarter` is at most 3, and a column has 64 bytes.
+            unsafe { vld1q_u8(column.as_ptr().add(16 * quarter)) }
+        };
+        // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
+        let mut sums = [[vdupq_n_u16(0); 2]; 4];
+        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+            let (lower, upper) = (table(lower), table(upper));
+            for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
+                let codes = load(column, quarter);
+                let added = vaddq_u8(
+                    vqtbl1q_u8(lower, vandq_u8(codes, low4)),
+                    vqtbl1q_u8(upper, vshrq_n_u8::<4>(codes)),
+                );
+                *both = vaddq_u16(*both, words(added));
+                *odd = vsraq_n_u16::<8>(*odd, words(added));
+            }
+        }
+        let mut above = [vdupq_n_u8(0); 4];
+        for (at, entries) in query.wide() {
+            let entries = table(entries);
+            for (quarter, above) in above.iter_mut().enumerate() {
+                let codes = load(&all[at / 2], quarter);
+                let codes = if at % 2 == 0 { vandq_u8(codes, low4) } else { vshrq_n_u8::<4>(codes) };
+                *above = vaddq_u8(*above, vqtbl1q_u8(entries, codes));
+            }
+        }
+        out.above = 0;
+        for (quarter, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
+            let even = vsubq_u16(both, vshlq_n_u16::<8>(odd));
+            let above = [vandq_u16(words(above), low8), vshrq_n_u16::<8>(words(above))];
+            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                let sums = vaddq_u16(sums, vshlq_n_u16::<7>(above));
+                let fours = [vmovl_u16(vget_low_u16(sums)), vmovl_high_u16(sums)];
+                for (four, sums) in fours.into_iter().enumerate() {
+                    let row = 32 * parity + 8 * quarter + 4 * four;
+                    // SAFETY: four elements from `row`, at most 60, are read and written in arrays of 64.
+                    let scores = unsafe {
+                        let base = vld1q_f32(bases.as_ptr().add(row));
+                        let scores = vfmaq_f32(base, vcvtq_f32_u32(sums), scale);
+                        vst1q_f32(out.scores.as_mut_ptr().add(row), scores);
+                        scores
+                    };
+                    let above = vaddvq_u32(vbicq_u32(bits, vcleq_f32(scores, floor)));
+                    out.above |= u64::from(above) << row;
+                }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
 use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
@@ -73,6 +74,17 @@ impl Scalar {
     ) {
         with_fma!(self, sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) where)
     }
+
+    pub(super) fn scan_blocks(
+        self,
+        columns: ColumnsView<'_>,
+        query: &ColumnQuery,
+        first: usize,
+        floor: f32,
+        out: &mut [Promised],
+    ) {
+        with_fma!(self, scan_blocks(columns: ColumnsView<'_>, query: &ColumnQuery, first: usize, floor: f32, out: &mut [Promised]) where)
+    }
 }
 
 #[inline(always)]
@@ -127,6 +139,37 @@ fn sketch_ids(sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &
 fn sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) {
     for (row, score) in (first..).zip(out) {
         *score = sketch(sketches.layout, sketches.get(row as u32), query);
+    }
+}
+
+#[inline(always)]
+fn scan_blocks(
+    columns: ColumnsView<'_>,
+    query: &ColumnQuery,
+    first: usize,
+    floor: f32,
+    out: &mut [Promised],
+) {
+    for (block, out) in (first..).zip(out) {
+        let (codes, bases) = columns.block(block);
+        let mut sums = [0u16; BLOCK];
+        let half = |code: u8, half: usize| usize::from(code >> (4 * half) & 0x0f);
+        for (codes, [lower, upper]) in codes.iter().zip(query.tables()) {
+            for (sum, &code) in sums.iter_mut().zip(codes) {
+                *sum += u16::from(lower[half(code, 0)] + upper[half(code, 1)]);
+            }
+        }
+        for &(at, table) in query.wide() {
+            for (sum, &code) in sums.iter_mut().zip(&codes[at / 2]) {
+                *sum += u16::from(table[half(code, at % 2)]) << 7;
+            }
+        }
+        out.above = 0;
+        for (row, (score, &base)) in out.scores.iter_mut().zip(bases).enumerate() {
+            *score = f32::from(sums[place(row)]).mul_add(query.scale(), base);
+            let below = *score <= floor;
+            out.above |= u64::from(!below) << row;
+        }
     }
 }
 

@@ -186,7 +186,12 @@ pub const TABLES_ALONE: Wide = Wide { trust: 0.0, scan_trust: 0.0, n_scan: 20, m
 
 pub fn any_wide() -> impl Strategy<Value = Wide> {
     let asked = || prop::sample::select(&[0.0f32, 0.4, 0.6, 1.0][..]);
-    (asked(), asked(), 1usize..=80, prop_oneof![3 => Just(f64::INFINITY), 1 => 0.0..300.0])
+    (
+        asked(),
+        asked(),
+        prop_oneof![1usize..=8, 1usize..=80],
+        prop_oneof![3 => Just(f64::INFINITY), 1 => 0.0..300.0],
+    )
         .prop_map(|(trust, scan_trust, n_scan, max_cost)| Wide { trust, scan_trust, n_scan, max_cost })
 }
 

@@ -1,0 +1,303 @@
+//! Columns: a short sketch of every row, laid out for a scan that reads them all.
+//!
+//! Where all rows are read, they can lie side by side: [`BLOCK`] rows make a block, in which the first bytes of their
+//! codes lie together, then the second bytes, and at the end their base logits. Half a byte of code has 16 values,
+//! so that a table of 16 entries says what it adds to a row's score, and one instruction looks it up for as many rows as
+//! a vector has bytes (F. André, A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough: high-performance
+//! nearest neighbor search with product quantization fast scan", PVLDB 9(4), 2015).
+//!
+//! The codes are those of sketches of 64 bytes, made from the longer ones: what they promise is for ranking alone, and
+//! the sketches of the most promising rows are read after that.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::memory::{Block, Buffer};
+use crate::sketch::{
+    GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round, unpack_group,
+};
+
+/// Rows of a block: as many as the widest vectors have bytes.
+pub const BLOCK: usize = 64;
+
+/// Bytes of a row's sketch, of which four are the base logit.
+const BYTES: usize = 64;
+
+/// Tables, at most, whose entries may be larger than [`NARROW`]: coordinates in which rows differ most would else make
+/// the steps of all tables coarse.
+const WIDE: usize = 16;
+
+/// The largest entry of other tables: two make a byte.
+const NARROW: f32 = 127.0;
+
+/// The largest entry of all: [`NARROW`] and four bits above, so that [`WIDE`] of these make a byte.
+const MOST: f32 = 2047.0;
+
+/// The columns of all rows.
+#[derive(Clone)]
+pub struct Columns {
+    sketcher: Sketcher,
+    codes: Block<u8>,
+}
+
+impl Columns {
+    /// Make columns of sketches.
+    pub fn build(of_rows: &Sketcher, sketches: &Sketches) -> Result<Self> {
+        let sketcher = shorter(of_rows)?;
+        let (n, stride) = (code_bytes(sketcher.layout()), stride(sketcher.layout()));
+        let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
+        let m = view.codes.len() / view.layout.bytes();
+        let recode = Recode::new(of_rows, &sketcher);
+        let mut buffer = Buffer::zeroed(m.div_ceil(BLOCK) * stride);
+        buffer.par_chunks_exact_mut(stride).enumerate().for_each(|(block, out)| {
+            let (codes, bases) = out.split_at_mut(n * BLOCK);
+            for (row, base) in bases.chunks_exact_mut(4).enumerate() {
+                let id = block * BLOCK + row;
+                if id >= m {
+                    break;
+                }
+                let long = view.get(id as u32);
+                let mut short = [0; BYTES];
+                recode.codes(long, &mut short);
+                for (column, &code) in codes.chunks_exact_mut(BLOCK).zip(&short) {
+                    column[place(row)] = code;
+                }
+                base.copy_from_slice(&view.layout.base(long).to_le_bytes());
+            }
+        });
+        Ok(Columns { sketcher, codes: buffer.freeze() })
+    }
+
+    /// As a file holds them, beside the sketches of `m` rows.
+    pub fn from_parts(of_rows: &Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
+        let sketcher = shorter(of_rows)?;
+        let expected = m.div_ceil(BLOCK).checked_mul(stride(sketcher.layout()));
+        if Some(codes.len()) != expected {
+            return Err(Error::format(format!("columns of {m} rows"), format!("{} bytes", codes.len())));
+        }
+        Ok(Columns { sketcher, codes })
+    }
+
+    /// What codes stand for.
+    pub fn sketcher(&self) -> &Sketcher {
+        &self.sketcher
+    }
+
+    /// All blocks.
+    pub fn codes(&self) -> &Block<u8> {
+        &self.codes
+    }
+
+    /// As the kernels see them.
+    #[inline]
+    pub fn view(&self) -> ColumnsView<'_> {
+        let layout = self.sketcher.layout();
+        ColumnsView { n: code_bytes(layout), stride: stride(layout), codes: &self.codes }
+    }
+}
+
+/// How codes of sketches become those of shorter ones: the codes of the values that they stand for.
+struct Recode {
+    /// The width of each group in both, and what becomes of each code of its coordinates.
+    groups: Vec<([usize; 2], Vec<[u8; 256]>)>,
+}
+
+impl Recode {
+    fn new(from: &Sketcher, to: &Sketcher) -> Self {
+        let mut groups = Vec::new();
+        let steps = from.half_steps().chunks(GROUP).zip(to.half_steps().chunks(GROUP));
+        for ((from, to), (long, short)) in from.layout().widths().zip(to.layout().widths()).zip(steps) {
+            let table = |(&long, &short): (&f32, &f32)| {
+                std::array::from_fn(|code| {
+                    let value = if long > 0.0 { level(code as u8, long, from) as f32 } else { 0.0 };
+                    encode_one(value, short, to)
+                })
+            };
+            groups.push(([from, to], long.iter().zip(short).map(table).collect()));
+        }
+        Recode { groups }
+    }
+
+    fn codes(&self, mut long: &[u8], mut short: &mut [u8]) {
+        for ([from, to], tables) in &self.groups {
+            let mut codes = unpack_group(*from, long);
+            for (code, table) in codes.iter_mut().zip(tables) {
+                *code = table[usize::from(*code)];
+            }
+            let packed;
+            (packed, short) = std::mem::take(&mut short).split_at_mut(to * GROUP / 8);
+            pack(*to, &codes, packed);
+            long = &long[from * GROUP / 8..];
+        }
+    }
+}
+
+/// How rows with such sketches are sketched in columns: steps are of the same coordinates' deviations.
+fn shorter(of_rows: &Sketcher) -> Result<Sketcher> {
+    let variances = of_rows.variances();
+    Ok(Sketcher::with_layout(Layout::allocate(&variances, BYTES)?, &variances))
+}
+
+/// Bytes of a row's codes, without its base logit.
+fn code_bytes(layout: &Layout) -> usize {
+    layout.counts().iter().zip(WIDTHS).map(|(groups, width)| groups * width * GROUP / 8).sum()
+}
+
+/// Bytes of a block.
+fn stride(layout: &Layout) -> usize {
+    (code_bytes(layout) + 4) * BLOCK
+}
+
+/// Where the byte of a row lies among those of its block: rows of both halves in turns, because sums of 16 bits are
+/// made of the even bytes and of the odd ones.
+pub(crate) fn place(row: usize) -> usize {
+    2 * (row % (BLOCK / 2)) + row / (BLOCK / 2)
+}
+
+/// The columns as the kernels see them.
+#[derive(Clone, Copy)]
+pub struct ColumnsView<'a> {
+    /// Bytes of a row's codes.
+    pub n: usize,
+    /// Bytes of a block.
+    pub stride: usize,
+    /// All blocks.
+    pub codes: &'a [u8],
+}
+
+impl<'a> ColumnsView<'a> {
+    /// The codes of a block, column by column, and its base logits. Panics if there is no such block.
+    #[inline(always)]
+    pub fn block(&self, block: usize) -> (&'a [[u8; BLOCK]], &'a [f32; BLOCK]) {
+        let (codes, bases) = self.codes[block * self.stride..][..self.stride].split_at(self.n * BLOCK);
+        let (bases, _) = bytemuck::cast_slice(bases).as_chunks::<BLOCK>();
+        (codes.as_chunks::<BLOCK>().0, &bases[0])
+    }
+}
+
+/// What columns promise of the rows of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Promised {
+    /// Scores, but for what is the same for all rows.
+    pub scores: [f32; BLOCK],
+    /// Bit r is set where score r is not at or below the floor that was asked for.
+    pub above: u64,
+}
+
+impl Promised {
+    /// Nothing yet.
+    pub const NOTHING: Self = Promised { scores: [0.0; BLOCK], above: 0 };
+}
+
+/// A query as tables: what each half byte of code adds to a row's score, in units of a common step.
+#[derive(Clone, Debug, Default)]
+pub struct ColumnQuery {
+    /// For each column the tables of its lower and its upper half: the lower seven bits of what is added.
+    tables: Vec<[[u8; 16]; 2]>,
+    /// Halves (two a column) that may add more, and tables of the bits above.
+    wide: Vec<(usize, [u8; 16])>,
+    scale: f32,
+    values: Vec<f32>,
+    parts: Vec<[[f32; 4]; 2]>,
+    ranges: Vec<f32>,
+}
+
+impl ColumnQuery {
+    /// Make tables for a query with coordinates `z`; missing ones count as zero.
+    pub fn prepare(&mut self, columns: &Columns, z: &[f32]) {
+        let half_steps = columns.sketcher.half_steps();
+        self.values.clear();
+        self.values.extend(z.iter().zip(half_steps).map(|(z, half_step)| 2.0 * (z * half_step)));
+        self.values.resize(half_steps.len(), 0.0);
+        self.parts.clear();
+        let widths = columns.sketcher.layout().widths();
+        for (values, width) in self.values.chunks_exact(GROUP).zip(widths) {
+            parts(values, width, &mut self.parts);
+        }
+        self.ranges.clear();
+        self.ranges.extend(self.parts.iter().map(range));
+        let largest = self.ranges.iter().copied().fold(0.0, f32::max);
+        let narrow = if self.ranges.len() > WIDE {
+            *self.ranges.select_nth_unstable_by(WIDE, |a, b| b.total_cmp(a)).1
+        } else {
+            0.0
+        };
+        // Values too small to scale add nothing.
+        let scale = (narrow / NARROW).max(largest / MOST);
+        let (scale, inverse) = if scale > 1e-30 { (scale, 1.0 / scale) } else { (0.0, 0.0) };
+        self.scale = scale;
+        self.tables.clear();
+        self.wide.clear();
+        for (column, parts) in self.parts.chunks_exact(2).enumerate() {
+            let mut tables = [[0; 16]; 2];
+            for (half, (parts, table)) in parts.iter().zip(&mut tables).enumerate() {
+                let entries = entries(parts, inverse);
+                *table = entries.map(|entry| (entry & 0x7f) as u8);
+                if range(parts) > narrow {
+                    self.wide.push((2 * column + half, entries.map(|entry| (entry >> 7) as u8)));
+                }
+            }
+            self.tables.push(tables);
+        }
+    }
+
+    /// One pair of tables a column.
+    #[inline(always)]
+    pub fn tables(&self) -> &[[[u8; 16]; 2]] {
+        &self.tables
+    }
+
+    /// Of some halves, tables of what is to be multiplied by 128.
+    #[inline(always)]
+    pub fn wide(&self) -> &[(usize, [u8; 16])] {
+        &self.wide
+    }
+
+    /// What the sums of entries are to be multiplied by.
+    #[inline(always)]
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Whether this was prepared for such columns.
+    pub(crate) fn fits(&self, columns: &ColumnsView<'_>) -> bool {
+        self.tables.len() == columns.n
+    }
+}
+
+/// What the lower and the upper two bits of each half byte add, for a group of coordinates of one width. `values` is
+/// what a step of the code adds.
+fn parts(values: &[f32], width: usize, parts: &mut Vec<[[f32; 4]; 2]>) {
+    // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
+    let line = |value: f32| std::array::from_fn(|code| value * code as f32);
+    let pair = |a: f32, b: f32| [0.0, a, b, a + b];
+    let bytes = width * GROUP / 8;
+    for byte in 0..bytes {
+        let field = |field: usize| values[byte + bytes * field];
+        parts.extend(match width {
+            8 => [[line(field(0)), line(4.0 * field(0))], [line(16.0 * field(0)), line(64.0 * field(0))]],
+            4 => [[line(field(0)), line(4.0 * field(0))], [line(field(1)), line(4.0 * field(1))]],
+            2 => [[line(field(0)), line(field(1))], [line(field(2)), line(field(3))]],
+            _ => [
+                [pair(field(0), field(1)), pair(field(2), field(3))],
+                [pair(field(4), field(5)), pair(field(6), field(7))],
+            ],
+        });
+    }
+}
+
+fn least(values: &[f32; 4]) -> f32 {
+    values.iter().copied().fold(f32::INFINITY, f32::min)
+}
+
+/// From the least to the most that a half byte adds.
+fn range(parts: &[[f32; 4]; 2]) -> f32 {
+    let [a, b] = parts.map(|part| part.into_iter().fold(f32::NEG_INFINITY, f32::max) - least(&part));
+    a + b
+}
+
+/// What a half byte adds above its least, in whole steps.
+fn entries(parts: &[[f32; 4]; 2], inverse: f32) -> [u16; 16] {
+    let [a, b] = parts.map(|part| part.map(|value| value - least(&part)));
+    std::array::from_fn(|code| round((a[code & 3] + b[code >> 2]) * inverse).min(MOST) as u16)
+}

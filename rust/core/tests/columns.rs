@@ -1,0 +1,143 @@
+//! Columns: what they are made of, and what every kernel reads in them.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::{Rng, cases};
+use lss_core::columns::{BLOCK, ColumnQuery, Columns, Promised};
+use lss_core::kernels::Kernel;
+use lss_core::memory::Block;
+use lss_core::reference::{self, Sketched};
+use lss_core::sketch::{Sketcher, Sketches};
+use proptest::prelude::*;
+
+/// Sketches of `m` rows, in the layout that variances that fall so fast lead to.
+#[derive(Clone, Debug)]
+struct Case {
+    seed: u64,
+    m: usize,
+    p: usize,
+    fall: f32,
+    bytes: usize,
+}
+
+impl Case {
+    fn any() -> impl Strategy<Value = Self> {
+        let falls = prop_oneof![Just(0.0f32), 0.0f32..0.3];
+        (any::<u64>(), 1usize..=400, 1usize..=300, falls, prop::sample::select(&[64usize, 128][..]))
+            .prop_map(|(seed, m, p, fall, bytes)| Case { seed, m, p, fall, bytes })
+    }
+
+    fn sketches(&self) -> (Sketcher, Sketches) {
+        let mut rng = Rng(self.seed);
+        let variances: Vec<f32> = (0..self.p).map(|i| (-self.fall * i as f32).exp()).collect();
+        let sketcher = Sketcher::new(&variances, self.bytes).unwrap();
+        let mut codes = vec![0; self.m * self.bytes];
+        for sketch in codes.chunks_exact_mut(self.bytes) {
+            let z: Vec<f32> = variances.iter().map(|v| v.sqrt() * rng.normal()).collect();
+            sketcher.encode(&z, rng.normal(), sketch);
+        }
+        let sketches = Sketches::new(*sketcher.layout(), Block::copy_of(&codes), self.m).unwrap();
+        (sketcher, sketches)
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn columns_are_the_sketches_once_more(case in Case::any()) {
+        let ((sketcher, sketches), m) = (case.sketches(), case.m);
+        let columns = Columns::build(&sketcher, &sketches).unwrap();
+        let long = Sketched::of(&(sketcher.clone(), sketches));
+        prop_assert_eq!(Sketched::of_columns(&columns, m), long.columns());
+        // Read from a file they are the same.
+        let again = Columns::from_parts(&sketcher, columns.codes().clone(), m).unwrap();
+        prop_assert_eq!(Sketched::of_columns(&again, m), long.columns());
+        let few = Block::copy_of(&columns.codes()[1..]);
+        prop_assert!(Columns::from_parts(&sketcher, few, m).is_err());
+    }
+
+    #[test]
+    fn every_kernel_reads_what_the_reference_reads(
+        case in Case::any(),
+        spread in prop::sample::select(&[0.0f32, 1e-35, 1.0, 1e10][..]),
+        outlier in prop::option::of(0usize..300),
+        floor in prop_oneof![Just(f32::NAN), Just(f32::NEG_INFINITY), -3.0f32..3.0],
+    ) {
+        let ((sketcher, sketches), m) = (case.sketches(), case.m);
+        let columns = Columns::build(&sketcher, &sketches).unwrap();
+        let mut rng = Rng(case.seed ^ 1);
+        // Fewer coordinates than sketches know, or more.
+        let mut z: Vec<f32> = (0..1 + rng.below(400)).map(|_| spread * rng.normal()).collect();
+        if let Some(at) = outlier {
+            let at = at % z.len();
+            z[at] *= 1e4;
+        }
+        let expected = reference::column_scores(&Sketched::of_columns(&columns, m), &z);
+        let mut query = ColumnQuery::default();
+        query.prepare(&columns, &[1.0, -5.0]);  // what was there before does not show
+        query.prepare(&columns, &z);
+        let n = m.div_ceil(BLOCK);
+        let first = rng.below(n);
+        for kernel in Kernel::available() {
+            let mut promised = vec![Promised { scores: [f32::NAN; BLOCK], above: 0xf0f0 }; n - first];
+            kernel.scan_blocks(columns.view(), &query, first, floor, &mut promised);
+            for (row, &expected) in expected.iter().enumerate().skip(first * BLOCK) {
+                let block = &promised[row / BLOCK - first];
+                let got = block.scores[row % BLOCK];
+                prop_assert_eq!(got.to_bits(), expected.to_bits(), "{} row {}: {} {}", kernel.name(), row, got, expected);
+                let below = got <= floor;
+                prop_assert_eq!(block.above >> (row % BLOCK) & 1 == 1, !below);
+            }
+        }
+    }
+
+    /// Scores are what codes stand for, but for the rounding of each half byte to steps.
+    #[test]
+    fn scores_are_what_codes_stand_for(case in Case::any()) {
+        let ((sketcher, sketches), m) = (case.sketches(), case.m);
+        let columns = Columns::build(&sketcher, &sketches).unwrap();
+        let z = Rng(case.seed ^ 1).vector(columns.sketcher().half_steps().len(), Rng::normal);
+        let read = Sketched::of_columns(&columns, m);
+        let scores = reference::column_scores(&read, &z);
+        let widths = reference::widths(read.counts);
+        let exact: Vec<f64> = (0..m)
+            .map(|row| {
+                let value = |i: usize| reference::level(read.codes[row][i], widths[i], read.half_steps[i]);
+                (0..z.len()).map(|i| f64::from(z[i]) * value(i)).sum::<f64>() + f64::from(read.base[row])
+            })
+            .collect();
+        let mut query = ColumnQuery::default();
+        query.prepare(&columns, &z);
+        // What is the same for all rows is left out of scores; rounding errs by half a step at most, by 0.29 in the mean.
+        let apart: Vec<f64> = exact.iter().zip(&scores).map(|(a, &b)| a - f64::from(b)).collect();
+        let shift = apart.iter().sum::<f64>() / m as f64;
+        let (step, halves) = (f64::from(query.scale()), 2.0 * columns.view().n as f64);
+        for apart in &apart {
+            prop_assert!((apart - shift).abs() <= halves * step + 1e-3, "{} of {step}", apart - shift);
+        }
+        let error = apart.iter().map(|apart| (apart - shift).powi(2)).sum::<f64>() / m as f64;
+        prop_assert!(error.sqrt() <= 0.5 * halves.sqrt() * step + 1e-4, "{} of {step}", error.sqrt());
+    }
+}
+
+#[test]
+fn blocks_outside_are_refused() {
+    let sketcher = Sketcher::new(&[1.0; 40], 128).unwrap();
+    let sketches = Sketches::new(*sketcher.layout(), Block::copy_of(&[0; 70 * 128]), 70).unwrap();
+    let columns = Columns::build(&sketcher, &sketches).unwrap();
+    let mut query = ColumnQuery::default();
+    query.prepare(&columns, &[1.0]);
+    for kernel in Kernel::available() {
+        let panics = |query: &ColumnQuery, first: usize, n: usize| {
+            let mut promised = vec![Promised::NOTHING; n];
+            let scan = || kernel.scan_blocks(columns.view(), query, first, f32::NAN, &mut promised);
+            catch_unwind(AssertUnwindSafe(scan)).is_err()
+        };
+        assert!(!panics(&query, 0, 2) && !panics(&query, 2, 0));
+        assert!(panics(&query, 0, 3) && panics(&query, 2, 1) && panics(&query, usize::MAX >> 20, 1));
+        assert!(panics(&ColumnQuery::default(), 0, 1), "a query never prepared");
+    }
+}
