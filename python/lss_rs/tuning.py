@@ -40,7 +40,7 @@ _LEAST, _MOST = 1000, 12_288
 
 _RESAMPLES = 2000
 
-_INSURANCE = 0.15
+_INSURANCE = 0.1
 """How much slower queries like those tuned on may get, for those that are not."""
 
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
