@@ -175,6 +175,8 @@ class Index:
         self, queries: NDArray[np.float32], num_threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """CSR (indptr, indices), ids rising within a query."""
+    def profile(self, queries: NDArray[np.float32], k: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Stages of a search by tables, and how long each takes for each query, in seconds, (n, stages)."""
     def rows(self, first: int, n: int) -> NDArray[np.float32]:
         """Weights of rows first..first + n, (n, d), in single precision."""
     @property

@@ -13,7 +13,7 @@ use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
-use crate::search::{Effort, OnShort, Scratch, Searcher, Step, Work};
+use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Step, Work};
 use crate::sketch::SketchView;
 use crate::threads;
 use crate::trust::{Features, SCAN, TABLES, Trust};
@@ -332,6 +332,18 @@ impl Index {
     ) -> Result<Work> {
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         self.searcher(&fitted).search(scratch, on_short, effort, labels, scores)
+    }
+
+    /// How long each of the [`STAGES`] of a search by tables takes, in seconds, for queries (n x d) one after the other.
+    pub fn profile(&self, queries: &[f32], k: usize) -> Result<Vec<[f64; STAGES.len()]>> {
+        self.check_queries(queries)?;
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let (searcher, mut scratch) = (self.searcher(&fitted), self.scratch());
+        let one = |query| {
+            scratch.load(query);
+            searcher.profile(&mut scratch, k)
+        };
+        Ok(queries.chunks_exact(self.rows.d()).map(one).collect())
     }
 
     fn searcher<'a>(&'a self, fitted: &'a Fitted) -> Searcher<'a> {

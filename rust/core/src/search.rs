@@ -1,5 +1,7 @@
 //! One query's way: project, probe, candidates, sketch, rescore, top-k.
 
+use std::time::Instant;
+
 use crate::candidates::Union;
 use crate::columns::{BLOCK, ColumnQuery, Columns, Promised};
 use crate::error::{Error, Result};
@@ -90,6 +92,9 @@ pub struct Work {
 
 /// So many rows for each that a scan scores in full are chosen by columns, and read again in their sketches.
 pub const SHORTLIST: usize = 8;
+
+/// The stages of a search by tables, in order.
+pub const STAGES: [&str; 6] = ["project", "probe", "exemplars", "candidates", "sketch", "rescore"];
 
 /// Everything that one search writes to. Reused, so that the steady state allocates nothing.
 #[derive(Default)]
@@ -271,6 +276,12 @@ impl Searcher<'_> {
 
     /// Answer from the candidates, `k` labels.
     fn by_tables(&self, scratch: &mut Scratch, k: usize) {
+        self.estimate(scratch, k);
+        self.rescore(scratch, k);
+    }
+
+    /// Choose the candidates to rescore, `k` at least, by their sketches.
+    fn estimate(&self, scratch: &mut Scratch, k: usize) {
         let Scratch { z, candidates, finalists, estimates, cut, .. } = scratch;
         match &self.fitted.sketches {
             Some(sketched) => {
@@ -282,6 +293,10 @@ impl Searcher<'_> {
                 finalists.extend_from_slice(candidates.ids());
             }
         }
+    }
+
+    /// Score them in full precision and choose the best `k`.
+    fn rescore(&self, scratch: &mut Scratch, k: usize) {
         self.rows.logits(self.kernel, &scratch.query, &scratch.finalists, &mut scratch.logits);
         scratch.best.reset(k);
         scratch.best.extend(&scratch.logits, &scratch.finalists);
@@ -289,6 +304,23 @@ impl Searcher<'_> {
         labels.resize(k, 0);
         scores.resize(k, 0.0);
         scratch.best.write(labels, scores);
+    }
+
+    /// How long each of the [`STAGES`] of a search by tables takes for the loaded query, in seconds.
+    pub fn profile(&self, scratch: &mut Scratch, k: usize) -> [f64; STAGES.len()] {
+        let mut taken = [0.0; STAGES.len()];
+        let mut time = |stage: usize, work: &mut dyn FnMut()| {
+            let begin = Instant::now();
+            work();
+            taken[stage] = begin.elapsed().as_secs_f64();
+        };
+        time(0, &mut || self.project(scratch));
+        time(1, &mut || _ = self.probe(scratch));
+        time(2, &mut || self.meet(scratch));
+        time(3, &mut || self.list(scratch));
+        time(4, &mut || self.estimate(scratch, k));
+        time(5, &mut || self.rescore(scratch, k));
+        taken
     }
 
     /// Answer from all rows whose sketches promise most, at least so many, beside what the tables found.
@@ -376,56 +408,62 @@ impl Searcher<'_> {
     pub fn candidates(&self, scratch: &mut Scratch) -> Work {
         self.project(scratch);
         let entries = self.probe(scratch);
-        let Scratch { z, buckets, exemplars: met, observed: met_since, neighbors, distances, .. } = scratch;
-        let Scratch { candidates, cut, .. } = scratch;
-        let Fitted { tables, exemplars, observed, always_include, point, .. } = self.fitted;
-        let view = tables.view();
-        let mut work = Work { probes: buckets.len(), entries, ..Work::default() };
-        candidates.start(self.rows.m());
-        candidates.add(always_include);
-        match exemplars {
-            Some(exemplars) => {
-                met.start(exemplars.len());
-                buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
-                let (sketched, r) = (exemplars.sketched(), point.n_neighbors);
-                match observed.as_deref() {
-                    None => {
-                        cut.best(
-                            self.kernel,
-                            sketched,
-                            z,
-                            met.ids(),
-                            r,
-                            point.judge.is_some(),
-                            neighbors,
-                            distances,
-                        );
-                    }
-                    Some(observed) => {
-                        // Numbers go on from those of the fit: the observed ones in tables, then the latest.
-                        let mut first = exemplars.len();
-                        cut.start(&sketched.0, z, r.min(first + observed.len()));
-                        cut.offer(self.kernel, &sketched.1, met.ids(), 0);
-                        if let Some((tables, exemplars)) = observed.hashed() {
-                            let view = tables.view();
-                            met_since.start(exemplars.len());
-                            buckets.iter().for_each(|&bucket| met_since.add(view.bucket(bucket)));
-                            cut.offer(self.kernel, &exemplars.sketched().1, met_since.ids(), first);
-                            first += exemplars.len();
-                        }
-                        if let Some(exemplars) = observed.recent() {
-                            cut.offer_all(self.kernel, &exemplars.sketched().1, exemplars.len(), first);
-                        }
-                        cut.keep(neighbors, distances);
-                    }
-                }
-                add_labels(self.fitted.parts(), neighbors, candidates);
-                work.neighbors = neighbors.len();
-            }
-            None => buckets.iter().for_each(|&bucket| candidates.add(view.bucket(bucket))),
+        self.meet(scratch);
+        self.list(scratch);
+        Work {
+            probes: scratch.buckets.len(),
+            entries,
+            neighbors: scratch.neighbors.len(),
+            candidates: scratch.candidates.ids().len(),
+            ..Work::default()
         }
-        work.candidates = candidates.ids().len();
-        work
+    }
+
+    /// Where buckets hold exemplars, choose the nearest of those in the buckets and of the latest.
+    fn meet(&self, scratch: &mut Scratch) {
+        let Scratch { z, buckets, exemplars: met, observed: met_since, neighbors, distances, cut, .. } =
+            scratch;
+        let Fitted { tables, exemplars, observed, point, .. } = self.fitted;
+        let Some(exemplars) = exemplars else {
+            neighbors.clear();
+            return;
+        };
+        let view = tables.view();
+        met.start(exemplars.len());
+        buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
+        let (sketched, r) = (exemplars.sketched(), point.n_neighbors);
+        let Some(observed) = observed.as_deref() else {
+            cut.best(self.kernel, sketched, z, met.ids(), r, point.judge.is_some(), neighbors, distances);
+            return;
+        };
+        // Numbers go on from those of the fit: the observed ones in tables, then the latest.
+        let mut first = exemplars.len();
+        cut.start(&sketched.0, z, r.min(first + observed.len()));
+        cut.offer(self.kernel, &sketched.1, met.ids(), 0);
+        if let Some((tables, exemplars)) = observed.hashed() {
+            let view = tables.view();
+            met_since.start(exemplars.len());
+            buckets.iter().for_each(|&bucket| met_since.add(view.bucket(bucket)));
+            cut.offer(self.kernel, &exemplars.sketched().1, met_since.ids(), first);
+            first += exemplars.len();
+        }
+        if let Some(exemplars) = observed.recent() {
+            cut.offer_all(self.kernel, &exemplars.sketched().1, exemplars.len(), first);
+        }
+        cut.keep(neighbors, distances);
+    }
+
+    /// List the candidates, each once: what the neighbours needed, or the rows in the buckets.
+    fn list(&self, scratch: &mut Scratch) {
+        let Scratch { buckets, neighbors, candidates, .. } = scratch;
+        candidates.start(self.rows.m());
+        candidates.add(&self.fitted.always_include);
+        if self.fitted.exemplars.is_some() {
+            add_labels(self.fitted.parts(), neighbors, candidates);
+        } else {
+            let view = self.fitted.tables.view();
+            buckets.iter().for_each(|&bucket| candidates.add(view.bucket(bucket)));
+        }
     }
 
     /// The candidates of the last query, each once, in no order.

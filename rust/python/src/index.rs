@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use lss_core::exemplars::{Exemplars, Lists};
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
+use lss_core::search::STAGES;
 use lss_core::tables::Tables;
 use lss_core::trust::{NUMBERS, SCAN, TABLES};
 use lss_core::{Answers, Effort, Error, Features, How, OnShort, OperatingPoint, Trust, Work, file, teacher};
@@ -346,6 +347,19 @@ impl Index {
         let offsets = offsets.into_iter().map(|offset| offset as i64).collect();
         let ids = ids.into_iter().map(i64::from).collect();
         Ok((PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids)))
+    }
+
+    /// Names of the stages of a search by tables, and how long each takes, in seconds, (n, stages).
+    fn profile<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        k: usize,
+    ) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray2<f64>>)> {
+        let (n, queries) = self.queries("x", &queries)?;
+        let taken = enter(py, || self.0.profile(&queries, k))?;
+        let taken = PyArray1::from_vec(py, taken.into_flattened()).reshape([n, STAGES.len()])?;
+        Ok((STAGES.to_vec(), taken))
     }
 
     /// Rows in single precision, for learning.
