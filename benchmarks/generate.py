@@ -146,18 +146,19 @@ class Clocked:
 
 
 def _prompts(path: Path, n: int, length: int) -> np.ndarray:
-    """First tokens of documents that nothing was learned from, (n, length), documents evenly spaced.
+    """Parts of documents that nothing was learned from, (n, length), which do not overlap, evenly spaced.
 
     A bundle has the token after each position: all of a document but its first.
     """
     labels = np.array([ids[0] for ids in load(path, "test").Y.lists()], np.int64)
     groups = np.load(path / "groups_test.npy")
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
-    sizes = np.diff(np.append(starts, len(groups)))
-    starts = starts[sizes >= length]
-    if len(starts) < n:
-        raise ValueError(f"{path} has {len(starts)} test documents of {length} tokens, {n} are asked for")
-    chosen = starts[np.linspace(0, len(starts) - 1, n).astype(np.int64)]
+    ends = np.append(starts[1:], len(groups))
+    parts = [np.arange(lo, hi - length + 1, length) for lo, hi in zip(starts, ends, strict=True)]
+    all_parts = np.concatenate([np.empty(0, np.int64), *parts])
+    if len(all_parts) < n:
+        raise ValueError(f"{path} has {len(all_parts)} parts of {length} test tokens, {n} are asked for")
+    chosen = all_parts[np.linspace(0, len(all_parts) - 1, n).astype(np.int64)]
     return labels[chosen[:, None] + np.arange(length)]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -230,12 +231,14 @@ def test_a_scan_never_waits_for_the_device(n, dtype):
     index = INDEXES["queries"]
     q = torch.from_numpy(layer(n=n, seed=1)[2]).to("cuda", dtype)
     scorer = Scorer(index, rows_of(index, dtype)[0], "cuda", path="scan", n_rescore=5, chunk_bytes=1 << 20)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        scorer.topk(q, 5)
-        scorer.candidates(q)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            scorer.topk(q, 5)
+            scorer.candidates(q)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_halves_are_summed_wide_where_torch_can():

@@ -97,7 +97,7 @@ def logistic(features: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray
     w = np.zeros(x.shape[1])
     w[0] = np.log(y.sum() / (len(y) - y.sum()))
     for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-x @ w))
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -500, 500)))  # beyond that it is 0 or 1 in any case
         slope = x.T @ (y - p) - prior * w
         curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(prior + 1e-9)
         step = np.linalg.solve(curvature, slope)
