@@ -3,8 +3,8 @@
     python -m benchmarks [NAME or PATH ...] [--engines NAME,NAME] [--smoke]
 
 A NAME is a bundle of definitions/bundles.toml, "shift", "scale", "defaults", "methods", "fit",
-"queries", "both", "generate", "heads" or "device"; without any, all of them but "device", which is for
-machines with a GPU. A PATH is any folder in the layout of bundles/README.md: your own output layer.
+"queries", "both", "generate", "heads", "stages" or "device"; without any, all of them but "device", which is
+for machines with a GPU. A PATH is any folder in the layout of bundles/README.md: your own output layer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks import (
     scale,
     shift,
     smoke,
+    stages,
 )
 from benchmarks.engines import names
 
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         "both": both.measure,
         "generate": generate.measure,
         "heads": heads.measure,
+        "stages": stages.measure,
     }
     usual = [*bundles, *parts]
     # Without a GPU it takes long, and its record would take the place of a GPU's in the report.

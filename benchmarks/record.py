@@ -25,6 +25,7 @@ __all__ = [
     "Row",
     "ScaleRow",
     "ShiftRow",
+    "StageRow",
     "latest",
     "read",
     "write",
@@ -307,6 +308,21 @@ class DeviceRow(NamedTuple):
     pk_ratio: float
     same_label: float
     """Share of test queries whose best label is that of the dense layer in float32."""
+
+
+class StageRow(NamedTuple):
+    """A stage of a search for one query, on one thread, or the whole call."""
+
+    bundle: str
+    stage: str
+    us: float
+    """Median over test queries."""
+    share: float
+    """Of a whole call's."""
+    nbytes: float
+    """Bytes that it reads, on average."""
+    least_us: float
+    """What reading as many bytes in order takes."""
 
 
 R = TypeVar("R", bound=NamedTuple)

@@ -9,7 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import both, device, fit, generate, heads, methods, queries, record, report, run, scale, shift
+from benchmarks import (
+    both,
+    device,
+    fit,
+    generate,
+    heads,
+    methods,
+    queries,
+    record,
+    report,
+    run,
+    scale,
+    shift,
+    stages,
+)
 from benchmarks.bundles import SPLITS, Labels
 from benchmarks.bundles.training import write_layer, write_split
 from benchmarks.report import plots
@@ -118,6 +132,7 @@ def main() -> None:
         _write(records, "both", head, beside)
         _write(records, "generate", *_generated(folder))
         _write(records, "heads", *heads.measure(HEADS))
+        _write(records, "stages", *_staged(folder))
         _write(records, "device", *_on_a_device(folder))
         _report(records, folder)
         print("the harness works; engines:", ", ".join(sorted({row.engine for row in rows})))
@@ -152,6 +167,15 @@ def _generated(folder: Path) -> tuple[dict[str, Any], list[Any]]:
     return head, rows
 
 
+def _staged(folder: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Time every stage."""
+    small = {"bundles": ["lm-smollm2"], "passes": 1, "bandwidth_mib": 1}
+    head, rows = stages.measure(stages.DEFINITION | small, lambda name: folder / name)
+    if low := [row for row in rows if row.us <= 0 or row.nbytes <= 0]:
+        raise RuntimeError(f"stages are missing: {low}")
+    return head, rows
+
+
 def _on_a_device(folder: Path) -> tuple[dict[str, Any], list[Any]]:
     """Ask every path of a scorer in every dtype."""
     small = {"bundle": "lm-smollm2", "batches": [1, 300], "rounds": 1, "seconds": 0.0}
@@ -163,7 +187,14 @@ def _on_a_device(folder: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
-    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
+    pages = (
+        "README.md",
+        "docs/design.md",
+        "docs/learning.md",
+        "docs/models.md",
+        "docs/performance.md",
+        "docs/traffic.md",
+    )
     for path in (folder / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([report.BEGIN, report.END, *report.DEVICES]), encoding="utf-8")

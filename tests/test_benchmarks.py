@@ -35,6 +35,7 @@ cells = {
         record.GenerateRow,
         record.HeadRow,
         record.DeviceRow,
+        record.StageRow,
     ],
 )
 def test_records_are_read_as_they_were_written(kind, tmp_path_factory):

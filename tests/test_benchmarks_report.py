@@ -179,13 +179,25 @@ def records(tmp_path):
         HEAD | about | {"definition": {"bundle": "layer"}},
         on_device,
     )
+    stages = [
+        record.StageRow("layer", "project", 12.5, 0.25, 2048.0, 0.5),
+        record.StageRow("layer", "search", 9.7, 0.97, 4096.0, 1.0),
+    ]
+    record.write(folder / "cpu" / "2026-01-02-stages.csv", HEAD | {"gb_s": 10.0}, stages)
     write_places(tmp_path)
     return folder
 
 
 def write_places(root):
     """Write the files that have a place for a block."""
-    pages = ("README.md", "docs/design.md", "docs/learning.md", "docs/models.md", "docs/traffic.md")
+    pages = (
+        "README.md",
+        "docs/design.md",
+        "docs/learning.md",
+        "docs/models.md",
+        "docs/performance.md",
+        "docs/traffic.md",
+    )
     for path in (root / page for page in pages):
         path.parent.mkdir(exist_ok=True)
         path.write_text(README + DEVICES * (path.name == "models.md"), encoding="utf-8")
@@ -443,6 +455,7 @@ class TestPage:
             "both",
             "generate",
             "heads",
+            "stages",
             "device",
         ]
 
@@ -488,7 +501,7 @@ class TestStale:
     def test_each_file_is_watched(self, records):
         root = write_all(records)
         files = [path for path in root.rglob("*") if path.is_file() and records not in path.parents]
-        assert len(files) == 11
+        assert len(files) == 12
         for path in files:
             text = path.read_text(encoding="utf-8")
             digit = list(re.finditer(r"\d", text))[-1]
@@ -517,6 +530,7 @@ class TestStale:
             "both",
             "generate",
             "heads",
+            "stages",
             "device",
         ],
     )
@@ -592,3 +606,15 @@ class TestDevice:
         path.write_text(README, encoding="utf-8")
         with pytest.raises(ValueError, match="benchmarks, devices: begin"):
             render(records, records.parent)
+
+
+class TestStages:
+    def test_every_stage_beside_what_it_reads(self, records):
+        page = render(records, records.parent)[Path("docs/performance.md")]
+        assert "**layer**" in page
+        assert "| project | 12.5 us | 25.0% | 2 KiB | 0.500 us |" in page
+        assert "at 10.0 GB/s" in page
+
+    def test_without_a_record(self, records):
+        (records / "cpu" / "2026-01-02-stages.csv").unlink()
+        assert "python -m benchmarks stages" in render(records, records.parent)[Path("docs/performance.md")]

@@ -1,7 +1,7 @@
 """The newest records are of what the definitions say: no setting was added or dropped since."""
 
 import pytest
-from benchmarks import both, device, generate, heads, methods, queries, run, scale, shift
+from benchmarks import both, device, generate, heads, methods, queries, run, scale, shift, stages
 from benchmarks.defaults import SETTINGS
 from benchmarks.engines import Grid, grids, names
 from benchmarks.record import FOLDER
@@ -140,3 +140,12 @@ def test_device(found):
         for way in (device.DENSE, *device.PATHS)
     ]
     assert [(row.dtype, row.batch, row.way) for row in rows] == expected
+
+
+def test_stages(found):
+    if found.stages is None:
+        pytest.skip("not recorded yet")
+    head, rows = found.stages
+    assert head["definition"] == stages.DEFINITION
+    assert list(dict.fromkeys(row.bundle for row in rows)) == stages.DEFINITION["bundles"]
+    assert {row.stage for row in rows} > {"project", "sketch", stages.WHOLE}

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import FOLDER
-from benchmarks.report import defaults, device, fit, generate, methods, queries
+from benchmarks.report import defaults, device, fit, generate, methods, queries, stages
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
@@ -33,8 +33,8 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
     records : Path
         Folder of records.
     root : Path
-        The repository, whose README, docs/design.md, learning.md, models.md and traffic.md have two
-        markers each, models.md two more.
+        The repository, whose README, docs/design.md, learning.md, models.md, performance.md and traffic.md
+        have two markers each, models.md two more.
 
     Returns
     -------
@@ -52,6 +52,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("docs/design.md"): defaults.block(found.defaults),
         Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
         Path("docs/models.md"): generate.block(found.generate, found.heads_of),
+        Path("docs/performance.md"): stages.block(found.stages),
         Path("docs/traffic.md"): queries.block(found.queries) + defaults.both(found.both),
     }
     texts = {
@@ -67,7 +68,7 @@ def figures(records: Path = FOLDER) -> dict[Path, Path]:
     """List the plots there should be, by path below the repository, and the record that each shows."""
     shown: dict[Path, Path] = {}
     for name, path in newest(records).items():
-        without = ("defaults", "fit", "queries", "both", "generate", "heads", "device")
+        without = ("defaults", "fit", "queries", "both", "generate", "heads", "stages", "device")
         parts = () if name in without else (f"{name}-p1", f"{name}-p5")
         parts = (name,) if name in ("shift", "scale", "methods") else parts
         shown |= {Path(f"docs/plots/{part}.svg"): path for part in parts}

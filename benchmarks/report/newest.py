@@ -19,12 +19,26 @@ from benchmarks.record import (
     Row,
     ScaleRow,
     ShiftRow,
+    StageRow,
 )
 
 __all__ = ["BUNDLES", "Records", "load", "newest"]
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
-OTHERS = ("shift", "scale", "defaults", "methods", "fit", "queries", "both", "generate", "heads", "device")
+OTHERS: dict[str, type[Any]] = {
+    "shift": ShiftRow,
+    "scale": ScaleRow,
+    "defaults": DefaultRow,
+    "methods": MethodRow,
+    "fit": FitRow,
+    "queries": QueriesRow,
+    "both": DefaultRow,
+    "generate": GenerateRow,
+    "heads": HeadRow,
+    "stages": StageRow,
+    "device": DeviceRow,
+}
+"""What is recorded beside bundles, and what a line of it is."""
 
 
 class Records(NamedTuple):
@@ -41,6 +55,7 @@ class Records(NamedTuple):
     generate: tuple[dict[str, Any], list[GenerateRow]] | None
     heads_of: tuple[dict[str, Any], list[HeadRow]] | None
     """The synthetic output layers, recorded as "heads"."""
+    stages: tuple[dict[str, Any], list[StageRow]] | None
     device: tuple[dict[str, Any], list[DeviceRow]] | None
 
     @property
@@ -65,24 +80,10 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
-    shift, scale, defaults, methods, fit, queries, both, generate, heads, device = (
-        paths.pop(name, None) for name in OTHERS
-    )
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
         return head | {"record": path.relative_to(folder).as_posix()}, rows
 
-    return Records(
-        {name: read(path, Row) for name, path in paths.items()},
-        read(shift, ShiftRow) if shift else None,
-        read(scale, ScaleRow) if scale else None,
-        read(defaults, DefaultRow) if defaults else None,
-        read(methods, MethodRow) if methods else None,
-        read(fit, FitRow) if fit else None,
-        read(queries, QueriesRow) if queries else None,
-        read(both, DefaultRow) if both else None,
-        read(generate, GenerateRow) if generate else None,
-        read(heads, HeadRow) if heads else None,
-        read(device, DeviceRow) if device else None,
-    )
+    others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
+    return Records({name: read(path, Row) for name, path in paths.items()}, *others)

@@ -1,0 +1,99 @@
+"""How long each stage of a search takes, beside how long reading its bytes in order would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+import lss_rs
+from benchmarks import record, run
+from benchmarks.bundles import load
+from benchmarks.definitions import read_toml
+from lss_rs import Index
+
+__all__ = ["DEFINITION", "WHOLE", "measure"]
+
+DEFINITION = read_toml("stages")
+WHOLE = "search"
+"""What a call from Python takes, stages and all."""
+_LINE = 64
+
+
+def measure(
+    plan: dict[str, Any] = DEFINITION, folder_of: Callable[[str], Path] = run.folder
+) -> tuple[dict[str, Any], list[record.StageRow]]:
+    """Measure the stages, and the whole.
+
+    Parameters
+    ----------
+    plan : dict
+        As definitions/stages.toml.
+    folder_of : callable
+        Folder of a bundle.
+
+    Returns
+    -------
+    (head, rows)
+        For :func:`benchmarks.record.write`.
+    """
+    bytes_a_us = _bandwidth(plan["bandwidth_mib"])
+    rows: list[record.StageRow] = []
+    for bundle in tqdm(plan["bundles"], "bundles"):
+        path = folder_of(bundle)
+        W, b, Q, Y = load(path, "train")
+        index = Index.from_weights(W, b).fit(Q, Y.lists(), target=None, progress=False)
+        asked = np.ascontiguousarray(load(path, "test").Q, np.float32)
+        before = lss_rs.get_num_threads()
+        lss_rs.set_num_threads(1)
+        try:
+            taken, whole = _times(index, asked, plan)
+        finally:
+            lss_rs.set_num_threads(before)
+        stats: Any = index.search(asked, plan["k"], stats=True).stats
+        read = _bytes(index, {name: float(np.mean(values)) for name, values in stats.items()})
+        for stage, us in [*taken.items(), (WHOLE, whole)]:
+            nbytes = read.get(stage, sum(read.values()))
+            rows.append(record.StageRow(bundle, stage, us, us / whole, nbytes, nbytes / bytes_a_us))
+    return run.head(set()) | {"gb_s": bytes_a_us / 1e3, "definition": plan}, rows
+
+
+def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[str, float], float]:
+    """Median microseconds of each stage, and of a call."""
+    for _ in range(plan["passes"]):
+        stages, seconds = index._core.profile(asked, plan["k"])
+        calls = []
+        for query in asked:
+            begin = time.perf_counter()
+            index.search(query, plan["k"])
+            calls.append(time.perf_counter() - begin)
+    taken = 1e6 * np.median(seconds, axis=0)
+    return dict(zip(stages, taken.tolist(), strict=True)), 1e6 * float(np.median(calls))
+
+
+def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
+    """Bytes that each stage reads for a query: ids of lists, sketches, rows."""
+    params = index.params
+    return {
+        "project": params["nbytes"]["maps"],
+        "probe": work["probes"] * _LINE,
+        "exemplars": work["entries"] * (_LINE + 4),
+        "candidates": work["neighbors"] * index.config.teacher_top * 4,
+        "sketch": work["candidates"] * params["sketch_bytes"],
+        "rescore": work["rescored"] * params["nbytes"]["rows"] / index.m,
+    }
+
+
+def _bandwidth(mib: int) -> float:
+    """Bytes a microsecond that a core reads in order, from more than caches hold."""
+    values = np.ones(mib << 18, np.float32)
+    best = np.inf
+    for _ in range(5):
+        begin = time.perf_counter()
+        values.max()
+        best = min(best, time.perf_counter() - begin)
+    return values.nbytes / best / 1e6
