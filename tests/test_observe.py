@@ -149,9 +149,11 @@ def test_cost_is_capped(index, n_scan):
     sketch, row = index.params["sketch_bytes"], 4 * D
     # Of so many rows sketches are read: of those that columns promise most of, if that is not all.
     listed = 8 * n_scan
-    columns = index.params["nbytes"]["columns"] if listed < M else 0
-    assert (columns > 0) == (n_scan == 20)
-    scan = (columns + min(listed, M) * sketch) / row + n_scan
+    few = 4 * listed < M
+    assert few == (n_scan == 20)
+    scan_nbytes = index.params["nbytes"]["columns"] + listed * sketch if few else M * sketch
+    assert index.params["scan_nbytes"] == scan_nbytes
+    scan = scan_nbytes / row + n_scan
     tables = index.search(abroad, k=5, effort="fixed", stats=True).stats
     read = 64 * tables["entries"] + sketch * tables["candidates"]
     before = read / row + tables["rescored"]  # of each query

@@ -79,7 +79,10 @@ class Engine(BaseEngine):
         if params["fill"] == "queries":
             labels = params["n_labels"] * params["n_tables"] / params["n_entries"]
             tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * (8 + 4 * labels)
-        sketches = stats["candidates"] * params["sketch_bytes"]
+        # A scan counts all rows as looked at; what it reads of them is something else.
+        by_tables = counted["step"] == 0
+        sketches = (counted["candidates"] * by_tables).mean() * params["sketch_bytes"]
+        sketches += (1 - by_tables.mean()) * params["scan_nbytes"]
         rows = stats["rescored"] * (d * itemsize + 4)
         return Work(stats["candidates"], params["nbytes"]["maps"] + tables + sketches + rows)
 

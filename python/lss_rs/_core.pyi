@@ -117,7 +117,7 @@ class Index:
         """Operating point and sizes of a fitted index.
 
         space, fill, n_bits, n_tables, what a point holds, n_entries, n_labels (of all exemplars),
-        sketch_bytes, sketch_widths and nbytes (a dict by part).
+        scan_nbytes, sketch_bytes, sketch_widths and nbytes (a dict by part).
         """
     def bare(self) -> Index:
         """Share the rows, not what was fitted."""

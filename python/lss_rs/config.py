@@ -62,9 +62,9 @@ class OperatingPoint(NamedTuple):
     exact : bool
         Score every row: where nothing less is good enough.
     n_scan : int
-        Rows scored in full precision after a scan of all sketches.
+        Rows scored in full precision after a scan of all rows.
     trust : float
-        In 0..1. Candidates that are trusted less are not enough: all sketches are scanned. 0: never,
+        In 0..1. Candidates that are trusted less are not enough: all rows are scanned. 0: never,
         1: always.
     scan_trust : float
         In 0..1. An answer by a scan that is trusted less is not enough: every row is scored. 0: never,
@@ -167,7 +167,7 @@ class LSSConfig:
         Candidates that keep their place after the sketches and are scored exactly. Without sketches
         (``sketch_bytes=0``) every candidate is.
     sketch_bytes : {0, 64, 128}
-        Bytes of a row's sketch; 0 keeps none.
+        Bytes of a row's sketch; 0 keeps none. With ``fill="queries"`` a row has up to 64 bytes more, for scans.
     fill : {"queries", "rows"}
         What a bucket holds. "queries": the training queries that hash into it, each with the labels that it
         needed. "rows": the rows that hash into it, as in the paper.

@@ -77,8 +77,8 @@ class SearchResult(_Pair):
     stats : dict or None
         With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from
         them, repeats included), "neighbors" (training queries whose labels were taken), "candidates"
-        (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 tables, 1 a scan of
-        all sketches, 2 all rows), each an int64 array (n,), or a number for a single query; and "trust"
+        (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 tables, 1 a scan by
+        sketches, 2 all rows in full), each an int64 array (n,), or a number for a single query; and "trust"
         (float32), as far as the index can tell: after tables, the probability that the candidates hold the
         full layer's best labels; after a scan, that its labels are the full layer's; NaN where none has been
         learned.
@@ -405,12 +405,12 @@ class Index:
             score -inf, score every row, or raise.
         effort : {"adaptive", "fixed"}
             "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
-            sketches, and from there to all rows. "fixed": stay with the tables.
+            rows by their sketches, and from there to all rows in full. "fixed": stay with the tables.
         max_cost : float, optional
-            Where effort ends, in full rows, for all steps together, a sketch being as much of a row as it has
-            of its bytes. A query whose next step would cost more stays where it is, also where ``on_short``
-            or the operating point would have every row scored. The tables, where each begins, are searched
-            in any case: their cost is bounded by the operating point.
+            Where effort ends, in full rows, for all steps together, a sketch, long or short, being as much of
+            a row as it has of its bytes. A query whose next step would cost more stays where it is, also
+            where ``on_short`` or the operating point would have every row scored. The tables, where each
+            begins, are searched in any case: their cost is bounded by the operating point.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional
@@ -527,7 +527,7 @@ class Index:
         """Learn from queries that are served, a few or many at a time.
 
         A query whose answer by tables is not trusted becomes one of the training queries, with its true
-        labels and the best of a scan of all sketches; so does one that lacks a true label. Of all it is
+        labels and the best of a scan of all rows; so does one that lacks a true label. Of all it is
         counted which training queries they were near to: where there is no room for more than
         ``capacity``, those of least use go, and use fades. Coordinates and planes stay as they are until
         :meth:`refresh`. An index without trust, as a fit with ``target=None`` leaves it, keeps every query.

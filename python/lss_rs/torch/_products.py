@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ their places.
 """
 
 
+@functools.cache
 def sums_wide(device: torch.device) -> bool:
     """Whether a device multiplies halves and sums them in single precision, so that none need be widened."""
     if device.type != "cuda":
@@ -27,6 +29,8 @@ def sums_wide(device: torch.device) -> bool:
             ones = torch.ones((1, 8, 8), dtype=dtype, device=device)
             by_all(ones[0], ones[0])
             by_each(ones, ones[0, :1])
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (TypeError, RuntimeError):  # torch before 2.8, or a device that has no such product
         return False
     return True

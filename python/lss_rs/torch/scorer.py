@@ -68,7 +68,7 @@ class Scorer:
         tuned. "scan": nothing leaves the device. Queries are projected there, all rows are estimated as far
         as their sketches know them, and the most promising are scored; tables have no part in it. "core": the
         index answers on the CPU, as :meth:`Index.search` does, trust and all, from rows of its own.
-        "core-scan": it goes on to a scan of all sketches with every query, whatever it finds in its tables;
+        "core-scan": it goes on to a scan of all rows with every query, whatever it finds in its tables;
         of ``n_candidates`` it leaves out less of what is probable. With "tables" and "scan", :meth:`topk`
         scores all rows of a large batch where that takes less: on CUDA, with rows and queries in one half
         precision, from as many rows to score as there are. With "tables" that goes by what the first 64
@@ -318,7 +318,7 @@ class Scorer:
             yield self._besides(queries[lo : lo + step], *part)
 
     def _scanning(self) -> Index:
-        """Make a twin of the index that goes on to a scan of all sketches with every query."""
+        """Make a twin of the index that goes on to a scan of all rows with every query."""
         point = self.index.operating_point
         key = (self.index._core.fits, point)  # a point may have been applied since
         if self._twin is None or self._twin[0] != key:
@@ -394,7 +394,7 @@ def _joined(parts: list[_Chunk], width: int, device: torch.device) -> _Chunk:
 
 
 def _scans(index: Index) -> bool:
-    """Whether a search can go on to a scan of all sketches."""
+    """Whether a search can go on to a scan of all rows."""
     params = index.params
     return bool(params["sketch_bytes"]) and params["fill"] == "queries"
 

@@ -6,7 +6,7 @@
 //! a vector has bytes (F. André, A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough: high-performance
 //! nearest neighbor search with product quantization fast scan", PVLDB 9(4), 2015).
 //!
-//! The codes are those of sketches of 64 bytes, made from the longer ones: what they promise is for ranking alone, and
+//! The codes are those of sketches of 64 bytes, made from the rows' own: what they promise is for ranking alone, and
 //! the sketches of the most promising rows are read after that.
 
 use rayon::prelude::*;
@@ -72,7 +72,9 @@ impl Columns {
     pub fn from_parts(of_rows: &Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
         let sketcher = shorter(of_rows)?;
         let expected = m.div_ceil(BLOCK).checked_mul(stride(sketcher.layout()));
-        if Some(codes.len()) != expected {
+        // Base logits are read as they lie.
+        let aligned = (codes.as_ptr() as usize).is_multiple_of(align_of::<f32>());
+        if Some(codes.len()) != expected || !aligned {
             return Err(Error::format(format!("columns of {m} rows"), format!("{} bytes", codes.len())));
         }
         Ok(Columns { sketcher, codes })
@@ -132,7 +134,8 @@ impl Recode {
     }
 }
 
-/// How rows with such sketches are sketched in columns: steps are of the same coordinates' deviations.
+/// How rows with such sketches are sketched in columns: by the variances that their steps suit, which are larger where
+/// steps were widened to cover all rows.
 fn shorter(of_rows: &Sketcher) -> Result<Sketcher> {
     let variances = of_rows.variances();
     Ok(Sketcher::with_layout(Layout::allocate(&variances, BYTES)?, &variances))

@@ -16,7 +16,7 @@
 //! | `trust` | F32 (8,) | fitted, where trust has been learned |
 //! | `query_map`, `query_scales`, `query_offset` | F16 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
-//! | `columns` | U8 | fitted, filled with queries, with sketches |
+//! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
 //!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
 //! `extra` (the caller's text; Python keeps the configuration there).
@@ -80,6 +80,7 @@ struct FittedHeader {
     /// Groups of 8, 4, 2 and 1 bits.
     sketch_groups: Option<[usize; 4]>,
     exemplar_groups: Option<[usize; 4]>,
+    column_groups: Option<[usize; 4]>,
 }
 
 struct Tensor<'a> {
@@ -172,6 +173,7 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             trust: point.trust,
             scan_trust: point.scan_trust,
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
+            column_groups: columns.as_ref().map(|columns| columns.sketcher().layout().counts()),
             exemplar_groups: exemplars.as_ref().map(|exemplars| exemplars.sketched().0.layout().counts()),
         });
     }
@@ -300,7 +302,15 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
     let columns = match (&sketches, &exemplars) {
         (Some((sketcher, _)), Some(_)) => {
             let len = reader.tensor("columns")?.shape().first().copied().unwrap_or(0);
-            Some(Columns::from_parts(sketcher, reader.block("columns", Dtype::U8, &[len])?, m)?)
+            let columns = Columns::from_parts(sketcher, reader.block("columns", Dtype::U8, &[len])?, m)?;
+            let counts = columns.sketcher().layout().counts();
+            if header.column_groups != Some(counts) {
+                return Err(Error::format(
+                    format!("columns of {counts:?}"),
+                    format!("{:?}", header.column_groups),
+                ));
+            }
+            Some(columns)
         }
         _ => None,
     };

@@ -54,9 +54,9 @@ pub struct OperatingPoint {
     pub n_rescore: usize,
     /// Score all rows instead, where nothing less is good enough.
     pub exact: bool,
-    /// Rows scored in full precision after a scan of all sketches.
+    /// Rows scored in full precision after a scan of all rows.
     pub n_scan: usize,
-    /// Candidates of tables that are trusted less are not enough: all sketches are scanned. At 1 always.
+    /// Candidates of tables that are trusted less are not enough: all rows are scanned. At 1 always.
     pub trust: f32,
     /// An answer by a scan that is trusted less is not enough: all rows are scored. At 1 always.
     pub scan_trust: f32,
@@ -90,6 +90,20 @@ impl OperatingPoint {
     }
 }
 
+/// So many rows for each that a scan scores in full are listed by columns, and read again in their sketches.
+const SHORTLIST: usize = 8;
+
+/// What a scan comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Rows scored in full.
+    pub rescored: usize,
+    /// Rows whose sketches are read: those of which columns promise most; all where there is no such list.
+    pub listed: Option<usize>,
+    /// Bytes of columns and sketches that it reads.
+    pub nbytes: usize,
+}
+
 /// What fitting adds to the rows. Clones share memory.
 #[derive(Clone)]
 pub struct Fitted {
@@ -118,6 +132,21 @@ pub struct Fitted {
 }
 
 impl Fitted {
+    /// What a scan of `m` rows for so many answers comes to.
+    pub fn scan(&self, answers: usize, m: usize) -> Scan {
+        let sketch = self.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
+        let rescored = self.point.n_scan.max(answers).min(m);
+        let listed = SHORTLIST * rescored;
+        match &self.columns {
+            // For more, sketches are as well read in order.
+            Some(columns) if 4 * listed < m => {
+                let nbytes = columns.codes().len() + listed * sketch;
+                Scan { rescored, listed: Some(listed), nbytes }
+            }
+            _ => Scan { rescored, listed: None, nbytes: m * sketch },
+        }
+    }
+
     /// What stands in the buckets.
     pub fn fill(&self) -> Fill {
         if self.exemplars.is_some() { Fill::Queries } else { Fill::Rows }
@@ -202,6 +231,9 @@ impl Fitted {
         }
         if (self.sketches.is_some() || self.exemplars.is_some()) && p == 0 {
             return bad("coordinates beside sketches".into(), "none".into());
+        }
+        if self.columns.is_some() != (self.sketches.is_some() && self.exemplars.is_some()) {
+            return bad("columns where a scan may follow".into(), "none, or where none may".into());
         }
         if !self.level.is_finite() {
             return bad("a finite level".into(), format!("{}", self.level));

@@ -336,6 +336,9 @@ impl Index {
 
     /// How long each of the [`STAGES`] of a search by tables takes, in seconds, for queries (n x d) one after the other.
     pub fn profile(&self, queries: &[f32], k: usize) -> Result<Vec<[f64; STAGES.len()]>> {
+        if k == 0 || k > self.rows.m() {
+            return Err(Error::value("k", format!("in 1..={}", self.rows.m()), k));
+        }
         self.check_queries(queries)?;
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let (searcher, mut scratch) = (self.searcher(&fitted), self.scratch());

@@ -853,7 +853,7 @@ impl Reference {
         let work = Work { rescored: finalists.len(), trust: trusted, ..work };
         let r = self.point.n_scan.max(answers).min(m);
         let read =
-            if 8 * r < m { self.column_bytes + 8 * r * self.sketch_bytes } else { m * self.sketch_bytes };
+            if 32 * r < m { self.column_bytes + 8 * r * self.sketch_bytes } else { m * self.sketch_bytes };
         let scan = read as f64 / self.row_bytes + r as f64;
         let cost = cost + scan;
         let enough = |trusted, least| trusted >= least && least < 1.0;
@@ -886,11 +886,12 @@ impl Reference {
     }
 
     /// The same from all rows, with those that have been scored before, and the least estimate if any was left out. Where
-    /// that is less than all rows, sketches are read of eight times as many rows as are scored: those whose columns promise most.
+    /// that is less than a quarter of the rows, sketches are read of eight times as many as are scored: of those whose
+    /// columns promise most.
     fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
         let (m, r) = (self.bias.len(), self.point.n_scan.max(k));
         let all: BTreeSet<u32> = match (&self.columns, &self.coordinates) {
-            (Some(columns), Some(map)) if 8 * r < m => {
+            (Some(columns), Some(map)) if 32 * r < m => {
                 let promised = column_scores(columns, &project(map, query)).into_iter().zip(0..);
                 top(&promised.collect::<Vec<_>>(), 8 * r).into_iter().map(|(_, id)| id).collect()
             }

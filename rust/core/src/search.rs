@@ -7,7 +7,7 @@ use crate::columns::{BLOCK, ColumnQuery, Columns, Promised};
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
-use crate::fitted::Fitted;
+use crate::fitted::{Fitted, Scan};
 use crate::hash::{Space, augment, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
@@ -64,7 +64,7 @@ pub enum Step {
     /// Candidates from tables.
     #[default]
     Tables,
-    /// All rows by their sketches.
+    /// All rows by columns, and the best of these by their sketches.
     Scan,
     /// All rows.
     Exact,
@@ -89,9 +89,6 @@ pub struct Work {
     /// layer's, as far as the index can tell; NaN if it cannot.
     pub trust: f32,
 }
-
-/// So many rows for each that a scan scores in full are chosen by columns, and read again in their sketches.
-pub const SHORTLIST: usize = 8;
 
 /// The stages of a search by tables, in order.
 pub const STAGES: [&str; 6] = ["project", "probe", "exemplars", "candidates", "sketch", "rescore"];
@@ -267,11 +264,8 @@ impl Searcher<'_> {
     fn scan_cost(&self, answers: usize) -> f64 {
         let m = self.rows.m();
         let row = self.rows.weights().nbytes() as f64 / m as f64;
-        let r = self.fitted.point.n_scan.max(answers).min(m);
-        let sketch = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
-        let columns = self.fitted.columns.as_ref().map_or(0, |columns| columns.codes().len());
-        let read = if SHORTLIST * r < m { columns + SHORTLIST * r * sketch } else { m * sketch };
-        read as f64 / row + r as f64
+        let Scan { rescored, nbytes, .. } = self.fitted.scan(answers, m);
+        nbytes as f64 / row + rescored as f64
     }
 
     /// Answer from the candidates, `k` labels.
@@ -314,6 +308,7 @@ impl Searcher<'_> {
             work();
             taken[stage] = begin.elapsed().as_secs_f64();
         };
+        let k = k.max(self.fitted.point.judge.map_or(0, |trust| trust.k));
         time(0, &mut || self.project(scratch));
         time(1, &mut || _ = self.probe(scratch));
         time(2, &mut || self.meet(scratch));
@@ -323,21 +318,25 @@ impl Searcher<'_> {
         taken
     }
 
-    /// Answer from all rows whose sketches promise most, at least so many, beside what the tables found.
+    /// Answer from the rows that promise most, at least so many, by columns and then by sketches, beside what the tables
+    /// found.
     fn by_scan(&self, scratch: &mut Scratch, k: usize, least: usize) {
         let (Some(sketched), Some(columns)) = (&self.fitted.sketches, &self.fitted.columns) else { return };
         let m = self.rows.m();
-        let r = self.fitted.point.n_scan.max(k).max(least).min(m);
+        let Scan { rescored: r, listed, .. } = self.fitted.scan(k.max(least), m);
         let Scratch {
             query, z, candidates, finalists, estimates, logits, scanned, answer, cut, best, ..
         } = scratch;
-        if SHORTLIST * r < m {
-            cut.shortlist(self.kernel, columns, z, m, SHORTLIST * r, scanned);
-            cut.start(&sketched.0, z, r);
-            cut.offer(self.kernel, &sketched.1, &scanned.0, 0);
-        } else {
-            cut.start(&sketched.0, z, r);
-            cut.offer_all(self.kernel, &sketched.1, m, 0);
+        match listed {
+            Some(listed) => {
+                cut.shortlist(self.kernel, columns, z, m, listed, scanned);
+                cut.start(&sketched.0, z, r);
+                cut.offer(self.kernel, &sketched.1, &scanned.0, 0);
+            }
+            None => {
+                cut.start(&sketched.0, z, r);
+                cut.offer_all(self.kernel, &sketched.1, m, 0);
+            }
         }
         cut.keep(&mut scanned.0, &mut scanned.1);
         // Marks of the candidates have done their work: now they mark what has been scored.
@@ -664,10 +663,11 @@ impl Cut {
     ) {
         self.tables.prepare(columns, z);
         self.best.reset(n);
+        let view = columns.view();
         let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
         for from in (0..m).step_by(SCAN_ROWS) {
             let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
-            kernel.scan_blocks(columns.view(), &self.tables, from / BLOCK, self.best.floor(), blocks);
+            kernel.scan_blocks(view, &self.tables, from / BLOCK, self.best.floor(), blocks);
             for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
                 let rows = u64::MAX >> (BLOCK - BLOCK.min(m - first));
                 let mut above = block.above & rows;

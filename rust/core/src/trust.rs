@@ -50,7 +50,7 @@ pub struct Trust {
     pub k: usize,
     /// Of a search by tables.
     pub tables: [f32; TABLES],
-    /// Of a scan of all sketches.
+    /// Of a scan of all rows.
     pub scan: [f32; SCAN],
 }
 

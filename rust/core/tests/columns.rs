@@ -116,10 +116,44 @@ proptest! {
         let shift = apart.iter().sum::<f64>() / m as f64;
         let (step, halves) = (f64::from(query.scale()), 2.0 * columns.view().n as f64);
         for apart in &apart {
+            // Half a step a half byte, and the mean's as much.
             prop_assert!((apart - shift).abs() <= halves * step + 1e-3, "{} of {step}", apart - shift);
         }
         let error = apart.iter().map(|apart| (apart - shift).powi(2)).sum::<f64>() / m as f64;
         prop_assert!(error.sqrt() <= 0.5 * halves.sqrt() * step + 1e-4, "{} of {step}", error.sqrt());
+    }
+}
+
+/// The largest sums there can be are exact: every table at its largest entry, and sixteen above.
+#[test]
+fn the_largest_sums_are_exact() {
+    for (bytes, p) in [(64, 500), (128, 500), (64, 40)] {
+        let sketcher = Sketcher::new(&vec![1.0; p], bytes).unwrap();
+        let zeros = Sketches::new(*sketcher.layout(), Block::copy_of(&vec![0; 64 * bytes]), 64).unwrap();
+        let columns = Columns::build(&sketcher, &zeros).unwrap();
+        let (n, len) = (columns.view().n, columns.codes().len());
+        for fill in [0, 0xff] {
+            let mut codes = vec![fill; len];
+            codes[n * BLOCK..].fill(0);
+            let columns = Columns::from_parts(&sketcher, Block::copy_of(&codes), 64).unwrap();
+            for (sign, outliers) in [(1.0f32, 0), (-1.0, 0), (1.0, 16), (-1.0, 16)] {
+                let mut z = vec![sign; columns.sketcher().half_steps().len()];
+                z.iter_mut().take(outliers).for_each(|z| *z *= 16.0);
+                let mut query = ColumnQuery::default();
+                query.prepare(&columns, &z);
+                let expected = reference::column_scores(&Sketched::of_columns(&columns, 64), &z);
+                for kernel in Kernel::available() {
+                    let mut promised = [Promised::NOTHING];
+                    kernel.scan_blocks(columns.view(), &query, 0, f32::NAN, &mut promised);
+                    assert_eq!(
+                        promised[0].scores[..],
+                        expected[..],
+                        "{} {fill} {sign} {outliers}",
+                        kernel.name()
+                    );
+                }
+            }
+        }
     }
 }
 
@@ -137,7 +171,12 @@ fn blocks_outside_are_refused() {
             catch_unwind(AssertUnwindSafe(scan)).is_err()
         };
         assert!(!panics(&query, 0, 2) && !panics(&query, 2, 0));
-        assert!(panics(&query, 0, 3) && panics(&query, 2, 1) && panics(&query, usize::MAX >> 20, 1));
+        assert!(
+            panics(&query, 0, 3)
+                && panics(&query, 2, 1)
+                && panics(&query, usize::MAX >> 20, 1)
+                && panics(&query, 1 << 52, 1)
+        );
         assert!(panics(&ColumnQuery::default(), 0, 1), "a query never prepared");
     }
 }

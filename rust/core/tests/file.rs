@@ -361,7 +361,7 @@ fn overflowing_shapes_are_refused() {
     for dim in [1u64 << 32, u64::MAX, u64::MAX - 30, (1 << 63) + 1] {
         for n_bits in [0u64, 1, 3, 24] {
             let index = json!({"fitted": {
-                "space": "aligned", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_neighbors": 1, "n_rescore": 1, "exact": false, "fitted_from": 0, "n_scan": 1, "trust": 0.0, "scan_trust": 0.0, "sketch_groups": null, "exemplar_groups": null,
+                "space": "aligned", "n_tables": 0, "n_bits": n_bits, "dim": dim, "n_probes": 1, "max_entries": 1, "n_neighbors": 1, "n_rescore": 1, "exact": false, "fitted_from": 0, "n_scan": 1, "trust": 0.0, "scan_trust": 0.0, "sketch_groups": null, "exemplar_groups": null, "column_groups": null,
             }});
             let metadata = json!({"format": "lss-rs", "format_version": "1", "index": index.to_string()});
             let bytes = from_tensors(
@@ -803,7 +803,7 @@ const GOLDEN_QUERIES: [[f32; 5]; 4] =
 /// Writes the golden file of this version of the format. Run it once a version:
 /// `cargo test -p lss-core --test file write_the_golden_file -- --ignored`
 #[test]
-#[ignore = "writes tests/assets/v1.safetensors, which is committed and must not change"]
+#[ignore = "writes tests/assets/v1.safetensors, which is committed and must not change once version 1 is released"]
 fn write_the_golden_file() {
     let case = Case { seed: 2007, m: 24, d: 5, p: 5, n_bits: 3, n_train: 24, n_rescore: 6, ..small() };
     file::save(&case.build().index, "{\"note\": \"golden\"}", &golden()).unwrap();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
-    Case, DTYPES, Dtype, Rng, any_case, assert_answers, assert_same, cases, how, point, search, search_one,
+    Case, DTYPES, Dtype, Rng, TABLES_ALONE, Wide, any_case, assert_answers, assert_same, cases, how, point,
+    search, search_one,
 };
 use lss_core::hash::Space;
 use lss_core::memory::Block;
@@ -268,6 +269,24 @@ fn wide_layers() {
         let reference = built.reference();
         assert_eq!(reference.sketched(), built.reference_of_parts().sketched());
         assert_agrees(&built.index, &reference, &built.queries, 5, Effort::FIXED);
+    }
+}
+
+/// Scans of more rows than are scored at a time: by columns where few are listed of many, else by sketches.
+#[test]
+fn wide_layers_are_scanned() {
+    for (m, sketch_bytes, n_scan) in
+        [(1025, 128, 5), (2049, 64, 1), (2049, 128, 40), (2049, 128, 200), (700, 64, 9)]
+    {
+        let wide = Wide { trust: 1.0, n_scan, ..TABLES_ALONE };
+        let (space, fill) = (Space::Aligned, Fill::Queries);
+        let case = Case { m, space, sketch_bytes, fill, wide, p: 40, n_bits: 4, n_rescore: 7, ..small() };
+        let built = case.build();
+        assert!(built.index.fitted().unwrap().scan(5, m).listed.is_some() == (32 * n_scan.max(5) < m));
+        let reference = built.reference_of_parts();
+        assert_agrees(&built.index, &reference, &built.queries, 5, Effort::ADAPTIVE);
+        let answers = search(&built.index, &built.queries, 5, how(OnShort::Pad, 1)).unwrap();
+        assert!(answers.iter().all(|answer| answer.work.step == Step::Scan));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Trust is what its definition says, and a scan is a search of all sketches.
+//! Trust is what its definition says, and sketches that lie together score as listed ones.
 
 mod common;
 

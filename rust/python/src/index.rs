@@ -124,6 +124,8 @@ impl Index {
         let dict = PyDict::new(py);
         dict.set_item("space", fitted.planes.space().name())?;
         dict.set_item("fill", fitted.fill().name())?;
+        let answers = fitted.point.judge.map_or(0, |trust| trust.k);
+        dict.set_item("scan_nbytes", fitted.scan(answers, self.0.rows().m()).nbytes)?;
         dict.set_item("n_bits", fitted.planes.n_bits())?;
         dict.set_item("n_tables", fitted.planes.n_tables())?;
         dict.set_item("n_probes", fitted.point.n_probes)?;
