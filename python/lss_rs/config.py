@@ -167,7 +167,8 @@ class LSSConfig:
         Candidates that keep their place after the sketches and are scored exactly. Without sketches
         (``sketch_bytes=0``) every candidate is.
     sketch_bytes : {0, 64, 128}
-        Bytes of a row's sketch; 0 keeps none. With ``fill="queries"`` a row has up to 64 bytes more, for scans.
+        Bytes of a row's sketch; 0 keeps none. With ``fill="queries"`` a row has up to 64 bytes more, for
+        scans.
     fill : {"queries", "rows"}
         What a bucket holds. "queries": the training queries that hash into it, each with the labels that it
         needed. "rows": the rows that hash into it, as in the paper.
