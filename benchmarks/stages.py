@@ -78,11 +78,12 @@ def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[
 def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     """Bytes that each stage reads for a query: ids of lists, sketches, rows."""
     params = index.params
+    labels = params["n_labels"] * params["n_tables"] / params["n_entries"]  # of an exemplar
     return {
         "project": params["nbytes"]["maps"],
         "probe": work["probes"] * _LINE,
         "exemplars": work["entries"] * (_LINE + 4),
-        "candidates": work["neighbors"] * index.config.teacher_top * 4,
+        "candidates": work["neighbors"] * labels * 4,
         "sketch": work["candidates"] * params["sketch_bytes"],
         "rescore": work["rescored"] * params["nbytes"]["rows"] / index.m,
     }
