@@ -80,7 +80,7 @@ def measure(
             ways = _ways(index, W, b, device, dtype, k)
             quality = {}
             for way, search in ways.items():
-                found = _answers(search, queries, max(plan["batches"]))
+                found = _answers(search, queries, min(plan["batches"]))  # larger ones may be scored in full
                 p1, pk = (metrics.precision_at_k(found, truth, n) / theirs[n] for n in (1, k))
                 quality[way] = p1, pk, float((found[:, 0] == full[:, 0]).mean())
             for batch in tqdm(plan["batches"], f"{dtype}: batches"):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import os
 import pickle
 import subprocess
@@ -127,11 +128,20 @@ def test_a_query_without_candidates_gets_all_logits():
     x = queries(60, seed=3)
     found = np.diff(index.candidates(x.numpy())[0])
     assert 0 < (found == 0).sum() < 60
-    for path in ("core", "tables"):
+    for path, always in itertools.product(("core", "tables"), ((), (3, 8))):
         head = LSSLinear.from_linear(layer, index, "lss", path=path).eval()
+        head.always = always
         y, dense = answers(head, x), answers(layer, x)
         assert torch.equal(y[found == 0], dense[found == 0])
-        assert ((y > -torch.inf).sum(1).numpy()[found > 0] == found[found > 0]).all()
+        listed = (y > -torch.inf).sum(1).numpy()[found > 0] - found[found > 0]
+        assert ((listed >= 0) & (listed <= len(always))).all()
+        best = head.topk(x[found == 0], 1).indices
+        assert torch.equal(best, dense[found == 0].topk(1).indices)
+        with head._listing(1):
+            head(x[found == 0][:, None])
+            assert head._listed.shape[1] == head.out_features
+        if always:
+            continue
         values, labels = head.topk(x, 2)
         torch.testing.assert_close(values, dense.gather(1, labels))
         torch.testing.assert_close(values[found < 2], dense.topk(2).values[found < 2])

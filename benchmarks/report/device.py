@@ -33,7 +33,7 @@ def block(found: tuple[dict[str, Any], list[DeviceRow]] | None) -> str:
             "`Scorer`, and by `linear` and `topk`, the dense way. Rows and queries are on the device,",
             "in the dtype given. A time is of a whole batch, one call after another, each waited for;",
             "in brackets the dense way's of the same dtype, divided by it: above 1 is faster. Quality is a",
-            "share of the dense way's in float32, on all test queries.\n",
+            "share of the dense way's in float32, on all test queries, one at a time.\n",
             table([*header, *(f"batch of {batch:,}" for batch in batches)], lines),
             f"Threads on the CPU: {threads['torch']} of torch, {threads['lss-rs']} of lss-rs.\n",
             measured(head),

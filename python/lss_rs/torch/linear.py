@@ -366,12 +366,12 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._compact is not None:
                 return self._few(x[..., -1:, :])
             queries = x.reshape(-1, self.in_features)
-            labels, logits = self._scores(None).candidates(queries)
+            scorer = self._scores(None)
+            labels, logits, none = scorer._candidates(queries)
             out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
             _scatter(out, labels.to(x.device), logits.to(x))
-            short = (labels < 0).all(1)
-            if bool(short.any()):
-                rows = short.to(x.device)
+            if self._any(none, scorer):
+                rows = none.to(x.device)
                 out[rows] = super().forward(queries[rows]).to(x.dtype)
                 labels = None  # these have no list to keep to
             self._listed = labels if self._watched else None
@@ -383,11 +383,10 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         (k,) = self._compact
         scorer, queries = self._scores(k), x.reshape(-1, self.in_features)
         if k is None:
-            labels, logits = scorer.candidates(queries)
+            labels, logits, none = scorer._candidates(queries)
         else:
-            logits, labels = scorer.topk(queries, k)
-        short = (labels < 0).all(1)
-        if bool(short.any()):  # as rare as it is slow
+            logits, labels, none = scorer._topk(queries, k)
+        if self._any(none, scorer):  # as rare as it is slow
             every = torch.arange(self.out_features, device=labels.device).expand(len(queries), -1)
             labels, logits = every, super().forward(queries).float()
         self._listed = labels.to(x.device)
@@ -422,13 +421,19 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._spares():
                 values, labels = self._full_topk(queries, k)
             else:
-                values, labels = (part.to(x.device) for part in self._scores(k).topk(queries, k))
+                scorer = self._scores(k)
+                values, labels, none = (part.to(x.device) for part in scorer._topk(queries, k))
                 values = values.to(x.dtype)
-                short = labels[:, -1] < 0
-                if bool(short.any()):
+                short = none | (labels[:, -1] < 0)
+                if self._any(short, scorer):
                     values[short], labels[short] = self._full_topk(queries[short], k)
         shape = *x.shape[:-1], k
         return torch.return_types.topk((values.reshape(shape), labels.reshape(shape)))
+
+    @staticmethod
+    def _any(short: torch.Tensor, scorer: Scorer) -> bool:
+        """Whether some need the full layer: none does after a scan, and to ask is to wait for the device."""
+        return scorer.path != "scan" and bool(short.any())
 
     def _full_topk(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         values = torch.empty((len(queries), k), dtype=queries.dtype, device=queries.device)

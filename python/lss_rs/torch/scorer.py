@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lss_rs.index import Index
 
 Path = Literal["core", "core-scan", "tables", "scan"]
-_Chunk = tuple[torch.Tensor, torch.Tensor]
-"""Labels and logits of some queries."""
+_Chunk = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Labels and logits of some queries, and for which of them the index found no label at all."""
 
 PATHS = "'tables', 'scan', 'core' or 'core-scan'"
 CANDIDATES = 4096
@@ -196,14 +196,19 @@ class Scorer:
             If q is not of floats or of another shape, a value is NaN or infinite (which a scan on a device
             other than the CPU does not look for), or k < 1.
         """
-        k = as_count(k, "k")
-        parts = []
-        for found, logits in self._found(*self._queries(q), k):
-            best = logits.topk(min(k, logits.shape[1]), dim=1)
-            parts.append((found.gather(1, best.indices), best.values))
-        labels, values = _joined(parts, k, self.W.device)
+        values, labels, _ = self._topk(q, k)
         single = q.dim() == 1
         return torch.return_types.topk((values[0], labels[0]) if single else (values, labels))
+
+    def _topk(self, q: torch.Tensor, k: int) -> _Chunk:
+        """Find values and labels, (n, k), and where the index found none: there all are of ``always``."""
+        k = as_count(k, "k")
+        parts = []
+        for found, logits, none in self._found(*self._queries(q), k):
+            best = logits.topk(min(k, logits.shape[1]), dim=1)
+            parts.append((found.gather(1, best.indices), best.values, none))
+        labels, values, none = _joined(parts, k, self.W.device)
+        return values, labels, none
 
     def candidates(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score everything that the index finds for a few queries, for those who choose themselves.
@@ -224,8 +229,13 @@ class Scorer:
         TypeError, ValueError
             As :meth:`topk`.
         """
+        labels, logits, _ = self._candidates(q)
+        return labels, logits
+
+    def _candidates(self, q: torch.Tensor) -> _Chunk:
+        """Score all candidates, and say where the index found none."""
         parts = list(self._found(*self._queries(q), None))
-        width = max((labels.shape[1] for labels, _ in parts), default=0)
+        width = max((labels.shape[1] for labels, *_ in parts), default=0)
         return _joined(parts, width, self.W.device)
 
     def _queries(self, q: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.float32]]:
@@ -262,13 +272,14 @@ class Scorer:
 
     def _besides(self, queries: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> _Chunk:
         """Add the labels of ``always`` where they are not yet."""
+        none = (labels < 0).all(1)
         if not len(self.always):
-            return labels, logits
+            return labels, logits, none
         scores = by_all(self._always_W, queries).add_(self._always_b)
         known = torch.isin(labels, self.always)  # these are scored anew: each label is listed once
         labels, logits = labels.masked_fill(known, -1), logits.masked_fill(known, -torch.inf)
         more = self.always.expand(len(queries), -1)
-        return torch.cat([labels, more], 1), torch.cat([logits, scores], 1)
+        return torch.cat([labels, more], 1), torch.cat([logits, scores], 1), none
 
     def _rather_all(self, queries: torch.Tensor, rows: float, k: int | None) -> bool:
         """Whether a product with all rows takes less than gathering so many a query.
@@ -294,7 +305,8 @@ class Scorer:
             part = queries[lo : lo + step]
             logits = [by_all(self.W[first : first + rows], part) for first in range(0, m, rows)]
             scores = logits[0] if len(logits) == 1 else torch.cat(logits, 1)
-            yield labels.expand(len(part), -1), scores.add_(self.b)
+            none = torch.zeros(len(part), dtype=torch.bool, device=self.W.device)
+            yield labels.expand(len(part), -1), scores.add_(self.b), none
 
     def _by_core(self, queries: torch.Tensor, host: NDArray[np.float32], k: int | None) -> Iterator[_Chunk]:
         """Let the index answer."""
@@ -314,8 +326,8 @@ class Scorer:
                 doubtful = stats["step"] > 0
                 if doubtful.any():
                     labels[doubtful], logits[doubtful] = _search(self._scanning(), asked[doubtful], k)
-            part = (torch.from_numpy(found).to(self.W.device) for found in (labels, logits))
-            yield self._besides(queries[lo : lo + step], *part)
+            found, scores = (torch.from_numpy(part).to(self.W.device) for part in (labels, logits))
+            yield self._besides(queries[lo : lo + step], found, scores)
 
     def _scanning(self) -> Index:
         """Make a twin of the index that goes on to a scan of all rows with every query."""
@@ -381,16 +393,17 @@ def _spare_bytes(device: torch.device) -> int:
 def _joined(parts: list[_Chunk], width: int, device: torch.device) -> _Chunk:
     """Put chunks below each other, all of one width: -1 and -inf are no label."""
     if len(parts) == 1 and parts[0][0].shape[1] == width:
-        return parts[0][0].contiguous(), parts[0][1]  # a copy or two saved count with one query
-    shape = sum(len(labels) for labels, _ in parts), width
+        return parts[0][0].contiguous(), *parts[0][1:]  # a copy or two saved count with one query
+    shape = sum(len(labels) for labels, *_ in parts), width
     labels = torch.full(shape, -1, dtype=torch.int64, device=device)
     logits = torch.full(shape, -torch.inf, device=device)
     lo = 0
-    for of_part, scores in parts:
+    for of_part, scores, _ in parts:
         part = slice(lo, lo + len(of_part)), slice(of_part.shape[1])
         labels[part], logits[part] = of_part, scores
         lo += len(of_part)
-    return labels, logits
+    none = torch.cat([torch.empty(0, dtype=torch.bool, device=device), *(none for *_, none in parts)])
+    return labels, logits, none
 
 
 def _scans(index: Index) -> bool:
