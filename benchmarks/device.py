@@ -19,8 +19,8 @@ import lss_rs
 from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
+from benchmarks.record import DENSE
 from lss_rs import Index, metrics
-from lss_rs.config import POINT_NUMBERS
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFINITION", "DENSE", "PATHS", "find", "measure"]
 
 DEFINITION = read_toml("device")
-DENSE = "dense"
 PATHS = ("scan", "tables", "core", "core-scan")
 _WARM_UP = 3
 """Calls before a clock starts: what is compiled, chosen or allocated at first is no part of a time."""
@@ -86,7 +85,6 @@ def measure(
             for batch in tqdm(plan["batches"], f"{dtype}: batches"):
                 times = _times(ways, queries, batch, device, plan)
                 rows += [record.DeviceRow(dtype, way, batch, *times[way], *quality[way]) for way in ways]
-    point = index.operating_point
     about = run.head(set()) | {
         "device": device,
         **_name(device),
@@ -97,7 +95,7 @@ def measure(
         "k": k,
         "train_queries": len(Q),
         "test_queries": len(test.Q),
-        "point": run.text({name: getattr(point, name) for name in (*POINT_NUMBERS, "exact", "n_scan")}),
+        "point": run.point(index),
         "definition": plan,
     }
     return about, rows

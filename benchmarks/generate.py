@@ -16,7 +16,6 @@ from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from lss_rs import Index
-from lss_rs.config import POINT_NUMBERS
 from lss_rs.demo import load_smollm2
 
 __all__ = ["DEFINITION", "WAYS", "Clocked", "measure", "threads"]
@@ -95,12 +94,11 @@ def measure(
                 layer_share=taken.layer_share,
             )
         )
-    point = index.operating_point
     about = run.head({"transformers"}) | {
         "m": len(W),
         "d": W.shape[1],
         "train_queries": len(Q),
-        "point": run.text({name: getattr(point, name) for name in (*POINT_NUMBERS, "exact", "n_scan")}),
+        "point": run.point(index),
         "definition": plan,
     }
     return about, rows

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 __all__ = [
+    "DENSE",
     "FOLDER",
     "REFERENCE",
     "DefaultRow",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent / "record"
+DENSE = "dense"
+"""Of ways to the best labels on a device, the full layer there."""
 REFERENCE = "torch_f32"
 """The full layer whose answers are the measure of all."""
 

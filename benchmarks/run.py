@@ -22,6 +22,8 @@ from benchmarks.definitions import read_toml
 from benchmarks.engines import Setting, grids, names
 from benchmarks.record import REFERENCE
 from benchmarks.worker import Answers, Built, EngineError, Worker
+from lss_rs import Index
+from lss_rs.config import POINT_NUMBERS
 from lss_rs.demo import cache_dir
 from lss_rs.metrics import Interval, paired_bootstrap, precision_per_query
 
@@ -36,6 +38,7 @@ __all__ = [
     "judge",
     "measure",
     "middle",
+    "point",
     "ratio",
     "start_teams",
     "text",
@@ -191,6 +194,12 @@ def judge(found: np.ndarray, full: np.ndarray, truth: Labels, k: int, unit: np.n
 def text(settings: dict[str, Any]) -> str:
     """Write settings for people: "nlist=887, spherical=True"."""
     return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def point(index: Index) -> str:
+    """Write how much a search of an index does, but for how it trusts."""
+    at = index.operating_point
+    return text({name: getattr(at, name) for name in (*POINT_NUMBERS, "exact", "n_scan")})
 
 
 Key = tuple[str, str, int]

@@ -187,15 +187,7 @@ def _on_a_device(folder: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _report(records: Path, folder: Path) -> None:
     """Write the report into a tree that has nothing but the places for its blocks."""
-    pages = (
-        "README.md",
-        "docs/design.md",
-        "docs/learning.md",
-        "docs/models.md",
-        "docs/performance.md",
-        "docs/traffic.md",
-    )
-    for path in (folder / page for page in pages):
+    for path in (folder / page for page in report.PAGES):
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([report.BEGIN, report.END, *report.DEVICES]), encoding="utf-8")
     if not report.render(records, folder) or not plots.draw(records):

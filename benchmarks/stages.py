@@ -14,6 +14,7 @@ import lss_rs
 from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
+from benchmarks.engines.lss import EXEMPLAR_BYTES, labels_an_exemplar
 from lss_rs import Index
 
 __all__ = ["DEFINITION", "WHOLE", "measure"]
@@ -78,12 +79,11 @@ def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[
 def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     """Bytes that each stage reads for a query: ids of lists, sketches, rows."""
     params = index.params
-    labels = params["n_labels"] * params["n_tables"] / params["n_entries"]  # of an exemplar
     return {
         "project": params["nbytes"]["maps"],
         "probe": work["probes"] * _LINE,
-        "exemplars": work["entries"] * (_LINE + 4),
-        "candidates": work["neighbors"] * labels * 4,
+        "exemplars": work["entries"] * (EXEMPLAR_BYTES + 4),
+        "candidates": work["neighbors"] * labels_an_exemplar(params) * 4,
         "sketch": work["candidates"] * params["sketch_bytes"],
         "rescore": work["rescored"] * params["nbytes"]["rows"] / index.m,
     }

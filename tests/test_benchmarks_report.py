@@ -8,7 +8,18 @@ from typing import get_args, get_type_hints
 import pytest
 from benchmarks import record
 from benchmarks.record import FOLDER, Row, ScaleRow, ShiftRow
-from benchmarks.report import ROOT, bundle, choice, figures, markdown, render, replace_block, stale, stamp
+from benchmarks.report import (
+    PAGES,
+    ROOT,
+    bundle,
+    choice,
+    figures,
+    markdown,
+    render,
+    replace_block,
+    stale,
+    stamp,
+)
 from benchmarks.report.newest import newest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,15 +201,7 @@ def records(tmp_path):
 
 def write_places(root):
     """Write the files that have a place for a block."""
-    pages = (
-        "README.md",
-        "docs/design.md",
-        "docs/learning.md",
-        "docs/models.md",
-        "docs/performance.md",
-        "docs/traffic.md",
-    )
-    for path in (root / page for page in pages):
+    for path in (root / page for page in PAGES):
         path.parent.mkdir(exist_ok=True)
         path.write_text(README + DEVICES * (path.name == "models.md"), encoding="utf-8")
 

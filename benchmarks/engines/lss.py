@@ -15,6 +15,11 @@ EXEMPLAR_BYTES = 64
 """Sketch of a training query."""
 
 
+def labels_an_exemplar(params: dict[str, Any]) -> float:
+    """Say how many labels a training query in an index brings, on average."""
+    return float(params["n_labels"] * params["n_tables"] / params["n_entries"])
+
+
 class Engine(BaseEngine):
     """An index.
 
@@ -77,8 +82,8 @@ class Engine(BaseEngine):
         itemsize = {"float32": 4}.get(self.index.dtype, 2)
         tables = stats["probes"] * 8 + stats["entries"] * 4
         if params["fill"] == "queries":
-            labels = params["n_labels"] * params["n_tables"] / params["n_entries"]
-            tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * (8 + 4 * labels)
+            labels = stats["neighbors"] * labels_an_exemplar(params)
+            tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * 8 + 4 * labels
         # A scan counts all rows as looked at; what it reads of them is something else.
         by_tables = counted["step"] == 0
         sketches = (counted["candidates"] * by_tables).mean() * params["sketch_bytes"]

@@ -17,10 +17,31 @@ from benchmarks.report import defaults, device, fit, generate, methods, queries,
 from benchmarks.report.newest import load, newest
 from benchmarks.report.page import block, page
 
-__all__ = ["BEGIN", "DEVICES", "END", "ROOT", "figures", "main", "render", "replace_block", "stale", "stamp"]
+__all__ = [
+    "BEGIN",
+    "DEVICES",
+    "END",
+    "PAGES",
+    "ROOT",
+    "figures",
+    "main",
+    "render",
+    "replace_block",
+    "stale",
+    "stamp",
+]
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+PAGES = (
+    "README.md",
+    "docs/design.md",
+    "docs/learning.md",
+    "docs/models.md",
+    "docs/performance.md",
+    "docs/traffic.md",
+)
+"""Pages that have a block between these."""
 DEVICES = "<!-- benchmarks, devices: begin -->", "<!-- benchmarks, devices: end -->"
 """Of the second block of docs/models.md."""
 

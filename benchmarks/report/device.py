@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.record import DeviceRow
+from benchmarks.record import DENSE, DeviceRow
 from benchmarks.report.markdown import brackets, measured, share, table, times, us
 
 __all__ = ["block"]
-
-_DENSE = "dense"
 
 
 def block(found: tuple[dict[str, Any], list[DeviceRow]] | None) -> str:
@@ -42,6 +40,6 @@ def block(found: tuple[dict[str, Any], list[DeviceRow]] | None) -> str:
 
 
 def _time(row: DeviceRow, by: dict[tuple[str, str, int], DeviceRow]) -> str:
-    if row.way == _DENSE:
+    if row.way == DENSE:
         return us(row.us)
-    return us(row.us) + brackets(times(by[row.dtype, _DENSE, row.batch].us / row.us))
+    return us(row.us) + brackets(times(by[row.dtype, DENSE, row.batch].us / row.us))

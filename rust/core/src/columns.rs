@@ -44,7 +44,8 @@ impl Columns {
     /// Make columns of sketches.
     pub fn build(of_rows: &Sketcher, sketches: &Sketches) -> Result<Self> {
         let sketcher = shorter(of_rows)?;
-        let (n, stride) = (code_bytes(sketcher.layout()), stride(sketcher.layout()));
+        let n = code_bytes(sketcher.layout());
+        let stride = stride(n);
         let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
         let m = view.codes.len() / view.layout.bytes();
         let recode = Recode::new(of_rows, &sketcher);
@@ -71,7 +72,7 @@ impl Columns {
     /// As a file holds them, beside the sketches of `m` rows.
     pub fn from_parts(of_rows: &Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
         let sketcher = shorter(of_rows)?;
-        let expected = m.div_ceil(BLOCK).checked_mul(stride(sketcher.layout()));
+        let expected = m.div_ceil(BLOCK).checked_mul(stride(code_bytes(sketcher.layout())));
         // Base logits are read as they lie.
         let aligned = (codes.as_ptr() as usize).is_multiple_of(align_of::<f32>());
         if Some(codes.len()) != expected || !aligned {
@@ -93,8 +94,7 @@ impl Columns {
     /// As the kernels see them.
     #[inline]
     pub fn view(&self) -> ColumnsView<'_> {
-        let layout = self.sketcher.layout();
-        ColumnsView { n: code_bytes(layout), stride: stride(layout), codes: &self.codes }
+        ColumnsView { n: code_bytes(self.sketcher.layout()), codes: &self.codes }
     }
 }
 
@@ -146,9 +146,10 @@ fn code_bytes(layout: &Layout) -> usize {
     layout.counts().iter().zip(WIDTHS).map(|(groups, width)| groups * width * GROUP / 8).sum()
 }
 
-/// Bytes of a block.
-fn stride(layout: &Layout) -> usize {
-    (code_bytes(layout) + 4) * BLOCK
+/// Bytes of a block of rows with so many bytes of codes each.
+#[inline(always)]
+fn stride(n: usize) -> usize {
+    (n + 4) * BLOCK
 }
 
 /// Where the byte of a row lies among those of its block: rows of both halves in turns, because sums of 16 bits are
@@ -162,17 +163,22 @@ pub(crate) fn place(row: usize) -> usize {
 pub struct ColumnsView<'a> {
     /// Bytes of a row's codes.
     pub n: usize,
-    /// Bytes of a block.
-    pub stride: usize,
     /// All blocks.
     pub codes: &'a [u8],
 }
 
 impl<'a> ColumnsView<'a> {
+    /// Number of blocks.
+    #[inline(always)]
+    pub fn blocks(&self) -> usize {
+        self.codes.len() / stride(self.n)
+    }
+
     /// The codes of a block, column by column, and its base logits. Panics if there is no such block.
     #[inline(always)]
     pub fn block(&self, block: usize) -> (&'a [[u8; BLOCK]], &'a [f32; BLOCK]) {
-        let (codes, bases) = self.codes[block * self.stride..][..self.stride].split_at(self.n * BLOCK);
+        let stride = stride(self.n);
+        let (codes, bases) = self.codes[block * stride..][..stride].split_at(self.n * BLOCK);
         let (bases, _) = bytemuck::cast_slice(bases).as_chunks::<BLOCK>();
         (codes.as_chunks::<BLOCK>().0, &bases[0])
     }

@@ -262,7 +262,7 @@ impl Kernel {
     ) {
         assert!(query.fits(&columns), "a query prepared for these columns");
         let end = first.checked_add(out.len());
-        assert!(end.is_some_and(|end| end <= columns.codes.len() / columns.stride), "blocks that exist");
+        assert!(end.is_some_and(|end| end <= columns.blocks()), "blocks that exist");
         dispatch!(self, k => k.scan_blocks(columns, query, first, floor, out));
     }
 }
