@@ -27,7 +27,7 @@ WAYS: dict[str, tuple[str, str | None, bool]] = {
     "scattered": ("auto", None, False),
     'scattered, path="core"': ("auto", "core", False),
     "decode": ("auto", None, True),
-    'decode, path="core-scan"': ("auto", "core-scan", True),
+    'decode, path="core"': ("auto", "core", True),
 }
 """Mode and path of the output layer, and whether tokens are chosen among the candidates alone."""
 

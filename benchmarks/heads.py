@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,21 +93,20 @@ def _head(
     full = index.search(asked, 1, exact=True).labels
     p1 = metrics.precision_at_k(index.search(asked, 1).labels, full, 1)
     weight, queries = torch.from_numpy(W), torch.from_numpy(asked)
+    half, half_queries = weight.bfloat16(), queries.bfloat16()
+    ways: tuple[Callable[[int], object], ...] = (
+        lambda i: torch.nn.functional.linear(queries[i : i + 1], weight).argmax(),
+        lambda i: index.search(asked[i], 1),
+        lambda i: torch.nn.functional.linear(half_queries[i : i + 1], half).argmax(),
+        lambda i: index.search(asked[i], 1),
+    )
     rows = []
     for n in plan["threads"]:
-        spent: dict[str, list[float]] = {"full": [], "ours": []}
         with threads(n), torch.inference_mode():
-            for turn in range(plan["rounds"]):
-                some = range(turn * 20 % len(asked), min(turn * 20 % len(asked) + 20, len(asked)))
-                begin = time.perf_counter()
-                for i in some:
-                    torch.nn.functional.linear(queries[i : i + 1], weight).argmax()
-                spent["full"].append((time.perf_counter() - begin) / len(some))
-                begin = time.perf_counter()
-                for i in some:
-                    index.search(asked[i], 1)
-                spent["ours"].append((time.perf_counter() - begin) / len(some))
-        layer, ours = (float(np.median(values)) for values in spent.values())
+            # In turns: as beside a model's body, a search finds none of its index in the caches.
+            spent = np.array([[_seconds(way, i) for way in ways] for i in range(plan["timed_queries"])])
+        layer, ours, in_half, again = np.median(spent, axis=0)
+        ours = (ours + again) / 2
         rows.append(
             record.HeadRow(
                 body=body["title"],
@@ -114,11 +114,19 @@ def _head(
                 d=body["hidden_size"],
                 threads=n,
                 body_us=seconds[n] * 1e6,
-                layer_us=layer * 1e6,
-                ours_us=ours * 1e6,
+                layer_us=float(layer) * 1e6,
+                half_us=float(in_half) * 1e6,
+                ours_us=float(ours) * 1e6,
                 p1_ratio=p1,
-                layer_share=layer / (layer + seconds[n]),
-                gain=(seconds[n] + layer) / (seconds[n] + ours),
+                layer_share=float(layer / (layer + seconds[n])),
+                gain=float((seconds[n] + layer) / (seconds[n] + ours)),
+                point=run.point(index),
             )
         )
     return rows
+
+
+def _seconds(way: Callable[[int], object], i: int) -> float:
+    begin = time.perf_counter()
+    way(i)
+    return time.perf_counter() - begin

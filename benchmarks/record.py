@@ -282,6 +282,8 @@ class HeadRow(NamedTuple):
     body_us: float
     """A token, without the output layer."""
     layer_us: float
+    half_us: float
+    """The full layer in bfloat16."""
     ours_us: float
     p1_ratio: float
     """Share of test queries whose best label is the full layer's."""
@@ -289,6 +291,8 @@ class HeadRow(NamedTuple):
     """Share of a step that is the full layer."""
     gain: float
     """Tokens a second with the index, by those with the full layer, as these times add up."""
+    point: str
+    """What a search does, as tuned."""
 
 
 class DeviceRow(NamedTuple):

@@ -35,6 +35,7 @@ HEADS = {
     "vocabularies": [1000],
     "queries": 1200,
     "test_queries": 100,
+    "timed_queries": 5,
     "new_tokens": 2,
     "threads": [1],
     "rounds": 1,

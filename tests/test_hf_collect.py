@@ -17,9 +17,12 @@ VOCABULARY = 97
 WIDTH = 16
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llama(VOCABULARY, WIDTH)
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CUDA)])
+def model(request):
+    return tiny_llama(VOCABULARY, WIDTH).to(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +45,10 @@ def naive(model, tokenizer, texts, max_length):
         ids = np.array(tokenizer(text)["input_ids"], np.int64)
         for start in range(0, len(ids) - 1, max_length):
             window = torch.from_numpy(ids[start : min(start + max_length, len(ids) - 1)])[None]
+            window = window.to(model.device)
             with torch.no_grad():
                 states = model.model(input_ids=window, use_cache=False).last_hidden_state
-            hidden.append(states[0].numpy())
+            hidden.append(states[0].cpu().numpy())
         next_ids.append(ids[1:])
     return np.concatenate(hidden), np.concatenate(next_ids)
 
@@ -71,8 +75,10 @@ def test_hidden_states_are_what_the_output_layer_sees(model, tokenizer):
     (text,) = documents([20])
     hidden, _ = collect(model, tokenizer, [text], progress=False)
     with torch.no_grad():
-        logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, :-1].numpy()
-    np.testing.assert_allclose(hidden @ model.lm_head.weight.detach().numpy().T, logits, rtol=1e-4, atol=1e-5)
+        ids = torch.tensor([tokenizer(text)["input_ids"]], device=model.device)
+        logits = model(ids).logits[0, :-1].cpu().numpy()
+    rows = model.lm_head.weight.detach().cpu().numpy()
+    np.testing.assert_allclose(hidden @ rows.T, logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 4, 5, 30, 10_000])

@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from lss_rs.hf import INDEX_FILE, decode, decoding, patch  # noqa: E402
 from lss_rs.torch import LSSLinear, StaleIndexWarning  # noqa: E402
 
 M, D = 211, 16
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+DEVICE = torch.device("cpu")
 SMALL = {
     "vocab_size": M,
     "hidden_size": D,
@@ -32,34 +35,46 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CUDA)], autouse=True)
+def device(request):
+    """Where the models of this module are, test by test."""
+    global DEVICE
+    DEVICE = torch.device(request.param)
+    yield DEVICE
+    DEVICE = torch.device("cpu")
+
+
 def gemma2():
     config = transformers.Gemma2Config(
         **SMALL, head_dim=4, final_logit_softcapping=0.3, query_pre_attn_scalar=4
     )
-    return transformers.Gemma2ForCausalLM(config)
+    return transformers.Gemma2ForCausalLM(config).to(DEVICE)
 
 
 def granite():
-    return transformers.GraniteForCausalLM(transformers.GraniteConfig(**SMALL, logits_scaling=6.0))
+    config = transformers.GraniteConfig(**SMALL, logits_scaling=6.0)
+    return transformers.GraniteForCausalLM(config).to(DEVICE)
 
 
 def cohere():
-    return transformers.CohereForCausalLM(transformers.CohereConfig(**SMALL, logit_scale=0.25))
+    config = transformers.CohereConfig(**SMALL, logit_scale=0.25)
+    return transformers.CohereForCausalLM(config).to(DEVICE)
 
 
 def llama():
-    return tiny_llama(M, D, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    return tiny_llama(M, D, bos_token_id=1, eos_token_id=2, pad_token_id=0).to(DEVICE)
 
 
 def tied():
-    return tiny_llama(M, D, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True)
+    options = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": True}
+    return tiny_llama(M, D, **options).to(DEVICE)
 
 
 MODELS = {"llama": llama, "tied": tied, "gemma2": gemma2, "granite": granite, "cohere": cohere}
 
 
 def prompts(n, length=5, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).integers(3, M, (n, length)))
+    return torch.from_numpy(np.random.default_rng(seed).integers(3, M, (n, length))).to(DEVICE)
 
 
 def states(model, n=900):
@@ -71,11 +86,11 @@ def states(model, n=900):
 def index_of(model, config=None, Y=None):
     config = config or LSSConfig(n_neighbors=3, teacher_top=12)
     index = Index.from_linear(model.get_output_embeddings(), config)
-    return index.fit(states(model), Y, k=5, target=None, progress=False)
+    return index.fit(states(model).cpu(), Y, k=5, target=None, progress=False)
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def made(request):
+def made(request, device):
     torch.manual_seed(0)
     model = MODELS[request.param]().eval()
     return model, index_of(model)
@@ -93,16 +108,16 @@ def index(made):
 
 def allowed(index, special, hidden):
     """Whether each label is a candidate, (n, m)."""
-    indptr, ids = index.candidates(hidden.numpy())
+    indptr, ids = index.candidates(hidden.cpu().numpy())
     known = torch.zeros(len(hidden), M, dtype=torch.bool)
     known[np.repeat(np.arange(len(hidden)), np.diff(indptr)), ids] = True
     known[:, list(special)] = True
-    return known
+    return known.to(DEVICE)
 
 
 def naive(model, index, input_ids, new, processors=(), special=(0, 1, 2)):
     """Greedy search in an obvious loop: no cache, full logits, masked; the model is not patched."""
-    going = torch.ones(len(input_ids), dtype=torch.bool)
+    going = torch.ones(len(input_ids), dtype=torch.bool, device=DEVICE)
     for _ in range(new):
         with torch.no_grad():
             hidden = model.base_model(input_ids).last_hidden_state[:, -1]
@@ -147,25 +162,31 @@ def test_greedy_search_is_a_loop_over_masked_logits(model, index, options, custo
     assert torch.equal(found, expected)
 
 
-def test_the_core_answers_greedy_search(model, index):
+def test_greedy_search_takes_what_is_best_of_all_that_is_listed(model, index):
     with patch(model, index) as patched:
-        found = generate(model, prompts(6), custom_generate=decode)
         patched.head.n_candidates = M
         scattered = generate(model, prompts(6))
-        hidden = model.base_model(prompts(6)).last_hidden_state[:, -1].detach()
-    first = np.where(found[:, 5] <= 2, found[:, 5], index.search(hidden.numpy(), 1).labels[:, 0])
-    np.testing.assert_array_equal(found[:, 5].numpy(), first)
-    assert torch.equal(found[:, 5], scattered[:, 5])
+        assert torch.equal(generate(model, prompts(6), custom_generate=decode), scattered)
+
+
+def test_by_the_core_greedy_search_is_a_search(model, index):
+    with patch(model, index, path="core"):
+        found = generate(model, prompts(6), custom_generate=decode)[:, 5].cpu()
+        hidden = model.base_model(prompts(6)).last_hidden_state[:, -1].detach().cpu()
+    first = np.where(found <= 2, found, index.search(hidden.numpy(), 1).labels[:, 0])
+    np.testing.assert_array_equal(found.numpy(), first)
 
 
 def test_a_cap_on_logits_brings_nothing_back(model, index):
     input_ids = prompts(3)
     with torch.no_grad():
         dense = model(input_ids).logits
+        loss = model(input_ids, labels=input_ids).loss
         hidden = model.base_model(input_ids).last_hidden_state
         with patch(model, index, "lss", path="tables") as patched:
             logits = model(input_ids).logits
-            loss = model(input_ids, labels=input_ids).loss
+            trained = model(input_ids, labels=input_ids)
+            by_place = model(input_ids, None, None, None, None, input_ids)
             pair = model(input_ids, return_dict=False)[0]
             patched.head.mode = "auto"
             whole = model(input_ids).logits
@@ -174,7 +195,9 @@ def test_a_cap_on_logits_brings_nothing_back(model, index):
     assert torch.equal(logits > -torch.inf, known)
     torch.testing.assert_close(logits[known], dense[known])
     assert torch.equal(pair, logits)
-    assert torch.isfinite(loss) or loss == torch.inf
+    for output in (trained, by_place):
+        assert torch.equal(output.loss, loss)
+        assert torch.equal(output.logits, dense)
     assert torch.equal(whole, dense)
     assert torch.equal(last[:, 0] > -torch.inf, known[:, -1])
     torch.testing.assert_close(last[:, 0][known[:, -1]], dense[:, -1][known[:, -1]])
@@ -203,10 +226,11 @@ def test_processors_see_candidates_as_they_would_all_labels(processors, seed, n,
     labels = np.stack([rng.permutation(M)[:count] for _ in range(n)])
     holes = rng.random(labels.shape) < 0.3
     holes[:, 0] = False
-    labels = torch.from_numpy(np.where(holes, -1, labels))
-    logits = torch.from_numpy(rng.permutation(n * count).reshape(n, count).astype(np.float32) / 7 - 3)
-    input_ids = torch.from_numpy(rng.integers(0, M, (n, 30)))
-    full = torch.full((n, M), -torch.inf)
+    labels = torch.from_numpy(np.where(holes, -1, labels)).to(DEVICE)
+    logits = rng.permutation(n * count).reshape(n, count).astype(np.float32) / 7 - 3
+    logits = torch.from_numpy(logits).to(DEVICE)
+    input_ids = torch.from_numpy(rng.integers(0, M, (n, 30))).to(DEVICE)
+    full = torch.full((n, M), -torch.inf, device=DEVICE)
     for row, listed, values in zip(full, labels, logits, strict=True):
         row[listed[listed >= 0]] = values[listed >= 0]
     head = LSSLinear(1, M)
@@ -214,7 +238,7 @@ def test_processors_see_candidates_as_they_would_all_labels(processors, seed, n,
     scores = choice.scores(input_ids, labels, logits)
     known = labels >= 0
     expected = processors(input_ids, full).softmax(-1)
-    found = torch.zeros(n, M)
+    found = torch.zeros(n, M, device=DEVICE)
     for row, listed, values in zip(found, labels, scores.softmax(-1), strict=True):
         row[listed[listed >= 0]] = values[listed >= 0]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
@@ -260,6 +284,7 @@ def test_no_more_is_asked_than_a_choice_depends_on(options, needed):
     model = llama().eval()
     asked = []
     with patch(model, index_of(model)) as patched:
+        generate(model, prompts(2), new=1, custom_generate=decode)  # which looks at the model
         listing = patched.head._listing
         patched.head._listing = lambda k: asked.append(k) or listing(k)
         generate(model, prompts(2), new=2, custom_generate=decode, **options)
@@ -276,13 +301,13 @@ TOP_P_FIRST = transformers.LogitsProcessorList(
 def test_what_is_left_out_has_no_part_in_a_choice(processors, seed):
     """With as many labels as a choice is said to depend on, it is as with all of them."""
     rng = np.random.default_rng(seed)
-    logits = torch.from_numpy(rng.permutation(M).astype(np.float32)[None] / 20)
-    input_ids = torch.from_numpy(rng.integers(0, M, (1, 30)))
+    logits = torch.from_numpy(rng.permutation(M).astype(np.float32)[None] / 20).to(DEVICE)
+    input_ids = torch.from_numpy(rng.integers(0, M, (1, 30))).to(DEVICE)
     k = decoding._needed(processors, sample=True)
     best = logits.topk(k or M)
     choice = decoding._Choice(LSSLinear(1, M), processors, sample=True)
     scores = choice.scores(input_ids, best.indices, best.values).softmax(-1)
-    found = torch.zeros(1, M).scatter_(1, best.indices, scores)
+    found = torch.zeros(1, M, device=DEVICE).scatter_(1, best.indices, scores)
     torch.testing.assert_close(found, processors(input_ids, logits).softmax(-1), atol=1e-6, rtol=1e-4)
 
 
@@ -301,6 +326,7 @@ def test_decode_keeps_to_the_mode(model, index, mode, why):
     input_ids = prompts(5)
     point = index.operating_point
     with patch(model, index, mode, path="tables") as patched:
+        generate(model, input_ids, new=1, custom_generate=decode)  # which looks at the model
         listing = patched.head._listing
         patched.head._listing = lambda k: asked.append(k) or listing(k)
         generate(model, input_ids, custom_generate=decode)
@@ -343,6 +369,63 @@ def test_whatever_else_takes_scattered_logits(model, index, options, caplog):
     if "output_scores" in options:
         assert results[1].scores[0].shape == (3, M)
         assert (results[1].scores[0] == -torch.inf).any()
+
+
+# Models that look at labels
+
+
+class Muted(transformers.LlamaForCausalLM):
+    """As Chameleon does to images, it gives some tokens no chance."""
+
+    def forward(self, *args, **options):
+        out = super().forward(*args, **options)
+        out.logits[..., 5:90] = torch.finfo(out.logits.dtype).min
+        return out
+
+
+class Normal(transformers.LlamaForCausalLM):
+    """Its logits are logarithms of probabilities."""
+
+    def forward(self, *args, **options):
+        out = super().forward(*args, **options)
+        out.logits = out.logits.log_softmax(-1)
+        return out
+
+
+class Shifted(transformers.LlamaForCausalLM):
+    def forward(self, *args, **options):
+        out = super().forward(*args, **options)
+        out.logits = out.logits + torch.linspace(0, 1, M, device=out.logits.device)
+        return out
+
+
+@pytest.mark.parametrize("kind", [Muted, Normal, Shifted])
+@pytest.mark.parametrize("path", [None, "tables"])
+def test_a_model_that_looks_at_labels_gets_all_logits(kind, path, caplog):
+    decoding._said.clear()
+    plain = llama().eval()
+    with torch.no_grad():  # as if it had learned something
+        plain.lm_head.weight *= 50
+    model = kind(plain.config).to(DEVICE).eval()
+    model.load_state_dict(plain.state_dict())
+    with patch(model, index_of(plain), path=path), caplog.at_level(logging.INFO, "lss_rs"):
+        expected = generate(model, prompts(4))
+        assert torch.equal(generate(model, prompts(4), custom_generate=decode), expected)
+        torch.manual_seed(3)
+        sampled = generate(model, prompts(4), do_sample=True)
+        torch.manual_seed(3)
+        assert torch.equal(generate(model, prompts(4), do_sample=True, custom_generate=decode), sampled)
+    assert f"because of what {kind.__name__} does to its logits" in caplog.text
+    if kind is Muted:
+        assert not ((expected[:, 5:] >= 5) & (expected[:, 5:] < 90)).any()
+
+
+def test_a_model_that_treats_logits_alike_is_seen_to(model, index, caplog):
+    decoding._said.clear()
+    with patch(model, index) as patched, caplog.at_level(logging.INFO, "lss_rs"):
+        generate(model, prompts(2), custom_generate=decode)
+        assert patched.head._alike
+    assert not caplog.records
 
 
 # Stopping
@@ -422,6 +505,8 @@ def test_special_ids_come_from_everywhere():
 
 # Patching
 
+SHADOWS = {"save_pretrained", "_upload_modified_files", "_prepare_special_tokens"}
+
 
 def test_what_is_patched_is_put_back(model, index):
     head, forward = model.get_output_embeddings(), len(model._forward_hooks)
@@ -435,7 +520,8 @@ def test_what_is_patched_is_put_back(model, index):
     patched.remove()
     assert model.get_output_embeddings() is head
     assert len(model._forward_hooks) == forward
-    assert not {"save_pretrained", "_prepare_special_tokens"} & vars(model).keys()
+    assert not model._forward_pre_hooks
+    assert not SHADOWS & vars(model).keys()
     assert torch.equal(model(x).logits, dense)
     with pytest.raises(ZeroDivisionError), patch(model, index):
         _ = 1 / 0
@@ -458,7 +544,7 @@ def test_a_model_that_was_resized_is_let_go():
     later.remove()
     assert model.get_output_embeddings() is head
     assert not model._forward_hooks
-    assert not {"save_pretrained", "_prepare_special_tokens"} & vars(model).keys()
+    assert not SHADOWS & vars(model).keys()
 
     model = llama().eval()
     patched = patch(model, index)
@@ -484,7 +570,7 @@ def test_saved_and_loaded(model, index, tmp_path):
         expected = generate(model, prompts(3), custom_generate=decode)
         model.save_pretrained(tmp_path)
     assert (tmp_path / INDEX_FILE).is_file()
-    again = type(model).from_pretrained(tmp_path).eval()
+    again = type(model).from_pretrained(tmp_path).eval().to(DEVICE)
     assert not isinstance(again.get_output_embeddings(), LSSLinear)
     patch(again, tmp_path)
     assert torch.equal(generate(again, prompts(3), custom_generate=decode), expected)
@@ -492,6 +578,40 @@ def test_saved_and_loaded(model, index, tmp_path):
         assert torch.equal(generate(model, prompts(3), custom_generate=decode), expected)
     if model.config.tie_word_embeddings:
         assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("main", [True, False])
+@pytest.mark.parametrize("how", ["by name", "by place"])
+def test_the_main_process_saves(model, index, main, how, tmp_path):
+    with patch(model, index):
+        if how == "by name":
+            model.save_pretrained(save_directory=tmp_path, is_main_process=main)
+        else:
+            model.save_pretrained(tmp_path, main)
+    assert (tmp_path / INDEX_FILE).is_file() == main
+
+
+def test_what_is_uploaded_has_the_index(model, index, tmp_path, monkeypatch):
+    uploaded = []
+
+    def upload(self, working_dir, *_, **__):
+        uploaded.extend(path.name for path in Path(working_dir).iterdir())
+
+    monkeypatch.setattr(type(model), "_upload_modified_files", upload)
+    with patch(model, index):
+        model._upload_modified_files(tmp_path, "me/model", {})
+    assert uploaded == [INDEX_FILE]
+
+
+def test_a_stale_index_is_not_saved(tmp_path):
+    model = llama().eval()
+    with patch(model, index_of(model)):
+        with torch.no_grad():
+            model.lm_head.weight[5] += 1
+        with pytest.warns(StaleIndexWarning, match="no lss_index.safetensors is written"):
+            model.save_pretrained(tmp_path)
+    assert not (tmp_path / INDEX_FILE).exists()
+    assert (tmp_path / "config.json").is_file()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -532,6 +652,7 @@ def test_training_goes_through_the_dense_layer(model, index):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 def test_it_compiles(model, index):
     with patch(model, index, "lss", path="tables"), torch.no_grad():
         expected = model(prompts(2), use_cache=False).logits
@@ -570,7 +691,7 @@ def test_what_does_not_fit_is_named():
         patch(model, index)
     model.lm_head._forward_hooks.clear()
     hooks = pytest.importorskip("accelerate.hooks")
-    hooks.add_hook_to_module(model.lm_head, hooks.AlignDevicesHook("cpu"))
+    hooks.add_hook_to_module(model.lm_head, hooks.AlignDevicesHook(DEVICE))
     with pytest.raises(ValueError, match="'model' must be one whose output layer accelerate does not move"):
         patch(model, index)
     hooks.remove_hook_from_module(model.lm_head)

@@ -180,7 +180,8 @@ def test_halves_are_multiplied_as_they_are(path, asked, dtype, device, name, n, 
     q = torch.from_numpy(layer(n=n, seed=seed)[2]).to(asked)
     Q = q.float().numpy()
     with summing_wide(device):
-        sizes = {"n_rescore": r, "n_candidates": 50, "chunk_bytes": chunk}
+        listed = r if path == "scan" else 50
+        sizes = {"n_rescore": r, "n_candidates": listed, "chunk_bytes": chunk}
         scorer = Scorer(index, W, device, path=path, always=always, **sizes)
         found = scorer.topk(q.to(device), k)
         labels, logits = (part.cpu().numpy() for part in scorer.candidates(q.to(device)))
@@ -189,9 +190,10 @@ def test_halves_are_multiplied_as_they_are(path, asked, dtype, device, name, n, 
     assert found.values.dtype is torch.float32
     # All rows take the place of lists as the documentation says, and of a list that all is asked of never.
     indptr, ids = index.candidates(Q)
-    a_time = min(n, max(1, (chunk or 1 << 30) // (16 * M)))
-    mean = {"tables": np.diff(indptr)[:64].mean() if n > 64 else 0, "scan": max(r, k), "core": 0}[path]
-    everything = asked == dtype != torch.float32 and a_time * mean >= M
+    a_time = max(1, (chunk or 1 << 30) // (16 * M))
+    first = min(64, a_time)
+    mean = {"tables": np.diff(indptr)[:first].mean() if n > first else 0, "scan": max(r, k), "core": 0}[path]
+    everything = asked == dtype != torch.float32 and min(n, a_time) * mean >= M
     for i, query in enumerate(Q.astype(np.float64)):
         mine = labels[i][labels[i] >= 0]
         assert len(set(mine.tolist())) == len(mine)
@@ -207,6 +209,19 @@ def test_halves_are_multiplied_as_they_are(path, asked, dtype, device, name, n, 
         mine = np.arange(M) if everything else mine
         expected = ranked(mine, exact[mine] @ query + b[mine], k)
         agree((found.values[i], found.indices[i]), expected, exact, b, query)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("most", [1, 7, 30, M])
+def test_a_scan_lists_the_best_of_what_it_scores(most, device):
+    index = INDEXES["queries"]
+    W, q = rows_of(index, torch.float32)[0], torch.from_numpy(layer(n=20, seed=2)[2]).to(device)
+    labels, logits = Scorer(index, W, device, path="scan", n_rescore=30, n_candidates=most).candidates(q)
+    assert labels.shape == logits.shape == (20, most)
+    best = Scorer(index, W, device, path="scan", n_rescore=max(30, most)).topk(q, most)
+    order = logits.sort(1, descending=True)
+    torch.testing.assert_close(order.values, best.values)
+    assert torch.equal(labels.gather(1, order.indices), best.indices)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -89,10 +89,12 @@ def _heads(found: Heads) -> str:
             str(row.threads),
             us(row.body_us),
             us(row.layer_us),
+            us(row.half_us),
             f"{row.layer_share:.1%}",
             us(row.ours_us),
             share(row.p1_ratio),
             times(row.gain),
+            row.point,
         ]
         for row in rows
     ]
@@ -102,6 +104,7 @@ def _heads(found: Heads) -> str:
         "threads",
         "body a token",
         "full layer",
+        "in bfloat16",
         "its share",
         "ours",
         "same best label",
@@ -109,9 +112,11 @@ def _heads(found: Heads) -> str:
     return "\n".join(
         [
             "**Projected, SYNTHETIC layers**: rows and queries are planted clusters, which say nothing of",
-            "quality on real data; a body has random weights and real time. The last column is what these",
-            "times add up to.\n",
-            table([*header, "tokens a second, times"], lines),
+            "quality on real data; a body has random weights and real time. Bodies, shares and gains are of",
+            "float32; a gain is what these times add up to. Each search comes after a full layer, which",
+            "leaves nothing of an index in the caches. Its search of one query takes one thread, and torch",
+            "multiplies one row on one, however many there are.\n",
+            table([*header, "tokens a second, times", "a search"], lines),
             measured(head),
         ]
     )

@@ -204,7 +204,7 @@ class Index:
 
     @classmethod
     def from_linear(cls, linear: Any, config: LSSConfig | None = None) -> Self:
-        """Copy a ``torch.nn.Linear``, or anything that has its ``weight`` and ``bias``.
+        """Copy a ``torch.nn.Linear`` on any device, or anything that has its ``weight`` and ``bias``.
 
         Parameters
         ----------
@@ -220,7 +220,12 @@ class Index:
         if missing:
             got = f"a {type(linear).__name__} without {' and '.join(missing)}"
             raise TypeError(message("linear", "a layer with weight and bias, as torch.nn.Linear", got))
-        return cls.from_weights(linear.weight, linear.bias, config)
+        parts = (linear.weight, linear.bias)
+        weight, bias = (
+            part.cpu() if hasattr(part, "cpu") and not getattr(part, "is_meta", False) else part
+            for part in parts
+        )
+        return cls.from_weights(weight, bias, config)
 
     def fit(
         self,

@@ -44,8 +44,9 @@ def decode(
 
     Greedy search and sampling with temperature, top-k, top-p, min-p and repetition penalty look at candidates
     alone; nothing of the size of the vocabulary is sorted or summed. Greedy search asks the index for one
-    label. Beams, any other processor, and scores or logits to be returned take scattered logits, as
-    ``generate`` does without ``custom_generate``; a line on the "lss_rs" logger says so, once. Where the
+    label. Beams, any other processor, scores or logits to be returned, and a model that does not treat all
+    logits alike (which two passes over one token tell, at first) take scattered logits, as ``generate`` does
+    without ``custom_generate``; a line on the "lss_rs" logger says so, once. Where the
     index is stale or exact, or the mode is "dense", the full layer answers, and so it does in mode "auto" in
     training and for more than ``max_positions`` sequences. The step that reads the prompt is one like others.
 
@@ -89,7 +90,10 @@ def decode(
     if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(message("custom_generate", "left out for this generation mode", mode.value))
     reason = "beams" if beams else _why_not(logits_processor, generation_config)
-    if reason is None and head._answers(len(input_ids)):
+    chosen = reason is None and head._answers(len(input_ids))
+    if chosen and not _treats_alike(model, head):
+        reason, chosen = f"what {type(model).__name__} does to its logits", False
+    if chosen:
         choice = _Choice(head, logits_processor, bool(generation_config.do_sample))
         # The choice is made in there; what is left for the loop is to take the largest score.
         arguments["generation_config"] = config = copy.copy(generation_config)
@@ -117,6 +121,33 @@ def _why_not(processors: LogitsProcessorList, config: Any) -> str | None:
     if config.return_dict_in_generate and (config.output_scores or config.output_logits):
         return "output_scores or output_logits"
     return None
+
+
+def _treats_alike(model: PreTrainedModel, head: LSSLinear) -> bool:
+    """Whether a model does to each logit the same, whichever label's it is and whatever the others are.
+
+    It is asked for all logits, then for as many of other labels in another order: no place is out of range
+    for a model that writes to the logits of certain tokens.
+    """
+    if head._alike:
+        return True
+    token = torch.full((1, 1), head.out_features // 2, device=model.device)  # an ordinary one
+
+    def logits_of(labels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), head._listing(labels):
+            out = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
+        logits: torch.Tensor = out.logits.flatten()
+        return logits
+
+    every = torch.arange(head.out_features, device=head.weight.device)
+    try:
+        all_logits = logits_of(every)
+        others = every.flip(0)
+        others[len(others) // 2 :] = all_logits.argmax()
+        head._alike = torch.allclose(logits_of(others), all_logits[others], rtol=1e-4, atol=1e-5)
+    except (TypeError, ValueError, RuntimeError, LookupError):  # it wants to be asked in another way
+        return False
+    return head._alike
 
 
 def _needed(processors: LogitsProcessorList, sample: bool) -> int | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import torch
 
 from lss_rs._arrays import message
 from lss_rs.index import Index
-from lss_rs.torch import LSSLinear
+from lss_rs.torch import LSSLinear, StaleIndexWarning
 from lss_rs.torch.linear import _scatter
 
 if TYPE_CHECKING:
@@ -42,10 +44,14 @@ class Patch:
     def __init__(self, model: PreTrainedModel, head: LSSLinear, before: nn.Linear) -> None:
         self.model, self.head = model, head
         self._before = before
-        self._hook = model.register_forward_hook(functools.partial(_keep_to_candidates, head))
         # Partials, not closures: copied and pickled with the model, they are about the copy.
+        self._hooks = (
+            model.register_forward_pre_hook(functools.partial(_take_all_for_a_loss, head), with_kwargs=True),
+            model.register_forward_hook(functools.partial(_keep_to_candidates, head)),
+        )
         self._shadows = {
             "save_pretrained": functools.partial(_save_pretrained, model),
+            "_upload_modified_files": functools.partial(_upload_modified_files, model),
             "_prepare_special_tokens": functools.partial(_prepare_special_tokens, model),
         }
         for name, shadow in self._shadows.items():
@@ -65,7 +71,8 @@ class Patch:
             self._before.weight, self._before.bias = self.head.weight, self.head.bias
             self._before.train(self.head.training)
             self.model.set_output_embeddings(self._before)
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for name, shadow in self._shadows.items():
             if vars(self.model).get(name) is shadow:  # not that of a later patch
                 delattr(self.model, name)
@@ -90,11 +97,12 @@ def patch(
     Everything that calls the model goes on as before: ``generate`` in all its modes gets logits over the
     whole vocabulary, -inf outside the candidates, also after a model's own soft-capping or scaling of logits.
     With ``custom_generate=lss_rs.hf.decode`` tokens are chosen among the candidates alone. Tokens outside the
-    candidates have probability 0, and probabilities are renormalised over the rest; a perplexity, a loss and
-    the reading of a prompt take the full layer in mode "auto".
+    candidates have probability 0, and probabilities are renormalised over the rest; a perplexity and the
+    reading of a prompt take the full layer in mode "auto", a loss from ``labels`` does in every mode.
 
-    ``model.save_pretrained(folder)`` writes the index beside the weights, as ``lss_index.safetensors``; what
-    it wrote is loaded by ``from_pretrained`` as any other model, and patched by ``patch(model, folder)``.
+    ``model.save_pretrained(folder)`` writes the index beside the weights, as ``lss_index.safetensors``, and
+    with ``push_to_hub`` it is uploaded with them; a stale index is left out, which is warned about. What it
+    wrote is loaded by ``from_pretrained`` as any other model, and patched by ``patch(model, folder)``.
 
     Parameters
     ----------
@@ -108,7 +116,7 @@ def patch(
     special_ids : iterable of int
         Tokens that are scored whatever the index finds, besides the special tokens of the model's
         configurations and of each call of ``generate`` (EOS among them, so that generation stops), and the
-        index's ``always_include``.
+        index's ``always_include``. ``tokenizer.all_special_ids``, if a text may have any of these.
 
     Returns
     -------
@@ -184,9 +192,18 @@ def _prepare_special_tokens(
     return type(model)._prepare_special_tokens(model, generation_config, *args, **options)
 
 
+def _take_all_for_a_loss(
+    head: LSSLinear, model: PreTrainedModel, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Let the full layer answer where there are labels: a loss over the candidates alone would be another."""
+    if len(inputs) > 1:
+        options = inspect.signature(type(model).forward).bind_partial(model, *inputs, **options).arguments
+    head._whole = options.get("labels") is not None
+
+
 def _keep_to_candidates(head: LSSLinear, _model: object, _inputs: object, output: Any) -> Any:
     """Make logits -inf outside the candidates once more: a cap that is a tanh has made them finite."""
-    labels = head._listed
+    labels, head._whole = head._listed, False
     if labels is None or head._compact is not None:
         return output
     head._listed = None
@@ -215,12 +232,30 @@ def _at_candidates(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return kept.reshape(logits.shape)
 
 
-def _save_pretrained(
-    model: PreTrainedModel, save_directory: str | os.PathLike[str], *args: Any, **options: Any
-) -> Any:
+def _save_pretrained(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
     """Save a model as it does itself, and the index beside it."""
-    done = type(model).save_pretrained(model, save_directory, *args, **options)
-    head = model.get_output_embeddings()
-    if isinstance(head, LSSLinear) and head.index is not None and options.get("is_main_process", True):
-        head.index.save(Path(save_directory) / INDEX_FILE)
+    method = type(model).save_pretrained
+    done = method(model, *args, **options)
+    given = inspect.signature(method).bind(model, *args, **options).arguments
+    if given.get("is_main_process", True):
+        _save_index(model, given["save_directory"])
     return done
+
+
+def _upload_modified_files(
+    model: PreTrainedModel, working_dir: str | os.PathLike[str], *args: Any, **options: Any
+) -> Any:
+    """Upload what was saved, as the model does itself, and the index."""
+    _save_index(model, working_dir)
+    return type(model)._upload_modified_files(model, working_dir, *args, **options)
+
+
+def _save_index(model: PreTrainedModel, folder: str | os.PathLike[str]) -> None:
+    head = model.get_output_embeddings()
+    if not isinstance(head, LSSLinear) or head.index is None:
+        return
+    if head._same(head.index):
+        head.index.save(Path(folder) / INDEX_FILE)
+    else:
+        text = f"The weights are not those that the index was made from: no {INDEX_FILE} is written."
+        warnings.warn(text, StaleIndexWarning, stacklevel=3)

@@ -164,8 +164,8 @@ def collect(
     ValueError
         If a number is below 1, `max_length` is beyond the model's positions, the model is an
         encoder-decoder, its output layer does not read the base model's output (there is a module between
-        them, or a factor), no document has two tokens, or `folder` holds what another model, other settings
-        or other texts gave.
+        them, or a factor), no document has two tokens, or `folder` holds what another model, tokenizer, other
+        settings or other texts gave.
 
     Examples
     --------
@@ -281,6 +281,7 @@ def _write_shards(
     path = folder / _MANIFEST
     recipe = {
         "model": _checksum(reader.model),
+        "tokenizer": _tokenizer_checksum(reader.tokenizer),
         "max_length": reader.max_length,
         "shard_tokens": shard_tokens,
     }
@@ -346,6 +347,18 @@ def _checksum(model: PreTrainedModel) -> str:
         some = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)]
         digest.update(name.encode() + some.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _tokenizer_checksum(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Tell tokenizers apart by all that makes tokens of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        parts: Any = tokenizer.get_vocab()
+    else:
+        parts = json.loads(backend.to_str())
+        for of_the_last_call in ("truncation", "padding"):
+            parts.pop(of_the_last_call, None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_model(model: PreTrainedModel, max_length: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,11 +13,10 @@ from torch import nn
 
 from lss_rs._arrays import as_count, message
 from lss_rs.index import Index
+from lss_rs.torch._rounding import ROUNDINGS, Roundings, roundings
 from lss_rs.torch.scorer import CANDIDATES, CHUNK_BYTES, DTYPES, PATHS, Path, Scorer, _scans
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from typing_extensions import Self
 
 Mode = Literal["auto", "lss", "dense"]
@@ -53,7 +52,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
     Attributes
     ----------
     n_candidates : int
-        On the CPU, labels that a forward pass scores a query, at most; 4,096.
+        Labels that a forward pass scores a query, at most, but by path "tables"; 4,096.
     max_positions : int
         Mode "auto" is dense for more positions in one call; 64.
     always : tuple of int
@@ -108,9 +107,9 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             loss, the verifying of drafts) or there are more than ``max_positions``; from the index elsewhere.
             "lss": from the index wherever it is sound. "dense": never.
         path : {"core", "core-scan", "tables", "scan"}, optional
-            As for :class:`Scorer`. By default, for weights on the CPU "core" where a few best labels are
-            asked for, as by :meth:`topk` and a greedy decoder, and "core-scan" where all that is probable is;
-            "tables" elsewhere.
+            As for :class:`Scorer`. By default, for weights on the CPU "core" where :meth:`topk` asks, as
+            :meth:`Index.search` would answer, and "core-scan" for what chooses among logits; "scan" on other
+            devices. Without sketches, or of rows, an index answers by "core", and there by "tables".
 
         Raises
         ------
@@ -149,15 +148,17 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         # What a generation asks for besides: its special tokens may be none of the model's.
         self._called: tuple[int, ...] = ()
         self._index: Index | None = None
-        self._coarsest = 0.0
         self._checked: tuple[Any, ...] | None = None
         self._sound = False
         self._scorers: tuple[tuple[Any, ...], dict[Path, Scorer]] | None = None
         # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
-        # gave logits; which these were; and whether, and how many, it wants of them alone.
-        self._watched = False
+        # gave logits; which these were; whether it wants all of them, for a loss; and whether it wants some
+        # alone, and how many or which.
+        self._watched = self._whole = False
+        # Whether the model was seen to treat all logits alike.
+        self._alike = False
         self._listed: torch.Tensor | None = None
-        self._compact: tuple[int | None] | None = None
+        self._compact: tuple[int | torch.Tensor | None] | None = None
 
     @property
     def mode(self) -> Mode:
@@ -217,7 +218,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         if (index.m, index.d) != shape:
             raise ValueError(message("index", f"of {shape[0]} rows of {shape[1]}", f"{index.m} of {index.d}"))
         _ = index.operating_point  # raises where nothing is fitted
-        self._index, self._coarsest, self._checked, self._scorers = index, self._rounding(), None, None
+        self._index, self._checked, self._scorers = index, None, None
         self._usable()
         return self
 
@@ -227,11 +228,6 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return index
 
     # Whether the index is that of these weights
-
-    def _rounding(self) -> float:
-        """Relative error that the weights' dtype makes, as much as single precision's at least."""
-        eps: float = torch.finfo(self.weight.dtype).eps
-        return eps
 
     def _key(self) -> tuple[Any, ...]:
         """Change whenever a parameter is written to or moved: a fingerprint that costs nothing.
@@ -252,7 +248,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         Warns
         -----
         StaleIndexWarning
-            If they differ by more than rounding to half precision that either went through.
+            If they differ by anything but roundings to half precision that either went through.
         """
         self._checked = None
         return self._usable()
@@ -274,29 +270,24 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return self._sound
 
     def _same(self, index: Index) -> bool:
-        """Whether the weights are the index's rows, but for roundings that they or it went through."""
-        eps = max(self._coarsest, torch.finfo(DTYPES[index.dtype]).eps)
-        # Equal, where nothing was rounded; and what is subnormal in half precision is off by its own step.
-        relative, absolute = (0.0, 0.0) if eps < 1e-6 else (eps, 1e-7)
-        weight = self.weight.detach()
+        """Whether the weights are the index's rows, but for roundings that they or it went through.
 
-        def near(mine: torch.Tensor, theirs: NDArray[np.float32]) -> bool:
-            there = torch.from_numpy(theirs).to(mine.device)
-            return bool(torch.isclose(mine.float(), there, rtol=relative, atol=absolute).all())
-
-        bias = index._core.bias
-        if not (near(self.bias.detach(), bias) if self.bias is not None else not bias.any()):
+        The same roundings everywhere: a change of one unit in the last place is found.
+        """
+        ways: Iterable[Roundings] = ROUNDINGS
+        stored = DTYPES[index.dtype]
+        bias = torch.from_numpy(index._core.bias)
+        if self.bias is not None:
+            ways = roundings(self.bias.detach(), bias, torch.float32, ways)
+        elif bias.any():
             return False
+        weight = self.weight.detach()
         for lo in range(0, index.m, _BLOCK):
             part = weight[lo : lo + _BLOCK]
-            if not near(part, index._core.rows(lo, len(part))):
+            ways = roundings(part, torch.from_numpy(index._core.rows(lo, len(part))), stored, ways)
+            if not ways:
                 return False
         return True
-
-    def _apply(self, *arguments: Any, **options: Any) -> Self:
-        super()._apply(*arguments, **options)
-        self._coarsest = max(self._coarsest, self._rounding())
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Addresses and tensors of a scorer mean nothing in a copy.
@@ -316,8 +307,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return self._usable() and self._index is not None and not self._index.operating_point.exact
 
     @contextmanager
-    def _listing(self, k: int | None) -> Iterator[None]:
-        """Give a decoder the k best logits of the last position, or those of all candidates.
+    def _listing(self, k: int | torch.Tensor | None) -> Iterator[None]:
+        """Give a decoder the k best logits of the last position, those of all candidates, or of labels (c,).
 
         While it lasts, they are in single precision, and ``_listed`` says whose they are.
         """
@@ -338,9 +329,10 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         -------
         Tensor of the same dtype, shape (..., out_features)
             From an index, -inf outside its candidates: a softmax over it is renormalised over these, and a
-            perplexity needs mode "dense". A query without candidates gets all logits.
+            perplexity needs mode "dense". A query without candidates gets all logits. Under autocast, of its
+            dtype.
         """
-        if self._compact is None and self._dense_for(x):
+        if self._compact is None and (self._whole or self._dense_for(x)):
             self._listed = None
             return super().forward(x)
         if torch.compiler.is_compiling():  # what looks at an index is no graph: there is a break in it
@@ -366,13 +358,14 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._compact is not None:
                 return self._few(x[..., -1:, :])
             queries = x.reshape(-1, self.in_features)
-            scorer = self._scores(None)
+            scorer = self._scores(best=False)
             labels, logits, none = scorer._candidates(queries)
-            out = torch.full((len(queries), self.out_features), -torch.inf, dtype=x.dtype, device=x.device)
-            _scatter(out, labels.to(x.device), logits.to(x))
+            dtype = _dtype_of_products(x)
+            out = torch.full((len(queries), self.out_features), -torch.inf, dtype=dtype, device=x.device)
+            _scatter(out, labels.to(x.device), logits.to(out))
             if self._any(none, scorer):
                 rows = none.to(x.device)
-                out[rows] = super().forward(queries[rows]).to(x.dtype)
+                out[rows] = super().forward(queries[rows]).to(dtype)
                 labels = None  # these have no list to keep to
             self._listed = labels if self._watched else None
             return out.reshape(*x.shape[:-1], self.out_features)
@@ -381,7 +374,11 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         """Logits (..., 1, c) of the labels that ``_listed`` names, for a decoder that scatters nothing."""
         assert self._compact is not None
         (k,) = self._compact
-        scorer, queries = self._scores(k), x.reshape(-1, self.in_features)
+        queries = x.reshape(-1, self.in_features)
+        if isinstance(k, torch.Tensor):
+            self._listed = k.expand(len(queries), -1)
+            return super().forward(x).float()[..., k]
+        scorer = self._scores(best=False)
         if k is None:
             labels, logits, none = scorer._candidates(queries)
         else:
@@ -405,8 +402,9 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         -------
         (values, indices)
             As ``torch.topk`` of the dense layer's output returns them, (..., k): logits in the dtype of x,
-            best first, and int64 labels. A position for which the index finds fewer than k labels is answered
-            by the full layer, as is everything in mode "dense", in training, and with an exact index.
+            best first, and int64 labels; under autocast, in its dtype. A position for which the index finds
+            fewer than k labels is answered by the full layer, as is everything in mode "dense", in training,
+            and with an exact index.
 
         Raises
         ------
@@ -421,9 +419,9 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._mode == "dense" or (self._mode == "auto" and self.training) or not self._spares():
                 values, labels = self._full_topk(queries, k)
             else:
-                scorer = self._scores(k)
+                scorer = self._scores(best=True)
                 values, labels, none = (part.to(x.device) for part in scorer._topk(queries, k))
-                values = values.to(x.dtype)
+                values = values.to(_dtype_of_products(x))
                 short = none | (labels[:, -1] < 0)
                 if self._any(short, scorer):
                     values[short], labels[short] = self._full_topk(queries[short], k)
@@ -436,7 +434,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         return scorer.path != "scan" and bool(short.any())
 
     def _full_topk(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        values = torch.empty((len(queries), k), dtype=queries.dtype, device=queries.device)
+        dtype = _dtype_of_products(queries)
+        values = torch.empty((len(queries), k), dtype=dtype, device=queries.device)
         labels = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
         step = max(1, CHUNK_BYTES // (4 * self.out_features))
         for lo in range(0, len(queries), step):
@@ -444,11 +443,11 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             values[part], labels[part] = super().forward(queries[part]).topk(k, dim=1)
         return values, labels
 
-    def _scores(self, k: int | None) -> Scorer:
+    def _scores(self, best: bool) -> Scorer:
         """Make a scorer of the present weights and index, or keep the one that there is.
 
-        For a few best labels on the CPU, the index answers as ever; where all that is probable is asked for,
-        its sketches leave out less than its tables.
+        For the best labels on the CPU, the index answers as ever. Where logits are chosen among, its sketches
+        leave out less than its tables; and a text goes on from its first other token, however rare one is.
         """
         index = self._index
         assert index is not None
@@ -459,10 +458,9 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         if self._path is not None:
             path = self._path
         elif self.weight.device.type != "cpu":
-            path = "tables"
+            path = "scan" if index.params["sketch_bytes"] else "tables"
         else:
-            few = k is not None and k <= index.operating_point.n_rescore
-            path = "core" if few or not _scans(index) else "core-scan"
+            path = "core" if best or not _scans(index) else "core-scan"
         scorers = self._scorers[1]
         if path not in scorers:
             dtype = self.weight.dtype if self.weight.dtype in DTYPES.values() else torch.float32
@@ -480,6 +478,15 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
     def extra_repr(self) -> str:
         """Return what ``nn.Linear`` says of itself, the mode, and whether there is an index."""
         return f"{super().extra_repr()}, mode={self._mode!r}, index={self._index!r}"
+
+
+def _dtype_of_products(x: torch.Tensor) -> torch.dtype:
+    """Return the dtype that a linear layer gives: that of x, or of autocast where it is on."""
+    kind = x.device.type
+    if x.dtype is not torch.float64 and torch.is_autocast_enabled(kind):
+        dtype: torch.dtype = torch.get_autocast_dtype(kind)
+        return dtype
+    return x.dtype
 
 
 def _scatter(out: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> None:

@@ -76,13 +76,15 @@ class Scorer:
     always : sequence of int
         Labels that are scored for every query, whatever the index finds. Their rows are copied.
     n_candidates : int
-        With ``path="core"`` and "core-scan", what :meth:`candidates` lists at most.
+        What :meth:`candidates` lists at most of what the index finds, the best; but with ``path="tables"``,
+        which lists all.
     n_coordinates : int, optional
         With ``path="scan"``, leading coordinates that an estimate has, at most as many as sketches know: what
         a scan reads of each row. By default a quarter of d, but at least 128.
     n_rescore : int, optional
-        With ``path="scan"``, rows scored a query. By default 1,024, or the operating point's ``n_scan`` where
-        that is more: estimates from fewer coordinates than a sketch has need more.
+        With ``path="scan"``, rows scored a query, or as many as are asked for if more. By default 1,024, or
+        the operating point's ``n_scan`` where that is more: estimates from fewer coordinates than a sketch
+        has need more.
     chunk_bytes : int, optional
         Memory that scoring may take beside the rows, the queries and the answers: batches are cut to it. One
         query takes what it needs. By default 256 MiB, or on CUDA a sixteenth of what is free now if more.
@@ -342,7 +344,7 @@ class Scorer:
 
     def _by_tables(self, queries: torch.Tensor, host: NDArray[np.float32], k: int | None) -> Iterator[_Chunk]:
         """Score the candidates of the index."""
-        start, step = 0, _FIRST_BLOCK
+        start, step = 0, min(_FIRST_BLOCK, max(1, self.chunk_bytes // (16 * self.index.m)))
         place_bytes = self._place_bytes(queries)
         while start < len(queries):
             block = queries[start : start + step]
@@ -367,8 +369,8 @@ class Scorer:
 
     def _by_scan(self, queries: torch.Tensor, k: int | None) -> Iterator[_Chunk]:
         """Estimate all rows, and score the most promising."""
-        m = self.index.m
-        r = min(max(self.n_rescore, k or 1), m)
+        m, most = self.index.m, self.n_candidates if k is None else k
+        r = min(max(self.n_rescore, most), m)
         if self._rather_all(queries, r, k):
             yield from self._by_rows(queries)
             return
@@ -379,7 +381,11 @@ class Scorer:
             # Where sums are wide they come so: half precision would confuse the most promising.
             estimates = by_all(self._rows, z) if self._halves else (z @ self._rows.T).float()
             ids = estimates.add_(self._base).topk(r, dim=1, sorted=False).indices
-            yield self._besides(part, ids, by_each(self.W[ids], part).add_(self.b[ids]))
+            logits = by_each(self.W[ids], part).add_(self.b[ids])
+            if k is None and most < r:
+                logits, best = logits.topk(most, dim=1)
+                ids = ids.gather(1, best)
+            yield self._besides(part, ids, logits)
 
 
 def _spare_bytes(device: torch.device) -> int:

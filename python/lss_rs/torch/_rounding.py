@@ -1,0 +1,55 @@
+"""Whether weights are rows that were rounded, and to what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+Roundings = tuple[torch.dtype, ...]
+
+ROUNDINGS: tuple[Roundings, ...] = (
+    (),
+    (torch.float16,),
+    (torch.bfloat16,),
+    (torch.float16, torch.bfloat16),
+    (torch.bfloat16, torch.float16),
+)
+"""What weights may have gone through since rows were made of them: halves, in this order."""
+
+
+def roundings(
+    weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, ways: Iterable[Roundings]
+) -> list[Roundings]:
+    """Keep those ways in which weights may have become what they are.
+
+    Parameters
+    ----------
+    weights : Tensor of float
+    rows : Tensor of float32
+        What was made of the weights once, by rounding to ``stored``.
+    stored : torch.dtype
+        float32, float16 or bfloat16.
+    ways : iterable of roundings
+
+    Returns
+    -------
+    list of roundings
+        Empty where the weights were changed: by one unit in the last place of one of them, say.
+    """
+    rows = rows.to(weights.device)
+    return [way for way in ways if _agree(weights, rows, stored, way)]
+
+
+def _agree(weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, way: Roundings) -> bool:
+    if not way:
+        return bool(torch.equal(weights.to(stored).float(), rows))
+    # The weights were within half a unit of the rows' last place, and rounding keeps the order of numbers.
+    half: torch.Tensor | float = 0.0
+    if stored is not torch.float32:
+        unit = torch.finfo(stored)
+        half = rows.abs().mul_(unit.eps / 2).clamp_(min=unit.smallest_normal * unit.eps / 2)
+    least, most = rows - half, rows + half
+    for dtype in (*way, weights.dtype):
+        least, most = least.to(dtype), most.to(dtype)
+    return bool(((weights >= least) & (weights <= most)).all())
