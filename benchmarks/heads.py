@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -13,7 +13,10 @@ from benchmarks import record, run
 from benchmarks.bundles.scale import CLUSTERS, ROWS_A_CLUSTER, SEED, Planter
 from benchmarks.definitions import read_toml
 from benchmarks.generate import threads
-from lss_rs import Index, metrics
+from lss_rs import Index
+
+if TYPE_CHECKING:
+    from lss_rs.torch.scorer import Path
 
 __all__ = ["DEFINITION", "measure"]
 
@@ -88,41 +91,56 @@ def _head(
     """Time a layer and an index of it, one query at a time, in turns."""
     import torch
 
+    from lss_rs.torch import LSSLinear
+
     W, Q, asked = _layer(m, body["hidden_size"], plan)
     index = Index.from_weights(W).fit(Q, progress=False)
-    full = index.search(asked, 1, exact=True).labels
-    p1 = metrics.precision_at_k(index.search(asked, 1).labels, full, 1)
     weight, queries = torch.from_numpy(W), torch.from_numpy(asked)
+    linear = torch.nn.Linear(weight.shape[1], m, bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(weight)
+    # As a greedy decoder asks, a position at a time.
+    heads = {path: LSSLinear.from_linear(linear, index, "lss", path=path) for path in (None, "core")}
     half, half_queries = weight.bfloat16(), queries.bfloat16()
+
+    def best(path: Path | None, i: int) -> int:
+        with heads[path]._listing(1):
+            heads[path](queries[i : i + 1, None])
+            listed: Any = heads[path]._listed
+        return int(listed[0, 0])
+
     ways: tuple[Callable[[int], object], ...] = (
         lambda i: torch.nn.functional.linear(queries[i : i + 1], weight).argmax(),
-        lambda i: index.search(asked[i], 1),
+        lambda i: best(None, i),
         lambda i: torch.nn.functional.linear(half_queries[i : i + 1], half).argmax(),
-        lambda i: index.search(asked[i], 1),
+        lambda i: best("core", i),
     )
     rows = []
-    for n in plan["threads"]:
-        with threads(n), torch.inference_mode():
-            # In turns: as beside a model's body, a search finds none of its index in the caches.
-            spent = np.array([[_seconds(way, i) for way in ways] for i in range(plan["timed_queries"])])
-        layer, ours, in_half, again = np.median(spent, axis=0)
-        ours = (ours + again) / 2
-        rows.append(
-            record.HeadRow(
-                body=body["title"],
-                m=m,
-                d=body["hidden_size"],
-                threads=n,
-                body_us=seconds[n] * 1e6,
-                layer_us=float(layer) * 1e6,
-                half_us=float(in_half) * 1e6,
-                ours_us=float(ours) * 1e6,
-                p1_ratio=p1,
-                layer_share=float(layer / (layer + seconds[n])),
-                gain=float((seconds[n] + layer) / (seconds[n] + ours)),
-                point=run.point(index),
+    with torch.inference_mode():
+        full = index.search(asked, 1, exact=True).labels[:, 0]
+        same = {path: np.mean([best(path, i) == label for i, label in enumerate(full)]) for path in heads}
+        for n in plan["threads"]:
+            with threads(n):
+                # In turns: as beside a model's body, a search finds none of its index in the caches.
+                spent = np.array([[_seconds(way, i) for way in ways] for i in range(plan["timed_queries"])])
+            layer, ours, in_half, core = map(float, np.median(spent, axis=0))
+            rows.append(
+                record.HeadRow(
+                    body=body["title"],
+                    m=m,
+                    d=body["hidden_size"],
+                    threads=n,
+                    body_us=seconds[n] * 1e6,
+                    layer_us=layer * 1e6,
+                    half_us=in_half * 1e6,
+                    ours_us=ours * 1e6,
+                    same=float(same[None]),
+                    core_us=core * 1e6,
+                    core_same=float(same["core"]),
+                    layer_share=layer / (layer + seconds[n]),
+                    gain=(seconds[n] + layer) / (seconds[n] + ours),
+                    point=run.point(index),
+                )
             )
-        )
     return rows
 
 

@@ -285,8 +285,12 @@ class HeadRow(NamedTuple):
     half_us: float
     """The full layer in bfloat16."""
     ours_us: float
-    p1_ratio: float
+    """A greedy decoder's step, as a patched model takes it."""
+    same: float
     """Share of test queries whose best label is the full layer's."""
+    core_us: float
+    core_same: float
+    """The same with path "core"."""
     layer_share: float
     """Share of a step that is the full layer."""
     gain: float

@@ -1,6 +1,8 @@
 """collect against the obvious loop: one document at a time, one window at a time."""
 
+import copy
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from conftest import tiny_llama  # noqa: E402
 from lss_rs import Index  # noqa: E402
-from lss_rs.hf import Shards, collect  # noqa: E402
+from lss_rs.hf import Shards, collect, states  # noqa: E402
 
 VOCABULARY = 97
 WIDTH = 16
@@ -298,6 +300,42 @@ def test_what_was_interrupted_goes_on(model, tokenizer, tmp_path, monkeypatch):
     assert read == []
 
 
+def test_a_long_document_is_cut_into_shards(model, tokenizer, tmp_path, monkeypatch):
+    texts = documents([3, 400, 20, 300, 7])
+    options = {"max_length": 8, "progress": False}
+    read, left = states._Reader.states, []
+
+    def until(self, windows):
+        if not left:
+            raise InterruptionError
+        left.pop()
+        return read(self, windows)
+
+    expected = collect(model, tokenizer, texts, **options)
+    monkeypatch.setattr(states._Reader, "states", until)
+    for more in (1, 4, 0, 3, 2):
+        left.extend(range(more))
+        with pytest.raises(InterruptionError):
+            collect(model, tokenizer, texts, folder=tmp_path, shard_tokens=30, **options)
+    assert len(Shards(tmp_path)) == 10
+    with pytest.raises(ValueError, match="begin with the documents"):
+        collect(model, tokenizer, [texts[0], texts[3]], folder=tmp_path, shard_tokens=30, **options)
+    left.extend(range(100))
+    shards = collect(model, tokenizer, texts, folder=tmp_path, shard_tokens=30, **options)
+    assert all(30 <= len(ids) < 30 + 8 for _, ids in shards[:-1])
+    np.testing.assert_array_equal(everything(shards)[1], expected[1])
+    np.testing.assert_allclose(everything(shards)[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_tokenizers_without_a_backend_are_told_apart():
+    def slow(**settings):
+        return SimpleNamespace(init_kwargs=settings, get_vocab=lambda: {"a": 0, "b": 1})
+
+    found = {states._tokenizer_checksum(slow(**settings)) for settings in ({}, {"add_bos_token": True})}
+    assert len(found) == 2
+    assert states._tokenizer_checksum(slow()) in found
+
+
 @pytest.mark.parametrize("limits", [(10, 45), (45, 45), (45, None), (30, 200), (45, 10)])
 def test_more_tokens_go_on_from_fewer(model, tokenizer, tmp_path, limits):
     texts = documents(LENGTHS)
@@ -330,13 +368,20 @@ def test_a_folder_of_something_else_is_refused(model, tokenizer, tmp_path):
         collect(model, tokenizer, texts[1:], **options)
     with pytest.raises(ValueError, match="begin with the documents"):
         collect(model, tokenizer, texts[:3], **options)
-    with pytest.raises(ValueError, match="what this model gave with these settings"):
+    with pytest.raises(ValueError, match="what this model and tokenizer gave with"):
         collect(model, tokenizer, texts, **options | {"max_length": 4})
     other = tiny_llama(VOCABULARY, WIDTH)
     with torch.no_grad():
         other.model.embed_tokens.weight.mul_(2)
-    with pytest.raises(ValueError, match="what this model gave"):
+    with pytest.raises(ValueError, match="what this model and"):
         collect(other, tokenizer, texts, **options)
+    renamed = copy.deepcopy(tokenizer)
+    renamed.add_tokens(["w3 w4"])
+    with pytest.raises(ValueError, match="what this model and tokenizer"):
+        collect(model, renamed, texts, **options)
+    tokenizer.pad_token = "w0"
+    tokenizer(["w1", "w2 w3"], padding=True, truncation=True, max_length=7)  # which leaves its traces
+    assert collect(model, tokenizer, texts, **options).n == sum(max(n - 1, 0) for n in LENGTHS)
     with pytest.raises(ValueError, match="document of at least two tokens"):
         collect(model, tokenizer, ["", "w1"], **options | {"folder": tmp_path / "none"})
 

@@ -4,6 +4,7 @@ import copy
 import logging
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_greedy_search_is_a_loop_over_masked_logits(model, index, options, custo
     lengths = {"no_repeat_ngram_size": transformers.NoRepeatNGramLogitsProcessor(1)}
     processors = {
         "repetition_penalty": transformers.RepetitionPenaltyLogitsProcessor(1.7),
-        "min_new_tokens": transformers.MinNewTokensLengthLogitsProcessor(5, 4, [2]),
+        "min_new_tokens": transformers.MinNewTokensLengthLogitsProcessor(5, 4, [2], DEVICE),
         **lengths,
     }
     expected = naive(model, index, input_ids, 8, [processors[name] for name in options])
@@ -201,6 +202,23 @@ def test_a_cap_on_logits_brings_nothing_back(model, index):
     assert torch.equal(whole, dense)
     assert torch.equal(last[:, 0] > -torch.inf, known[:, -1])
     torch.testing.assert_close(last[:, 0][known[:, -1]], dense[:, -1][known[:, -1]])
+
+
+def test_a_cap_brings_nothing_back_beside_queries_without_candidates():
+    model = gemma2().eval()
+    rows = LSSConfig(fill="rows", method="simhash", n_bits=9, n_tables=1, n_probes=1, sketch_bytes=0)
+    index = index_of(model, rows)
+    x = prompts(60)
+    with torch.no_grad():
+        dense = model(x, logits_to_keep=1).logits[:, 0]
+        hidden = model.base_model(x).last_hidden_state[:, -1]
+        none = torch.from_numpy(np.diff(index.candidates(hidden.cpu().numpy())[0]) == 0).to(DEVICE)
+        with patch(model, index, path="tables"):
+            logits = model(x, logits_to_keep=1).logits[:, 0]
+    assert 0 < none.sum() < len(x)
+    assert torch.equal(logits > -torch.inf, allowed(index, (0, 1, 2), hidden) | none[:, None])
+    known = logits > -torch.inf
+    torch.testing.assert_close(logits[known], dense[known])
 
 
 # Choosing
@@ -353,6 +371,38 @@ BEAMS = {
 }
 
 
+class Masked(torch.nn.Linear):
+    """An output layer in an obvious way: all logits, then -inf outside the candidates."""
+
+    def forward(self, x):
+        known = allowed(self.index, (0, 1, 2), x.reshape(-1, D)).reshape(*x.shape[:-1], M)
+        return super().forward(x).masked_fill(~known, -torch.inf)
+
+
+@pytest.mark.parametrize("custom", [None, decode], ids=["scattered", "decode"])
+@pytest.mark.parametrize("name", ["beams", "banned words"])
+def test_beams_are_those_of_masked_logits(name, custom):
+    model, reference = llama().eval(), llama().eval()
+    masked = Masked(D, M, bias=False)
+    masked.weight, masked.index = reference.lm_head.weight, index_of(model)
+    reference.lm_head = masked
+    expected = generate(reference, prompts(3), **BEAMS[name])
+    with patch(model, masked.index, path="tables"):
+        found = generate(model, prompts(3), custom_generate=custom, **BEAMS[name])
+    assert torch.equal(found, expected)
+
+
+def test_drafts_are_verified_by_the_full_layer():
+    model = llama().eval()
+    start = prompts(1).repeat(1, 4)
+    expected = generate(model, start, new=20, prompt_lookup_num_tokens=3)
+    with patch(model, index_of(model)) as patched:
+        patched.head.n_candidates = M
+        assert torch.equal(generate(model, start, new=20, prompt_lookup_num_tokens=3), expected)
+        with pytest.raises(ValueError, match="'custom_generate' must be left out for this generation mode"):
+            generate(model, start, prompt_lookup_num_tokens=3, custom_generate=decode)
+
+
 @pytest.mark.parametrize("options", BEAMS.values(), ids=BEAMS)
 def test_whatever_else_takes_scattered_logits(model, index, options, caplog):
     decoding._said.clear()
@@ -426,6 +476,64 @@ def test_a_model_that_treats_logits_alike_is_seen_to(model, index, caplog):
         generate(model, prompts(2), custom_generate=decode)
         assert patched.head._alike
     assert not caplog.records
+
+
+def test_training_is_no_reason_to_look_at_all_logits():
+    model = llama().eval()
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    with patch(model, index_of(model), "lss", path="tables") as patched:
+        model.train()
+        generate(model, prompts(4), custom_generate=decode)
+        assert patched.head._alike
+        assert all(module.training for module in model.modules())
+
+
+def test_labels_are_seen_in_any_place():
+    plain = llama().eval()
+    model = Muted(plain.config).to(DEVICE).eval()
+    model.load_state_dict(plain.state_dict())
+    x = prompts(3)
+    with torch.no_grad():
+        loss = model(x, labels=x).loss
+        with patch(model, index_of(plain), "lss", path="tables") as patched:
+            assert torch.equal(model(x, torch.ones_like(x), labels=x).loss, loss)
+            if DEVICE.type == "cpu":  # another device would not live on
+                with pytest.raises(IndexError):
+                    model(x + M, labels=x)
+            assert (patched.head(torch.randn(3, D, device=DEVICE)) == -torch.inf).any()
+
+
+# Processors that look at labels
+
+
+class Cubed(transformers.LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores**3
+
+
+OTHERS = {
+    "allowed": {"prefix_allowed_tokens_fn": lambda *_: [150, 151, 152]},
+    "biased": {"sequence_bias": {(150,): 100.0}},
+    "the caller's": {"logits_processor": transformers.LogitsProcessorList([Cubed()])},
+}
+
+
+@pytest.mark.parametrize("custom", [None, decode], ids=["scattered", "decode"])
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+def test_processors_that_may_choose_others_get_all_logits(model, index, options, custom, caplog):
+    decoding._said.clear()
+    expected = generate(model, prompts(4), **options)
+    with patch(model, index, path="tables") as patched, caplog.at_level(logging.INFO, "lss_rs"):
+        found = generate(model, prompts(4), custom_generate=custom, **options)
+        with torch.no_grad():
+            assert (model(prompts(4), logits_to_keep=1).logits == -torch.inf).any()  # as ever
+        plain = generate(model, prompts(4))
+    assert torch.equal(found, expected)
+    assert torch.equal(plain, naive(model, index, prompts(4), 8))
+    assert ("decode takes all logits, because of" in caplog.text) == (custom is decode)
+    assert not patched.head._whole_texts
 
 
 # Stopping
@@ -505,7 +613,13 @@ def test_special_ids_come_from_everywhere():
 
 # Patching
 
-SHADOWS = {"save_pretrained", "_upload_modified_files", "_prepare_special_tokens"}
+SHADOWS = {
+    "generate",
+    "save_pretrained",
+    "_get_logits_processor",
+    "_prepare_special_tokens",
+    "_upload_modified_files",
+}
 
 
 def test_what_is_patched_is_put_back(model, index):
@@ -591,16 +705,41 @@ def test_the_main_process_saves(model, index, main, how, tmp_path):
     assert (tmp_path / INDEX_FILE).is_file() == main
 
 
-def test_what_is_uploaded_has_the_index(model, index, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["save_pretrained", "push_to_hub"])
+def test_what_is_uploaded_has_the_index(index, model, how, tmp_path, monkeypatch):
     uploaded = []
 
     def upload(self, working_dir, *_, **__):
-        uploaded.extend(path.name for path in Path(working_dir).iterdir())
+        uploaded.append({path.name for path in Path(working_dir).iterdir()})
 
     monkeypatch.setattr(type(model), "_upload_modified_files", upload)
+    hub = SimpleNamespace(create_repo=lambda name, **_: SimpleNamespace(repo_id=name))
+    card = SimpleNamespace(save=lambda _: None)
+    for module in (transformers.modeling_utils, transformers.utils.hub):
+        monkeypatch.setattr(module, "hf_api", lambda *_, **__: hub, raising=False)
+        monkeypatch.setattr(module, "create_repo", hub.create_repo, raising=False)
+        monkeypatch.setattr(module, "create_and_tag_model_card", lambda *_, **__: card, raising=False)
     with patch(model, index):
-        model._upload_modified_files(tmp_path, "me/model", {})
-    assert uploaded == [INDEX_FILE]
+        if how == "save_pretrained":
+            model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/model")
+        else:
+            model.push_to_hub("me/model")
+    (names,) = uploaded
+    assert {INDEX_FILE, "config.json"} <= names
+
+
+class Handing(transformers.LlamaForCausalLM):
+    def save_pretrained(self, *args, **options):
+        return super().save_pretrained(*args, **options)
+
+
+def test_a_model_that_saves_itself_in_a_way_of_its_own(tmp_path):
+    model = Handing(llama().config).to(DEVICE).eval()
+    with patch(model, index_of(model)):
+        model.save_pretrained(tmp_path / "a", False)
+        model.save_pretrained(tmp_path / "b")
+    assert not (tmp_path / "a" / INDEX_FILE).exists()
+    assert (tmp_path / "b" / INDEX_FILE).is_file()
 
 
 def test_a_stale_index_is_not_saved(tmp_path):

@@ -403,15 +403,35 @@ def test_one_unit_in_the_last_place_is_a_change(moves, dtype, loaded):
     if loaded:  # as of a model that was rounded before it got its index
         head.attach(index)
     assert head.check()
-    # What an index has rounded itself away, it cannot know of.
-    step = max(torch.finfo(head.weight.dtype).eps, torch.finfo(getattr(torch, dtype)).eps)
+    # What an index has rounded itself away, it cannot know of; nor, of two numbers of another half, which one
+    # the weight was nearer to.
+    fine = torch.finfo(head.weight.dtype).eps < torch.finfo(getattr(torch, dtype)).eps
+    halves = {"half": "float16", "bfloat16": "bfloat16"}
+    steps = 2 if dtype != "float32" and any(halves.get(move, dtype) != dtype for move in moves) else 1
     weight = head.weight.data.clone()
-    for rows in (slice(None), slice(40, 41)):
-        head.weight.data[rows] *= 1 + step
-        with pytest.warns(StaleIndexWarning):
-            assert not head.check()
-        head.weight.data.copy_(weight)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        at = (int(rng.integers(M)), int(rng.integers(D)))
+        for towards in (-torch.inf, torch.inf):
+            changed = weight.clone()
+            if fine:
+                unit = torch.finfo(getattr(torch, dtype)).eps * abs(weight[at])
+                changed[at] += float(np.sign(towards)) * steps * unit
+            for _ in range(0 if fine else steps):
+                changed[at] = neighbour(changed[at], towards)
+            head.weight.data.copy_(changed)
+            with pytest.warns(StaleIndexWarning):
+                assert not head.check()
+    head.weight.data.copy_(weight)
     assert head.check()
+
+
+def neighbour(x, towards):
+    """The next number of its dtype."""
+    if x.dtype in (torch.float32, torch.float64):
+        return torch.nextafter(x, torch.tensor(towards, dtype=x.dtype))
+    up = (towards > 0) == (x > 0)  # numbers of one sign are in the order of their bits
+    return (x.view(torch.int16) + (1 if up else -1)).view(x.dtype)
 
 
 def test_roundings_are_those_of_an_order():

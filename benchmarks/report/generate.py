@@ -92,8 +92,10 @@ def _heads(found: Heads) -> str:
             us(row.half_us),
             f"{row.layer_share:.1%}",
             us(row.ours_us),
-            share(row.p1_ratio),
+            share(row.same),
             times(row.gain),
+            us(row.core_us),
+            share(row.core_same),
             row.point,
         ]
         for row in rows
@@ -106,8 +108,12 @@ def _heads(found: Heads) -> str:
         "full layer",
         "in bfloat16",
         "its share",
-        "ours",
+        "decode",
         "same best label",
+        "tokens a second, times",
+        'path="core"',
+        "same best label",
+        "a search",
     ]
     return "\n".join(
         [
@@ -116,7 +122,7 @@ def _heads(found: Heads) -> str:
             "float32; a gain is what these times add up to. Each search comes after a full layer, which",
             "leaves nothing of an index in the caches. Its search of one query takes one thread, and torch",
             "multiplies one row on one, however many there are.\n",
-            table([*header, "tokens a second, times", "a search"], lines),
+            table(header, lines),
             measured(head),
         ]
     )

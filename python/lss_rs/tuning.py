@@ -46,8 +46,8 @@ _INSURANCE = 0.1
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Of the queries, those that go on."""
 
-_CHEAPEST, _JUDGED = 4, 4096
-"""Points that trust is learned at, and queries that it is learned from."""
+_TRUSTED, _JUDGED = 6, 4096
+"""Points that trust is learned at, at most, and queries that it is learned from."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -106,11 +106,7 @@ class TuneReport(NamedTuple):
     @property
     def frontier(self) -> list[Trial]:
         """Trials that no quicker one is as good as, the quickest first."""
-        kept: list[Trial] = []
-        for trial in self.trials:
-            if not kept or _worst(trial) > _worst(kept[-1]):
-                kept.append(trial)
-        return kept
+        return _frontier(self.trials)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that ``json.dumps`` takes."""
@@ -258,9 +254,10 @@ def find_point(
     timed.sort(key=_us)
     good = [trial for trial in timed if judge.keeps(trial)]
     if timed and judge.has_trust:
-        tried = [trial for trial in timed if trial.us <= min([*good, full], key=_us).us][:_CHEAPEST]
+        quicker = [trial for trial in _frontier(timed) if trial.us <= min([*good, full], key=_us).us]
+        tried = _spread(quicker or timed[:1], _TRUSTED)
         tried += [trial for trial in good[:1] if trial not in tried]
-        further = _further(judge, tried or timed[:1], objective, num_threads)
+        further = _further(judge, tried, objective, num_threads)
         timed = sorted([*timed, *further], key=_us)
         # What goes on where it should is worth what it costs in domain.
         good = [trial for trial in further if judge.keeps(trial)] or good
@@ -270,6 +267,21 @@ def find_point(
 
 def _us(trial: Trial) -> float:
     return trial.us
+
+
+def _frontier(trials: list[Trial]) -> list[Trial]:
+    """Keep trials, the quickest first, that no quicker one is as good as."""
+    kept: list[Trial] = []
+    for trial in trials:
+        if not kept or _worst(trial) > _worst(kept[-1]):
+            kept.append(trial)
+    return kept
+
+
+def _spread(trials: list[Trial], most: int) -> list[Trial]:
+    """Keep some, the first and the last among them, evenly."""
+    places = np.linspace(0, len(trials) - 1, min(most, len(trials)))
+    return [trials[place] for place in places.round().astype(int)]
 
 
 def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int | None) -> list[Trial]:

@@ -45,10 +45,11 @@ def decode(
     Greedy search and sampling with temperature, top-k, top-p, min-p and repetition penalty look at candidates
     alone; nothing of the size of the vocabulary is sorted or summed. Greedy search asks the index for one
     label. Beams, any other processor, scores or logits to be returned, and a model that does not treat all
-    logits alike (which two passes over one token tell, at first) take scattered logits, as ``generate`` does
-    without ``custom_generate``; a line on the "lss_rs" logger says so, once. Where the
-    index is stale or exact, or the mode is "dense", the full layer answers, and so it does in mode "auto" in
-    training and for more than ``max_positions`` sequences. The step that reads the prompt is one like others.
+    logits alike (which two passes over one token tell, in the first call) take scattered logits, or all of
+    them, as ``generate`` does without ``custom_generate``; a line on the "lss_rs" logger says so, once.
+    Where the index is stale or exact, or the mode is "dense", the full layer answers, and so it does in mode
+    "auto" in training and for more than ``max_positions`` sequences. The step that reads the prompt is one
+    like others.
 
     The loop itself, caches and stopping are those of transformers. A call at a time a model: the output layer
     is told what to do.
@@ -103,7 +104,8 @@ def decode(
             return type(model)._sample(model, input_ids, **arguments)
     if reason is not None and reason not in _said:
         _said.add(reason)
-        logger.info("decode takes scattered logits over the whole vocabulary, because of %s", reason)
+        which = "all logits" if head._whole_texts else "scattered logits over the whole vocabulary"
+        logger.info("decode takes %s, because of %s", which, reason)
     method = type(model)._beam_search if beams else type(model)._sample
     return method(model, input_ids, **arguments)
 
@@ -129,24 +131,37 @@ def _treats_alike(model: PreTrainedModel, head: LSSLinear) -> bool:
     It is asked for all logits, then for as many of other labels in another order: no place is out of range
     for a model that writes to the logits of certain tokens.
     """
-    if head._alike:
-        return True
+    if head._alike is not None:
+        return head._alike
     token = torch.full((1, 1), head.out_features // 2, device=model.device)  # an ordinary one
+    asked = {"input_ids": token, "attention_mask": torch.ones_like(token)}
 
     def logits_of(labels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), head._listing(labels):
-            out = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
-        logits: torch.Tensor = out.logits.flatten()
-        return logits
+            logits: torch.Tensor = model(**asked, use_cache=False, return_dict=True).logits
+        return logits.flatten()
 
     every = torch.arange(head.out_features, device=head.weight.device)
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # what it leaves out by chance says nothing
     try:
         all_logits = logits_of(every)
         others = every.flip(0)
         others[len(others) // 2 :] = all_logits.argmax()
         head._alike = torch.allclose(logits_of(others), all_logits[others], rtol=1e-4, atol=1e-5)
-    except (TypeError, ValueError, RuntimeError, LookupError):  # it wants to be asked in another way
-        return False
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # it must be asked in another way
+        head._alike = False
+    finally:
+        for module in training:
+            module.training = True
     return head._alike
 
 

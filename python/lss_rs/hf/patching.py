@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
+from transformers import PreTrainedModel
 
 from lss_rs._arrays import message
 from lss_rs.index import Index
@@ -19,7 +21,7 @@ from lss_rs.torch.linear import _scatter
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import LogitsProcessorList
     from typing_extensions import Self
 
     from lss_rs.torch.linear import Mode
@@ -47,9 +49,11 @@ class Patch:
         # Partials, not closures: copied and pickled with the model, they are about the copy.
         self._hooks = (
             model.register_forward_pre_hook(functools.partial(_take_all_for_a_loss, head), with_kwargs=True),
-            model.register_forward_hook(functools.partial(_keep_to_candidates, head)),
+            model.register_forward_hook(functools.partial(_keep_to_candidates, head), always_call=True),
         )
         self._shadows = {
+            "generate": functools.partial(_generate, model),
+            "_get_logits_processor": functools.partial(_get_logits_processor, model),
             "save_pretrained": functools.partial(_save_pretrained, model),
             "_upload_modified_files": functools.partial(_upload_modified_files, model),
             "_prepare_special_tokens": functools.partial(_prepare_special_tokens, model),
@@ -96,6 +100,7 @@ def patch(
 
     Everything that calls the model goes on as before: ``generate`` in all its modes gets logits over the
     whole vocabulary, -inf outside the candidates, also after a model's own soft-capping or scaling of logits.
+    Where processors allow certain tokens only, raise some, or are not of transformers, they get all logits.
     With ``custom_generate=lss_rs.hf.decode`` tokens are chosen among the candidates alone. Tokens outside the
     candidates have probability 0, and probabilities are renormalised over the rest; a perplexity and the
     reading of a prompt take the full layer in mode "auto", a loss from ``labels`` does in every mode.
@@ -196,15 +201,71 @@ def _take_all_for_a_loss(
     head: LSSLinear, model: PreTrainedModel, inputs: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
     """Let the full layer answer where there are labels: a loss over the candidates alone would be another."""
-    if len(inputs) > 1:
-        options = inspect.signature(type(model).forward).bind_partial(model, *inputs, **options).arguments
-    head._whole = options.get("labels") is not None
+    labels = options.get("labels")
+    if labels is None and len(inputs) > 1:
+        given = inspect.signature(type(model).forward).bind_partial(model, *inputs, **options)
+        labels = given.arguments.get("labels")
+    head._whole = labels is not None
+
+
+def _generate(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
+    """Generate as the model does itself, and forget what was asked for only while it did."""
+    try:
+        return type(model).generate(model, *args, **options)
+    finally:
+        head = model.get_output_embeddings()
+        if isinstance(head, LSSLinear):
+            head._whole_texts = False
+
+
+def _get_logits_processor(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
+    """Make processors as the model does itself; the full layer answers, if they may choose other tokens."""
+    processors = type(model)._get_logits_processor(model, *args, **options)
+    head = model.get_output_embeddings()
+    if isinstance(head, LSSLinear):
+        head._whole_texts = _chooses_others(processors) is not None
+    return processors
+
+
+_AMONG_CANDIDATES = (
+    "EncoderNoRepeatNGramLogitsProcessor",
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "ExponentialDecayLengthPenalty",
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "HammingDiversityLogitsProcessor",
+    "InfNanRemoveLogitsProcessor",
+    "LogitNormalization",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "MinPLogitsWarper",
+    "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "RepetitionPenaltyLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopHLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+    "TypicalLogitsWarper",
+)
+"""Processors that prefer what is probable as it is, ban some tokens, or bring about special tokens."""
+
+
+def _chooses_others(processors: LogitsProcessorList) -> str | None:
+    """Name a processor that may choose what is no candidate, as it allows certain tokens or raises some."""
+    for processor in processors:
+        if type(processor) not in [getattr(transformers, name, None) for name in _AMONG_CANDIDATES]:
+            return type(processor).__name__
+    return None
 
 
 def _keep_to_candidates(head: LSSLinear, _model: object, _inputs: object, output: Any) -> Any:
     """Make logits -inf outside the candidates once more: a cap that is a tanh has made them finite."""
     labels, head._whole = head._listed, False
-    if labels is None or head._compact is not None:
+    if labels is None or head._compact is not None or output is None:  # None: it raised
         return output
     head._listed = None
     if torch.compiler.is_compiling():
@@ -234,11 +295,13 @@ def _at_candidates(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 def _save_pretrained(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
     """Save a model as it does itself, and the index beside it."""
-    method = type(model).save_pretrained
-    done = method(model, *args, **options)
-    given = inspect.signature(method).bind(model, *args, **options).arguments
-    if given.get("is_main_process", True):
-        _save_index(model, given["save_directory"])
+    done = type(model).save_pretrained(model, *args, **options)
+    # Some models' own takes anything and hands it on.
+    given = inspect.signature(PreTrainedModel.save_pretrained).bind(model, *args, **options).arguments
+    file = Path(given["save_directory"]) / INDEX_FILE
+    uploaded = given.get("push_to_hub", False) and file.exists()
+    if given.get("is_main_process", True) and not uploaded:
+        _save_index(model, file.parent)
     return done
 
 

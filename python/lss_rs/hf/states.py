@@ -138,7 +138,7 @@ def collect(
         Where to write shards. Called again with the same texts, finished shards are kept and their documents
         only read; with a larger `max_tokens`, or more texts after these, it goes on from there.
     shard_tokens : int, default 65,536
-        With `folder`, a shard ends with the document that brings it to so many queries.
+        With `folder`, a shard ends with the window that brings it to so many queries.
     max_length : int, default 512
         Tokens in a window, at most the model's ``max_position_embeddings``.
     batch_tokens : int, default 4096
@@ -210,15 +210,18 @@ class _Reader(NamedTuple):
     bar: Any
 
     def documents(
-        self, texts: Iterable[str], max_tokens: int | None
+        self, texts: Iterable[str], max_tokens: int | None, begun: int = 0
     ) -> Iterator[tuple[str, list[list[int]]]]:
-        """Yield texts and their windows: n tokens and the one after them, n queries; max_tokens in all."""
+        """Yield texts and their windows: n tokens and the one after them, n queries; max_tokens in all.
+
+        Of the first text windows come from that number on.
+        """
         left = max_tokens
         for text in _checked(texts):
             # verbose=False: a document longer than the model's context is no mistake, it is cut right here.
             ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
             windows = []
-            for start in range(0, len(ids) - 1, self.max_length):
+            for start in range(begun * self.max_length, len(ids) - 1, self.max_length):
                 n = min(self.max_length, len(ids) - 1 - start)
                 if left is not None:
                     n = min(n, left)
@@ -226,6 +229,7 @@ class _Reader(NamedTuple):
                 windows.append(ids[start : start + n + 1])
                 if left == 0:
                     break
+            begun = 0
             yield text, windows
             if left == 0:
                 return
@@ -290,8 +294,8 @@ def _write_shards(
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["recipe"] != recipe:
             raise ValueError(
-                "The 'folder' parameter of collect must be empty, or hold what this model gave with these "
-                f"settings. Got {manifest['recipe']} where {recipe} is asked for."
+                "The 'folder' parameter of collect must be empty, or hold what this model and tokenizer gave "
+                f"with these settings. Got {manifest['recipe']} where {recipe} is asked for."
             )
         shards = manifest["shards"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,40 +304,65 @@ def _write_shards(
         done -= shards.pop()["queries"]
     reader.bar.update(done)
     rest = _checked(texts)
+    text, begun = "", 0  # of a text, so many windows are in shards
     for number, shard in enumerate(shards):
         digest = hashlib.sha256()
         for _ in range(shard["texts"]):
-            digest.update(next(rest, "").encode() + b"\0")
+            digest.update(_of_text(text if begun else next(rest, "")))
+            begun = 0
+        if shard["begun"]:
+            text, begun = text if begun else next(rest, ""), shard["begun"]
+            digest.update(_of_text(text))
         if digest.hexdigest() != shard["sha256"]:
             raise ValueError(
                 "The 'texts' parameter of collect must begin with the documents that shards were made from. "
                 f"Got others for shard {number}."
             )
+
     left = None if max_tokens is None else max_tokens - done
-    documents = reader.documents(rest, left) if left is None or left > 0 else iter(())
-    for first in documents:
-        digest, size, count = hashlib.sha256(), 0, 0
-        taken: list[list[int]] = []
-        for text, windows in chain([first], documents):
-            digest.update(text.encode() + b"\0")
-            taken += windows
-            count += 1
-            size += sum(len(window) - 1 for window in windows)
-            if size >= shard_tokens:
-                break
-        if not size:  # nothing but short documents are left: no shard of its own
-            break
+    taken: list[list[int]] = []
+    inside, finished, size = hashlib.sha256(), 0, 0
+
+    def write(begun: int) -> None:
+        nonlocal taken, inside, finished, size, done
         arrays: tuple[NDArray[Any], NDArray[Any]] = reader.states(taken)
         for file, array in zip(_files(folder, len(shards)), arrays, strict=True):
             write_npy(file, array)
         done += size
         shards.append(
-            {"texts": count, "queries": size, "sha256": digest.hexdigest(), "cut": done == max_tokens}
+            {
+                "texts": finished,
+                "begun": begun,
+                "queries": size,
+                "sha256": inside.hexdigest(),
+                "cut": done == max_tokens,
+            }
         )
         write_json(path, {"recipe": recipe, "shards": shards})
+        taken, inside, finished, size = [], hashlib.sha256(), 0, 0
+
+    if left is None or left > 0:
+        for document, windows in reader.documents(chain([text] if begun else [], rest), left, begun):
+            inside.update(_of_text(document))
+            last = begun + len(windows)
+            for number, window in enumerate(windows, begun + 1):
+                taken.append(window)
+                size += len(window) - 1
+                if size >= shard_tokens and number < last:
+                    write(number)
+                    inside.update(_of_text(document))
+            finished, begun = finished + 1, 0
+            if size >= shard_tokens:
+                write(0)
+    if size:  # else nothing but short documents are left: no shard of its own
+        write(0)
     if not path.is_file():
         write_json(path, {"recipe": recipe, "shards": shards})
     return Shards(folder)
+
+
+def _of_text(text: str) -> bytes:
+    return text.encode() + b"\0"
 
 
 def _files(folder: Path, number: int) -> list[Path]:
@@ -353,7 +382,8 @@ def _tokenizer_checksum(tokenizer: PreTrainedTokenizerBase) -> str:
     """Tell tokenizers apart by all that makes tokens of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        parts: Any = tokenizer.get_vocab()
+        settings = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
+        parts: Any = [type(tokenizer).__name__, settings, tokenizer.get_vocab()]
     else:
         parts = json.loads(backend.to_str())
         for of_the_last_call in ("truncation", "padding"):

@@ -35,21 +35,31 @@ def roundings(
     Returns
     -------
     list of roundings
-        Empty where the weights were changed: by one unit in the last place of one of them, say.
+        Empty where the weights were changed: by one unit in the last place of one of them, say, as far as
+        their rows, in ``stored``, know of it.
     """
-    rows = rows.to(weights.device)
     return [way for way in ways if _agree(weights, rows, stored, way)]
 
 
 def _agree(weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, way: Roundings) -> bool:
     if not way:
-        return bool(torch.equal(weights.to(stored).float(), rows))
-    # The weights were within half a unit of the rows' last place, and rounding keeps the order of numbers.
-    half: torch.Tensor | float = 0.0
-    if stored is not torch.float32:
+        return bool(torch.equal(weights.to(stored).float(), rows.to(weights.device)))
+    kept = weights
+    for dtype in (*way, weights.dtype):
+        kept = kept.to(dtype)
+    if not torch.equal(kept, weights):  # no numbers that are left by such roundings
+        return False
+    least = most = rows
+    if way[0] is not stored and stored is not torch.float32:
+        if weights.dtype is stored and torch.finfo(way[0]).eps < torch.finfo(stored).eps:
+            # By way of something finer: as good as not at all, and half of them might be one unit off.
+            return False
+        # They were within half a unit of the rows' last place, and rounding keeps the order of numbers.
         unit = torch.finfo(stored)
-        half = rows.abs().mul_(unit.eps / 2).clamp_(min=unit.smallest_normal * unit.eps / 2)
-    least, most = rows - half, rows + half
+        half = torch.ldexp(torch.full_like(rows, unit.eps / 2), torch.frexp(rows).exponent - 1)
+        half.clamp_(min=unit.smallest_normal * unit.eps / 2)
+        least, most = rows - half, rows + half
     for dtype in (*way, weights.dtype):
         least, most = least.to(dtype), most.to(dtype)
+    least, most = least.to(weights.device), most.to(weights.device)
     return bool(((weights >= least) & (weights <= most)).all())

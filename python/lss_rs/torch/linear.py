@@ -109,7 +109,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         path : {"core", "core-scan", "tables", "scan"}, optional
             As for :class:`Scorer`. By default, for weights on the CPU "core" where :meth:`topk` asks, as
             :meth:`Index.search` would answer, and "core-scan" for what chooses among logits; "scan" on other
-            devices. Without sketches, or of rows, an index answers by "core", and there by "tables".
+            devices. An index without sketches answers by "core", and there by "tables"; of rows, by "core".
 
         Raises
         ------
@@ -152,11 +152,10 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         self._sound = False
         self._scorers: tuple[tuple[Any, ...], dict[Path, Scorer]] | None = None
         # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
-        # gave logits; which these were; whether it wants all of them, for a loss; and whether it wants some
-        # alone, and how many or which.
-        self._watched = self._whole = False
-        # Whether the model was seen to treat all logits alike.
-        self._alike = False
+        # gave logits, and which these were; whether it wants all of them, for a loss, or while it generates;
+        # whether it was seen to treat all logits alike; whether it wants some alone, and how many or which.
+        self._watched = self._whole = self._whole_texts = False
+        self._alike: bool | None = None
         self._listed: torch.Tensor | None = None
         self._compact: tuple[int | torch.Tensor | None] | None = None
 
@@ -332,7 +331,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             perplexity needs mode "dense". A query without candidates gets all logits. Under autocast, of its
             dtype.
         """
-        if self._compact is None and (self._whole or self._dense_for(x)):
+        whole = self._whole or self._whole_texts
+        if self._compact is None and (whole or self._dense_for(x)):
             self._listed = None
             return super().forward(x)
         if torch.compiler.is_compiling():  # what looks at an index is no graph: there is a break in it
@@ -366,7 +366,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
             if self._any(none, scorer):
                 rows = none.to(x.device)
                 out[rows] = super().forward(queries[rows]).to(dtype)
-                labels = None  # these have no list to keep to
+                if self._watched:  # these have a list of all
+                    labels = _with_all(labels, none, self.out_features)
             self._listed = labels if self._watched else None
             return out.reshape(*x.shape[:-1], self.out_features)
 
@@ -478,6 +479,14 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
     def extra_repr(self) -> str:
         """Return what ``nn.Linear`` says of itself, the mode, and whether there is an index."""
         return f"{super().extra_repr()}, mode={self._mode!r}, index={self._index!r}"
+
+
+def _with_all(labels: torch.Tensor, rows: torch.Tensor, m: int) -> torch.Tensor:
+    """List all of m labels in these rows; -1 is no label."""
+    out = labels.new_full((len(labels), m), -1)
+    out[:, : labels.shape[1]] = labels
+    out[rows] = torch.arange(m, device=labels.device)
+    return out
 
 
 def _dtype_of_products(x: torch.Tensor) -> torch.dtype:

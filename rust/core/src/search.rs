@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::candidates::Union;
-use crate::columns::{BLOCK, ColumnQuery, Columns, Promised};
+use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
@@ -578,6 +578,9 @@ fn add_labels(parts: [Option<&Exemplars>; 3], neighbors: &[u32], candidates: &mu
 /// Rows that a scan scores at a time, whole blocks of columns: they and their scores stay in the first-level cache.
 const SCAN_ROWS: usize = 256;
 
+/// One block of columns of so many is asked beforehand what scores are worth keeping.
+const SAMPLED: usize = 16;
+
 /// Scratch of a choice by sketches: of exemplars, of candidates, of all rows.
 #[derive(Default)]
 struct Cut {
@@ -662,8 +665,37 @@ impl Cut {
         (ids, scores): &mut (Vec<u32>, Vec<f32>),
     ) {
         self.tables.prepare(columns, z);
-        self.best.reset(n);
         let view = columns.view();
+        let floor = self.sampled(kernel, view, m, n);
+        self.best.reset(n);
+        self.best.raise(floor);
+        self.offer_columns(kernel, view, m);
+        if !self.best.full() {
+            // The sample was of better rows than others are.
+            self.best.reset(n);
+            self.offer_columns(kernel, view, m);
+        }
+        self.best.unordered(ids, scores);
+    }
+
+    /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.
+    fn sampled(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, n: usize) -> f32 {
+        self.scores.clear();
+        let mut block = [Promised::NOTHING];
+        for first in (0..m).step_by(SAMPLED * BLOCK) {
+            kernel.scan_blocks(view, &self.tables, first / BLOCK, f32::NAN, &mut block);
+            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - first)]);
+        }
+        // Blocks differ: a quarter more, and what chance does to a few.
+        let rank = n / SAMPLED + n / (4 * SAMPLED) + 32;
+        if rank >= self.scores.len() {
+            return f32::NEG_INFINITY;
+        }
+        *self.scores.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
+    }
+
+    /// Offer all of `m` rows by what their columns promise.
+    fn offer_columns(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize) {
         let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
         for from in (0..m).step_by(SCAN_ROWS) {
             let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
@@ -678,7 +710,6 @@ impl Cut {
                 }
             }
         }
-        self.best.unordered(ids, scores);
     }
 
     /// Write what is kept, in no order, and the scores.

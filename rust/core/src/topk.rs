@@ -76,6 +76,16 @@ impl TopK {
         }
     }
 
+    /// Keep only what scores above this, of all that is offered from now on.
+    pub fn raise(&mut self, floor: f32) {
+        self.floor = self.floor.max(key(floor, u32::MAX));
+    }
+
+    /// Whether as many have been found as were asked for.
+    pub fn full(&self) -> bool {
+        self.keys.len() >= self.k
+    }
+
     /// Scores at or below this are not among the best, unless an id is lower than all before. NaN while all are.
     #[inline(always)]
     pub fn floor(&self) -> f32 {

@@ -272,16 +272,23 @@ fn wide_layers() {
     }
 }
 
-/// Scans of more rows than are scored at a time: by columns where few are listed of many, else by sketches.
+/// Scans of more rows than are scored at a time: by columns where few are listed of many, else by sketches. Some
+/// blocks of columns say beforehand what is worth keeping: also where all of the best, or none, are in these.
 #[test]
 fn wide_layers_are_scanned() {
-    for (m, sketch_bytes, n_scan) in
-        [(1025, 128, 5), (2049, 64, 1), (2049, 128, 40), (2049, 128, 200), (700, 64, 9)]
+    let shapes = [(1025, 128, 5), (2049, 64, 1), (2049, 128, 40), (2049, 128, 200), (700, 64, 9)];
+    for ((m, sketch_bytes, n_scan), uneven) in
+        shapes.iter().flat_map(|&shape| [0.0, 60.0, -60.0].map(|uneven| (shape, uneven)))
     {
         let wide = Wide { trust: 1.0, n_scan, ..TABLES_ALONE };
         let (space, fill) = (Space::Aligned, Fill::Queries);
         let case = Case { m, space, sketch_bytes, fill, wide, p: 40, n_bits: 4, n_rescore: 7, ..small() };
-        let built = case.build();
+        let mut built = case.prepare();
+        let base = &mut built.recipe.coordinates.as_mut().unwrap().base;
+        let raised =
+            base.iter().enumerate().map(|(id, &base)| if id / 64 % 16 == 0 { base + uneven } else { base });
+        *base = Block::copy_of(&raised.collect::<Vec<_>>());
+        built.fit();
         assert!(built.index.fitted().unwrap().scan(5, m).listed.is_some() == (32 * n_scan.max(5) < m));
         let reference = built.reference_of_parts();
         assert_agrees(&built.index, &reference, &built.queries, 5, Effort::ADAPTIVE);
