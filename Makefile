@@ -81,7 +81,7 @@ test-neon:
 
 test-python: build
 	$(BIN)/pytest -n auto --dist loadgroup
-	LSS_SIMD=scalar $(BIN)/pytest -n auto -m inference
+	HYPOTHESIS_PROFILE=again LSS_SIMD=scalar $(BIN)/pytest -n auto -m inference
 
 # Not in the gate: the newest release is. Beside what is installed, which finds these first.
 TRANSFORMERS := 4.57 5.0
@@ -100,9 +100,9 @@ test-wheel: build
 	$(BIN)/maturin build --release --out $(DIST)
 	$(PYTHON) -m venv $(BARE)
 	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout pytest-xdist hypothesis
-	cd tests && ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
+	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
-	cd tests && ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
+	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 
 clean:
 	rm -rf target $(VENV) $(BARE)

@@ -1,4 +1,4 @@
-"""Hypothesis profiles: 100 examples in the gate, 10,000 at night (HYPOTHESIS_PROFILE=nightly)."""
+"""Hypothesis profiles: 100 examples in the gate, 25 where it runs tests once more, 10,000 at night."""
 
 import os
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ except ImportError:  # a bare environment runs the tests marked "inference", whi
 else:
     common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("default", max_examples=100, **common)
+    settings.register_profile("again", max_examples=25, **common)
     settings.register_profile("nightly", max_examples=10_000, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

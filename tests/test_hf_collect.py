@@ -327,13 +327,20 @@ def test_a_long_document_is_cut_into_shards(model, tokenizer, tmp_path, monkeypa
     np.testing.assert_allclose(everything(shards)[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_tokenizers_without_a_backend_are_told_apart():
-    def slow(**settings):
-        return SimpleNamespace(init_kwargs=settings, get_vocab=lambda: {"a": 0, "b": 1})
+def test_tokenizers_without_a_backend_are_told_apart(tmp_path):
+    files = {"vocab_file": "vocab.txt", "merges_file": "merges.txt"}
 
-    found = {states._tokenizer_checksum(slow(**settings)) for settings in ({}, {"add_bos_token": True})}
-    assert len(found) == 2
-    assert states._tokenizer_checksum(slow()) in found
+    def checksum(folder, merges="a b", **settings):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "merges.txt").write_text(merges)
+        settings |= {"merges_file": str(tmp_path / folder / "merges.txt"), "name_or_path": folder}
+        tokenizer = SimpleNamespace(init_kwargs=settings, vocab_files_names=files)
+        tokenizer.get_vocab = lambda: {"a": 0, "b": 1}
+        return states._tokenizer_checksum(tokenizer)
+
+    found = [checksum("x"), checksum("x", add_bos_token=True), checksum("x", merges="b a")]
+    assert len(set(found)) == 3
+    assert checksum("moved", local_files_only=True, is_local=True) == found[0]
 
 
 @pytest.mark.parametrize("limits", [(10, 45), (45, 45), (45, None), (30, 200), (45, 10)])

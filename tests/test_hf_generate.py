@@ -232,7 +232,11 @@ def processors():
             st.integers(1, 60).map(transformers.TopKLogitsWarper),
             floats.map(transformers.TopPLogitsWarper),
             floats.map(transformers.MinPLogitsWarper),
-            st.floats(0.5, 2.5).map(transformers.RepetitionPenaltyLogitsProcessor),
+            st.builds(
+                transformers.RepetitionPenaltyLogitsProcessor,
+                st.floats(0.5, 2.5),
+                prompt_ignore_length=st.none() | st.integers(0, 40),
+            ),
         ),
         max_size=4,
     ).map(transformers.LogitsProcessorList)
@@ -421,6 +425,39 @@ def test_whatever_else_takes_scattered_logits(model, index, options, caplog):
         assert (results[1].scores[0] == -torch.inf).any()
 
 
+def test_a_penalty_leaves_out_what_pads():
+    model = llama().eval()
+    x, mask = prompts(3, 7), torch.ones(3, 7, dtype=torch.int64, device=DEVICE)
+    x[1, :4], mask[1, :4] = 0, 0
+    with patch(model, index_of(model), "lss", path="tables") as patched:
+        generate(model, x, new=1, custom_generate=decode)  # which looks at the model
+        asked, listing = [], patched.head._listing
+        patched.head._listing = lambda k: asked.append(k) or listing(k)
+        texts = [
+            generate(model, x, attention_mask=mask, repetition_penalty=1.7, custom_generate=custom)
+            for custom in (None, decode)
+        ]
+    assert asked == [None]
+    assert torch.equal(*texts)
+
+
+def test_texts_within_texts_are_on_their_own():
+    model, biased = llama().eval(), {(150,): 100.0}
+    expected = generate(model, prompts(2), sequence_bias=biased)
+    with patch(model, index_of(model), path="tables") as patched:
+        alone = generate(model, prompts(2), custom_generate=decode)
+
+        class Nesting(transformers.StoppingCriteria):
+            def __call__(self, input_ids, scores, **_):
+                assert torch.equal(generate(model, prompts(2), custom_generate=decode), alone)
+                assert patched.head._whole_texts
+                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        stopping = transformers.StoppingCriteriaList([Nesting()])
+        found = generate(model, prompts(2), sequence_bias=biased, stopping_criteria=stopping)
+    assert torch.equal(found, expected)
+
+
 # Models that look at labels
 
 
@@ -514,6 +551,8 @@ class Cubed(transformers.LogitsProcessor):
 
 
 OTHERS = {
+    "allowed by bans": {"suppress_tokens": [token for token in range(3, M) if token != 150]},
+    "raised": {"repetition_penalty": 0.01},
     "allowed": {"prefix_allowed_tokens_fn": lambda *_: [150, 151, 152]},
     "biased": {"sequence_bias": {(150,): 100.0}},
     "the caller's": {"logits_processor": transformers.LogitsProcessorList([Cubed()])},
@@ -526,6 +565,7 @@ def test_processors_that_may_choose_others_get_all_logits(model, index, options,
     decoding._said.clear()
     expected = generate(model, prompts(4), **options)
     with patch(model, index, path="tables") as patched, caplog.at_level(logging.INFO, "lss_rs"):
+        patched.head.n_candidates = M  # nearly all of which are banned
         found = generate(model, prompts(4), custom_generate=custom, **options)
         with torch.no_grad():
             assert (model(prompts(4), logits_to_keep=1).logits == -torch.inf).any()  # as ever
@@ -533,7 +573,7 @@ def test_processors_that_may_choose_others_get_all_logits(model, index, options,
     assert torch.equal(found, expected)
     assert torch.equal(plain, naive(model, index, prompts(4), 8))
     assert ("decode takes all logits, because of" in caplog.text) == (custom is decode)
-    assert not patched.head._whole_texts
+    assert patched.head._whole_texts is None
 
 
 # Stopping
@@ -640,6 +680,21 @@ def test_what_is_patched_is_put_back(model, index):
     with pytest.raises(ZeroDivisionError), patch(model, index):
         _ = 1 / 0
     assert model.get_output_embeddings() is head
+
+
+def test_a_model_s_own_ways_are_kept():
+    model = llama().eval()
+    generated, own = [], model.generate
+
+    def mine(*args, **options):
+        generated.append(options["max_new_tokens"])
+        return own(*args, **options)
+
+    model.generate = mine
+    with patch(model, index_of(model)):
+        generate(model, prompts(2), new=3, custom_generate=decode)
+    assert generated == [3]
+    assert model.generate is mine
 
 
 def test_a_model_that_was_resized_is_let_go():

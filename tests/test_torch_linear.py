@@ -387,7 +387,7 @@ ROUNDED = [
     ("half", "float"),
     ("bfloat16", "float"),
     ("bfloat16", "half"),
-    ("half", "bfloat16", "double"),
+    ("bfloat16", "half", "double"),
 ]
 
 
@@ -403,27 +403,50 @@ def test_one_unit_in_the_last_place_is_a_change(moves, dtype, loaded):
     if loaded:  # as of a model that was rounded before it got its index
         head.attach(index)
     assert head.check()
-    # What an index has rounded itself away, it cannot know of; nor, of two numbers of another half, which one
-    # the weight was nearer to.
-    fine = torch.finfo(head.weight.dtype).eps < torch.finfo(getattr(torch, dtype)).eps
-    halves = {"half": "float16", "bfloat16": "bfloat16"}
-    steps = 2 if dtype != "float32" and any(halves.get(move, dtype) != dtype for move in moves) else 1
+    # Of two numbers of a finer half, an index does not know which one the weight was nearer to.
+    first = [
+        {"half": "float16", "bfloat16": "bfloat16"}[move] for move in moves if move in ("half", "bfloat16")
+    ][:1]
+    steps = 2 if dtype != "float32" and first not in ([], [dtype]) else 1
+    stored, given = getattr(torch, dtype), head.weight.dtype
+    # Nor does it know what it has rounded away itself.
+    step_in = stored if torch.finfo(given).eps < torch.finfo(stored).eps else given
     weight = head.weight.data.clone()
     rng = np.random.default_rng(0)
     for _ in range(20):
         at = (int(rng.integers(M)), int(rng.integers(D)))
         for towards in (-torch.inf, torch.inf):
+            value = weight[at].to(step_in)
+            for _ in range(steps):
+                value = neighbour(value, towards)
             changed = weight.clone()
-            if fine:
-                unit = torch.finfo(getattr(torch, dtype)).eps * abs(weight[at])
-                changed[at] += float(np.sign(towards)) * steps * unit
-            for _ in range(0 if fine else steps):
-                changed[at] = neighbour(changed[at], towards)
+            changed[at] = value
             head.weight.data.copy_(changed)
             with pytest.warns(StaleIndexWarning):
                 assert not head.check()
     head.weight.data.copy_(weight)
     assert head.check()
+
+
+def test_what_was_nothing_is_not_something_now():
+    layer = linear()
+    with torch.no_grad():
+        layer.weight[7] = 0
+    for dtype in ("bfloat16", "float16"):
+        head = LSSLinear.from_linear(copy.deepcopy(layer), index_of(layer, dtype=dtype)).half().eval()
+        assert head.check()
+        head.weight.data[7, 2] = 1e-4
+        with pytest.warns(StaleIndexWarning):
+            assert not head.check()
+
+
+def test_from_a_finer_half_to_that_of_an_index_is_a_change():
+    layer = linear()
+    head = LSSLinear.from_linear(layer, index_of(layer, dtype="bfloat16")).half()
+    assert head.check()
+    head.bfloat16()
+    with pytest.warns(StaleIndexWarning):
+        assert not head.check()
 
 
 def neighbour(x, towards):

@@ -114,11 +114,9 @@ def _why_not(processors: LogitsProcessorList, config: Any) -> str | None:
     """Name what needs logits over the whole vocabulary."""
     for processor in processors:
         kind = type(processor)
-        # Of a penalty, only that on all tokens so far is known here.
-        special = kind is RepetitionPenaltyLogitsProcessor and (
-            getattr(processor, "prompt_ignore_length", None) is not None
-        )
-        if special or kind not in (*_AS_THEY_ARE, RepetitionPenaltyLogitsProcessor):
+        # Below 1 a penalty raises what is no candidate.
+        raises = kind is RepetitionPenaltyLogitsProcessor and processor.penalty < 1
+        if raises or kind not in (*_AS_THEY_ARE, RepetitionPenaltyLogitsProcessor):
             return kind.__name__
     if config.return_dict_in_generate and (config.output_scores or config.output_logits):
         return "output_scores or output_logits"
@@ -151,14 +149,8 @@ def _treats_alike(model: PreTrainedModel, head: LSSLinear) -> bool:
         head._alike = torch.allclose(logits_of(others), all_logits[others], rtol=1e-4, atol=1e-5)
     except torch.cuda.OutOfMemoryError:
         raise
-    except (
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):  # it must be asked in another way
-        head._alike = False
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False  # it must be asked in another way, or in another hour
     finally:
         for module in training:
             module.training = True
@@ -206,17 +198,27 @@ class _Choice:
         scores = scores.float().masked_fill(labels < 0, -torch.inf)
         for processor in self.processors:
             if type(processor) is RepetitionPenaltyLogitsProcessor:
-                scores = self._penalised(processor.penalty, input_ids, labels, scores)
+                scores = self._penalised(processor, input_ids, labels, scores)
             else:
                 scores = processor(input_ids, scores)
         return scores
 
     def _penalised(
-        self, penalty: float, input_ids: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor
+        self,
+        processor: RepetitionPenaltyLogitsProcessor,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        scores: torch.Tensor,
     ) -> torch.Tensor:
         """Do what the processor does, to those candidates that have been generated or given."""
-        seen = torch.zeros((len(labels), self.head.out_features), dtype=torch.bool, device=labels.device)
-        seen = seen.scatter_(1, input_ids.to(labels.device), True).gather(1, labels.clamp(min=0))
+        m, device = self.head.out_features, labels.device
+        tokens, ignored = input_ids.to(device), getattr(processor, "prompt_ignore_length", None)
+        if ignored is not None:  # of every sequence, or of each
+            least = torch.as_tensor(ignored, device=device).reshape(-1, 1)
+            tokens = tokens.masked_fill(torch.arange(tokens.shape[1], device=device) < least, m)
+        seen = torch.zeros((len(labels), m + 1), dtype=torch.bool, device=device)
+        seen = seen.scatter_(1, tokens, True).gather(1, labels.clamp(min=0))
+        penalty = processor.penalty
         return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
     def _one_hot(self, tokens: torch.Tensor) -> torch.Tensor:

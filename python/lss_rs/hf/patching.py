@@ -6,13 +6,13 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
 from lss_rs._arrays import message
 from lss_rs.index import Index
@@ -51,12 +51,10 @@ class Patch:
             model.register_forward_pre_hook(functools.partial(_take_all_for_a_loss, head), with_kwargs=True),
             model.register_forward_hook(functools.partial(_keep_to_candidates, head), always_call=True),
         )
+        # What the model had of its own, by this name, is called and put back.
+        self._own = {name: _own(model, name) for name in _SHADOWS}
         self._shadows = {
-            "generate": functools.partial(_generate, model),
-            "_get_logits_processor": functools.partial(_get_logits_processor, model),
-            "save_pretrained": functools.partial(_save_pretrained, model),
-            "_upload_modified_files": functools.partial(_upload_modified_files, model),
-            "_prepare_special_tokens": functools.partial(_prepare_special_tokens, model),
+            name: functools.partial(shadow, model, self._own[name]) for name, shadow in _SHADOWS.items()
         }
         for name, shadow in self._shadows.items():
             setattr(model, name, shadow)
@@ -78,8 +76,11 @@ class Patch:
         for hook in self._hooks:
             hook.remove()
         for name, shadow in self._shadows.items():
-            if vars(self.model).get(name) is shadow:  # not that of a later patch
-                delattr(self.model, name)
+            if vars(self.model).get(name) is not shadow:  # but that of a later patch, say
+                continue
+            delattr(self.model, name)
+            if self._own[name] is not None:
+                setattr(self.model, name, self._own[name])
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +101,8 @@ def patch(
 
     Everything that calls the model goes on as before: ``generate`` in all its modes gets logits over the
     whole vocabulary, -inf outside the candidates, also after a model's own soft-capping or scaling of logits.
-    Where processors allow certain tokens only, raise some, or are not of transformers, they get all logits.
+    Where processors allow certain tokens only, raise some, or are not of transformers, they get all logits in
+    ``model.generate``.
     With ``custom_generate=lss_rs.hf.decode`` tokens are chosen among the candidates alone. Tokens outside the
     candidates have probability 0, and probabilities are renormalised over the rest; a perplexity and the
     reading of a prompt take the full layer in mode "auto", a loss from ``labels`` does in every mode.
@@ -183,8 +185,24 @@ def _special_ids(config: Any, m: int) -> set[int]:
     return {token for token in found if 0 <= token < m}
 
 
+Method = Callable[..., Any]
+
+
+def _own(model: PreTrainedModel, name: str) -> Method | None:
+    """Return what a model has of its own by this name; what another patch put there is not."""
+    own: Method | None = vars(model).get(name)
+    if isinstance(own, functools.partial) and own.func is _SHADOWS[name]:
+        own = own.args[1]
+    return own
+
+
+def _as_before(model: PreTrainedModel, own: Method | None, name: str) -> Method:
+    """Return what a shadow stands before."""
+    return own or functools.partial(getattr(type(model), name), model)
+
+
 def _prepare_special_tokens(
-    model: PreTrainedModel, generation_config: Any, *args: Any, **options: Any
+    model: PreTrainedModel, own: Method | None, generation_config: Any, *args: Any, **options: Any
 ) -> Any:
     """Do as the model does in each ``generate``, and tell the output layer what tokens a call may end with.
 
@@ -194,7 +212,7 @@ def _prepare_special_tokens(
     head = model.get_output_embeddings()
     if isinstance(head, LSSLinear):
         head._called = tuple(sorted(_special_ids(generation_config, head.out_features)))
-    return type(model)._prepare_special_tokens(model, generation_config, *args, **options)
+    return _as_before(model, own, "_prepare_special_tokens")(generation_config, *args, **options)
 
 
 def _take_all_for_a_loss(
@@ -208,22 +226,24 @@ def _take_all_for_a_loss(
     head._whole = labels is not None
 
 
-def _generate(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
+def _generate(model: PreTrainedModel, own: Method | None, *args: Any, **options: Any) -> Any:
     """Generate as the model does itself, and forget what was asked for only while it did."""
+    method, head = _as_before(model, own, "generate"), model.get_output_embeddings()
+    if not isinstance(head, LSSLinear):
+        return method(*args, **options)
+    before, head._whole_texts = head._whole_texts, False
     try:
-        return type(model).generate(model, *args, **options)
+        return method(*args, **options)
     finally:
-        head = model.get_output_embeddings()
-        if isinstance(head, LSSLinear):
-            head._whole_texts = False
+        head._whole_texts = before  # of a text that this one is written for
 
 
-def _get_logits_processor(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
+def _get_logits_processor(model: PreTrainedModel, own: Method | None, *args: Any, **options: Any) -> Any:
     """Make processors as the model does itself; the full layer answers, if they may choose other tokens."""
-    processors = type(model)._get_logits_processor(model, *args, **options)
+    processors = _as_before(model, own, "_get_logits_processor")(*args, **options)
     head = model.get_output_embeddings()
-    if isinstance(head, LSSLinear):
-        head._whole_texts = _chooses_others(processors) is not None
+    if isinstance(head, LSSLinear) and head._whole_texts is not None:
+        head._whole_texts = _chooses_others(processors, head.n_candidates) is not None
     return processors
 
 
@@ -254,10 +274,21 @@ _AMONG_CANDIDATES = (
 """Processors that prefer what is probable as it is, ban some tokens, or bring about special tokens."""
 
 
-def _chooses_others(processors: LogitsProcessorList) -> str | None:
-    """Name a processor that may choose what is no candidate, as it allows certain tokens or raises some."""
+_BANNED = ("suppress_tokens", "begin_suppress_tokens", "sequence_bias")
+"""Where processors keep what they ban."""
+
+
+def _chooses_others(processors: LogitsProcessorList, n_candidates: int) -> str | None:
+    """Name a processor that may choose what is no candidate.
+
+    It allows certain tokens only, be it by banning all others, or raises some.
+    """
+    known = [getattr(transformers, name, None) for name in _AMONG_CANDIDATES]
     for processor in processors:
-        if type(processor) not in [getattr(transformers, name, None) for name in _AMONG_CANDIDATES]:
+        banned = (getattr(processor, name, None) for name in _BANNED)
+        many = max((len(tokens) for tokens in banned if tokens is not None), default=0)
+        raises = type(processor) is RepetitionPenaltyLogitsProcessor and processor.penalty < 1
+        if type(processor) not in known or raises or 2 * many > n_candidates:
             return type(processor).__name__
     return None
 
@@ -293,9 +324,9 @@ def _at_candidates(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return kept.reshape(logits.shape)
 
 
-def _save_pretrained(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
+def _save_pretrained(model: PreTrainedModel, own: Method | None, *args: Any, **options: Any) -> Any:
     """Save a model as it does itself, and the index beside it."""
-    done = type(model).save_pretrained(model, *args, **options)
+    done = _as_before(model, own, "save_pretrained")(*args, **options)
     # Some models' own takes anything and hands it on.
     given = inspect.signature(PreTrainedModel.save_pretrained).bind(model, *args, **options).arguments
     file = Path(given["save_directory"]) / INDEX_FILE
@@ -306,11 +337,15 @@ def _save_pretrained(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
 
 
 def _upload_modified_files(
-    model: PreTrainedModel, working_dir: str | os.PathLike[str], *args: Any, **options: Any
+    model: PreTrainedModel,
+    own: Method | None,
+    working_dir: str | os.PathLike[str],
+    *args: Any,
+    **options: Any,
 ) -> Any:
     """Upload what was saved, as the model does itself, and the index."""
     _save_index(model, working_dir)
-    return type(model)._upload_modified_files(model, working_dir, *args, **options)
+    return _as_before(model, own, "_upload_modified_files")(working_dir, *args, **options)
 
 
 def _save_index(model: PreTrainedModel, folder: str | os.PathLike[str]) -> None:
@@ -322,3 +357,13 @@ def _save_index(model: PreTrainedModel, folder: str | os.PathLike[str]) -> None:
     else:
         text = f"The weights are not those that the index was made from: no {INDEX_FILE} is written."
         warnings.warn(text, StaleIndexWarning, stacklevel=3)
+
+
+_SHADOWS: dict[str, Method] = {
+    "generate": _generate,
+    "_get_logits_processor": _get_logits_processor,
+    "_prepare_special_tokens": _prepare_special_tokens,
+    "save_pretrained": _save_pretrained,
+    "_upload_modified_files": _upload_modified_files,
+}
+"""Methods of a model that stand before its own while it is patched."""

@@ -382,8 +382,14 @@ def _tokenizer_checksum(tokenizer: PreTrainedTokenizerBase) -> str:
     """Tell tokenizers apart by all that makes tokens of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        settings = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
-        parts: Any = [type(tokenizer).__name__, settings, tokenizer.get_vocab()]
+        given = tokenizer.init_kwargs  # with paths among them, which say nothing
+        files = [Path(given[name]) for name in tokenizer.vocab_files_names if given.get(name)]
+        parts: Any = [
+            type(tokenizer).__name__,
+            {name: value for name, value in given.items() if isinstance(value, bool) and "local" not in name},
+            [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()],
+            tokenizer.get_vocab(),
+        ]
     else:
         parts = json.loads(backend.to_str())
         for of_the_last_call in ("truncation", "padding"):

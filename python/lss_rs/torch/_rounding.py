@@ -51,13 +51,13 @@ def _agree(weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, way: 
         return False
     least = most = rows
     if way[0] is not stored and stored is not torch.float32:
-        if weights.dtype is stored and torch.finfo(way[0]).eps < torch.finfo(stored).eps:
-            # By way of something finer: as good as not at all, and half of them might be one unit off.
+        if stored in (*way[1:], weights.dtype) and torch.finfo(way[0]).eps < torch.finfo(stored).eps:
+            # By way of something finer: half of them might be one unit off, which is what a change is, too.
             return False
         # They were within half a unit of the rows' last place, and rounding keeps the order of numbers.
         unit = torch.finfo(stored)
         half = torch.ldexp(torch.full_like(rows, unit.eps / 2), torch.frexp(rows).exponent - 1)
-        half.clamp_(min=unit.smallest_normal * unit.eps / 2)
+        half.masked_fill_(rows == 0, 0.0).clamp_(min=unit.smallest_normal * unit.eps / 2)
         least, most = rows - half, rows + half
     for dtype in (*way, weights.dtype):
         least, most = least.to(dtype), most.to(dtype)

@@ -154,7 +154,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         # Between a patched model and its output layer: whether it wants to know of what labels a forward pass
         # gave logits, and which these were; whether it wants all of them, for a loss, or while it generates;
         # whether it was seen to treat all logits alike; whether it wants some alone, and how many or which.
-        self._watched = self._whole = self._whole_texts = False
+        self._watched = self._whole = False
+        self._whole_texts: bool | None = None  # None: it does not generate
         self._alike: bool | None = None
         self._listed: torch.Tensor | None = None
         self._compact: tuple[int | torch.Tensor | None] | None = None
@@ -290,8 +291,8 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # Addresses and tensors of a scorer mean nothing in a copy.
-        passing = {"_checked": None, "_scorers": None, "_listed": None, "_compact": None}
-        return {**self.__dict__, **passing}
+        passing = dict.fromkeys(("_checked", "_scorers", "_listed", "_compact", "_whole_texts"))
+        return {**self.__dict__, **passing, "_whole": False}
 
     # Answering
 

@@ -885,19 +885,23 @@ impl Reference {
         (self.answer_from(query, k, &finalists), finalists)
     }
 
-    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out. Where
-    /// that is less than a quarter of the rows, sketches are read of eight times as many as are scored: of those whose
-    /// columns promise most.
-    fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
-        let (m, r) = (self.bias.len(), self.point.n_scan.max(k));
-        let all: BTreeSet<u32> = match (&self.columns, &self.coordinates) {
+    /// The rows whose sketches a scan reads to score `r`: eight times as many, whose columns promise most, where that is
+    /// less than a quarter of all.
+    pub fn listed(&self, query: &[f32], r: usize) -> BTreeSet<u32> {
+        let m = self.bias.len();
+        match (&self.columns, &self.coordinates) {
             (Some(columns), Some(map)) if 32 * r < m => {
                 let promised = column_scores(columns, &project(map, query)).into_iter().zip(0..);
                 top(&promised.collect::<Vec<_>>(), 8 * r).into_iter().map(|(_, id)| id).collect()
             }
             _ => (0..m as u32).collect(),
-        };
-        let scores = self.sketch_scores(query, &all).unwrap_or_default();
+        }
+    }
+
+    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out.
+    fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
+        let r = self.point.n_scan.max(k);
+        let scores = self.sketch_scores(query, &self.listed(query, r)).unwrap_or_default();
         let mut finalists = top(&scores, r);
         let least = if scores.len() > r { finalists[r - 1].0 } else { f32::NEG_INFINITY };
         let known: BTreeSet<u32> = finalists.iter().map(|&(_, id)| id).collect();

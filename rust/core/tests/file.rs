@@ -269,6 +269,27 @@ fn every_flipped_byte_is_survived() {
     }
 }
 
+/// Whatever columns hold, a scan by them ends, and is that of the reference.
+#[test]
+fn damaged_columns_are_survived() {
+    let wide = common::Wide { trust: 1.0, n_scan: 3, ..common::TABLES_ALONE };
+    let built = Case { m: 300, sketch_bytes: 128, p: 20, wide, ..small() }.build();
+    assert!(built.index.fitted().unwrap().scan(3, 300).listed.is_some());
+    let bytes = write(&built.index, "");
+    let (table, from) = header(&bytes);
+    let place = |at: usize| table["columns"]["data_offsets"][at].as_u64().unwrap() as usize + from;
+    let mut rng = Rng(7);
+    let mut accepted = 0;
+    for _ in 0..150 {
+        let mut damaged = bytes.clone();
+        for _ in 0..1 + rng.below(40) {
+            damaged[place(0) + rng.below(place(1) - place(0))] = rng.below(256) as u8;
+        }
+        accepted += usize::from(survives(&damaged, &built.queries[..1]));
+    }
+    assert_eq!(accepted, 150, "columns carry no checksum");
+}
+
 /// Headers that lie about the index, each refused and none a panic.
 #[test]
 fn hostile_headers_are_refused() {

@@ -97,19 +97,21 @@ proptest! {
 
     /// A query that is not trusted becomes an exemplar: its labels, and the best of all rows by their sketches.
     #[test]
-    fn what_a_wide_search_found_is_kept(seed in any::<u64>(), calls in prop::collection::vec(1usize..=200, 1..=4), t in 1usize..=12) {
-        let built = case(seed).build();
+    fn what_a_wide_search_found_is_kept(seed in any::<u64>(), m in prop::sample::select(&[90usize, 600][..]), calls in prop::collection::vec(1usize..=200, 1..=4), t in 1usize..=12) {
+        let built = Case { m, ..case(seed) }.build();
+        // Of the larger layer a scan lists rows by columns.
+        assert_eq!(built.index.fitted().unwrap().scan(t, m).listed.is_some(), m > 512);
         let mut rng = Rng(seed);
         for n in calls {
             let mut expected = kept(&built);
             let before = expected.len();
             let queries = rng.matrix(n, 12, Rng::normal);
-            let labels = random_labels(&mut rng, n, 90);
+            let labels = random_labels(&mut rng, n, m);
             let twin = built.reference_of_parts();
             for (query, labels) in queries.iter().zip(&labels) {
-                let everything = (0..90).collect();
+                let listed = twin.listed(query, t.max(16));
                 // Those scored are the best by sketches; of them, and of what the tables gave, the best by logits.
-                let mut scored: BTreeSet<u32> = lss_core::reference::top(&twin.sketch_scores(query, &everything).unwrap(), t.max(16)).into_iter().map(|(_, id)| id).collect();
+                let mut scored: BTreeSet<u32> = lss_core::reference::top(&twin.sketch_scores(query, &listed).unwrap(), t.max(16)).into_iter().map(|(_, id)| id).collect();
                 let by_tables = twin.sketch_scores(query, &twin.candidates(query).0).unwrap();
                 scored.extend(lss_core::reference::top(&by_tables, 20).into_iter().map(|(_, id)| id));
                 let logits: Vec<(f32, u32)> = scored.iter().map(|&id| (twin.logit(query, id), id)).collect();
