@@ -120,8 +120,8 @@ def _heads(found: Heads) -> str:
             "**Projected, SYNTHETIC layers**: rows and queries are planted clusters, which say nothing of",
             "quality on real data; a body has random weights and real time. Bodies, shares and gains are of",
             "float32; a gain is what these times add up to. Each search comes after a full layer, which",
-            "leaves nothing of an index in the caches. Its search of one query takes one thread, and torch",
-            "multiplies one row on one, however many there are.\n",
+            "leaves nothing of an index in the caches. A search of one query takes one thread, and so does",
+            "torch's product with one query in float32, however many there are.\n",
             table(header, lines),
             measured(head),
         ]
