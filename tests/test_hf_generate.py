@@ -761,22 +761,22 @@ def test_the_main_process_saves(model, index, main, how, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["save_pretrained", "push_to_hub"])
-def test_what_is_uploaded_has_the_index(index, model, how, tmp_path, monkeypatch):
-    uploaded = []
+def test_what_is_uploaded_has_the_index(how, tmp_path, monkeypatch):
+    model, uploaded = llama().eval(), []
 
     def upload(self, working_dir, *_, **__):
         uploaded.append({path.name for path in Path(working_dir).iterdir()})
 
     monkeypatch.setattr(type(model), "_upload_modified_files", upload)
-    hub = SimpleNamespace(create_repo=lambda name, **_: SimpleNamespace(repo_id=name))
+    hub = SimpleNamespace(create_repo=lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
     card = SimpleNamespace(save=lambda _: None)
     for module in (transformers.modeling_utils, transformers.utils.hub):
         monkeypatch.setattr(module, "hf_api", lambda *_, **__: hub, raising=False)
         monkeypatch.setattr(module, "create_repo", hub.create_repo, raising=False)
         monkeypatch.setattr(module, "create_and_tag_model_card", lambda *_, **__: card, raising=False)
-    with patch(model, index):
+    with patch(model, index_of(model)):
         if how == "save_pretrained":
-            model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/model")
+            model.save_pretrained(str(tmp_path), push_to_hub=True, repo_id="me/model")
         else:
             model.push_to_hub("me/model")
     (names,) = uploaded
