@@ -287,6 +287,8 @@ def test_the_core_answers_as_it_does(name, device, n, k, seed, chunk):
     np.testing.assert_array_equal(found.values.cpu().numpy(), scores)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])
 @given(
     n=st.integers(0, 9),
@@ -294,13 +296,19 @@ def test_the_core_answers_as_it_does(name, device, n, k, seed, chunk):
     chunk=st.sampled_from([1, 1 << 20]),
 )
 @settings(max_examples=20)
-def test_all_candidates_are_listed_once(path, n, always, chunk):
+def test_all_candidates_are_listed_once(path, dtype, device, n, always, chunk):
     index = INDEXES["queries"]
-    W, exact, b = rows_of(index, torch.float32)
+    W, exact, b = rows_of(index, dtype)
+    if path in ("core", "core-scan"):  # from rows of its own, but for these
+        own, others = exact, sorted(always)
+        exact = index._core.rows(0, M).astype(np.float64)
+        exact[others] = own[others]
     Q = layer(n=n, seed=5)[2]
-    scorer = Scorer(index, W, path=path, always=always, n_candidates=20, n_rescore=20, chunk_bytes=chunk)
-    labels, logits = scorer.candidates(torch.from_numpy(Q))
-    best = scorer.topk(torch.from_numpy(Q), 3)
+    few = {"n_candidates": 20, "n_rescore": 20, "chunk_bytes": chunk}
+    scorer = Scorer(index, W, device, path=path, always=always, **few)
+    labels, logits = (part.cpu() for part in scorer.candidates(torch.from_numpy(Q).to(device)))
+    best = scorer.topk(torch.from_numpy(Q).to(device), 3)
+    by_core = scorer.index.search(Q, 3, effort="adaptive")
     indptr, ids = index.candidates(Q)
     for i in range(n):
         known = labels[i] >= 0
@@ -314,6 +322,8 @@ def test_all_candidates_are_listed_once(path, n, always, chunk):
         else:
             assert 20 <= len(mine) <= 20 + len(always)
         assert set(best.indices[i].tolist()) <= set(mine)
+        if path == "core-scan":  # of more than tables find
+            assert (best.values[i].cpu().numpy() >= by_core.scores[i] - 1e-4).all()
 
 
 @pytest.mark.parametrize("path", ["tables", "scan", "core", "core-scan"])

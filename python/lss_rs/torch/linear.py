@@ -454,7 +454,7 @@ class LSSLinear(nn.Linear):  # type: ignore[misc]
         index = self._index
         assert index is not None
         always = frozenset((*self.always, *self._called, *index.config.always_include))
-        key = (self._key(), index._core.fits, self.n_candidates)
+        key = (self._key(), index._core.fits, index.operating_point.n_scan, self.n_candidates)
         if self._scorers is None or self._scorers[0] != key:
             self._scorers = key, {}
         if self._path is not None:
