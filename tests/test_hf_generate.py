@@ -846,6 +846,17 @@ def test_training_goes_through_the_dense_layer(model, index):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.filterwarnings("ignore")  # on CUDA it compiles, and torch has much to say
+def test_a_cache_of_fixed_size():
+    model = llama().eval()
+    with patch(model, index_of(model)):
+        expected = generate(model, prompts(2), custom_generate=decode)
+        options = {"cache_implementation": "static"}
+        assert torch.equal(generate(model, prompts(2), custom_generate=decode, **options), expected)
+        assert torch.equal(generate(model, prompts(2), **options), generate(model, prompts(2)))
+    torch.compiler.reset()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 def test_it_compiles(model, index):
     with patch(model, index, "lss", path="tables"), torch.no_grad():
