@@ -176,7 +176,9 @@ def records(tmp_path):
     record.write(
         folder / "cpu" / "2026-01-02-generate.csv", HEAD | {"definition": said, "point": "p=1"}, generated
     )
-    heads = record.HeadRow("2 layers", 128_000, 640, 1, 9e3, 7e3, 150.0, 0.98, 0.44, 1.75)
+    sizes = {"body": "2 layers", "m": 128_000, "d": 640, "threads": 1, "body_us": 9e3, "layer_us": 7e3}
+    ours = {"half_us": 4e3, "ours_us": 150.0, "same": 0.98, "core_us": 90.0, "core_same": 0.97}
+    heads = record.HeadRow(**sizes, **ours, layer_share=0.44, gain=1.75, point="p=2")
     record.write(folder / "cpu" / "2026-01-02-heads.csv", HEAD, [heads])
     on_device = [
         record.DeviceRow(dtype, way, batch, batch * us, us, us, 20, share, 0.98, 0.97)
@@ -584,7 +586,8 @@ def test_generation(records):
     assert "| decode | 98.0% | 98.0% | 5.500 |" in page.replace("|  |", "|")
     assert "| decode | 1 | 26.0 | 1.30 | 25.0% |" in page
     assert "SYNTHETIC" in page
-    assert "| 2 layers | 128,000 x 640 | 1 | 9.00 ms | 7.00 ms | 44.0% | 150 us | 0.9800 | 1.75 |" in page
+    row = "| 2 layers | 128,000 x 640 | 1 | 9.00 ms | 7.00 ms | 4.00 ms | 44.0% | 150 us | 0.9800 | 1.75 |"
+    assert f"{row} 90.0 us | 0.9700 | p=2 |" in page
 
 
 class TestDevice:
