@@ -102,7 +102,8 @@ test-wheel: build
 	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout pytest-xdist hypothesis
 	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
-	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
+	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider \
+		test_arrays.py test_import.py test_index.py
 
 clean:
 	rm -rf target $(VENV) $(BARE)

@@ -116,6 +116,8 @@ def load_smollm2() -> tuple[Any, Any]:
     # The GGUF holds everything; without local_files_only transformers asks the hub for what it lacks.
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
+    if tokenizer.pad_token is None:  # as older transformers read it
+        tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
     # Expanded weights are saved as any: what marks them as those of a GGUF would forbid it.
     if getattr(model, "hf_quantizer", None) is not None:
