@@ -2,6 +2,9 @@
 
 import os
 from importlib.util import find_spec
+from itertools import islice
+
+import pytest
 
 try:
     from hypothesis import HealthCheck, settings
@@ -37,3 +40,22 @@ def tiny_llama(vocabulary, width, **options):
         **options,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def documents(split, n):
+    """Some documents of the demo's corpus, as far as tests read them."""
+    from lss_rs import demo
+
+    return [text[:400] for _, text in islice(demo.demo_documents(split), n)]
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real model and its tokenizer; who changes them puts them back."""
+    from lss_rs import demo
+
+    try:
+        demo.smollm2_file()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    return demo.load_smollm2()

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import lss_rs.hf  # noqa: E402
+from conftest import documents  # noqa: E402
 from lss_rs import Index, demo  # noqa: E402
 from lss_rs.hf import decode, patch  # noqa: E402
 from lss_rs.torch import LSSLinear  # noqa: E402
@@ -19,15 +20,6 @@ START, NEW = 16, 8
 
 
 @pytest.fixture(scope="module")
-def smollm2():
-    try:
-        demo.smollm2_file()
-    except ModuleNotFoundError as error:
-        pytest.skip(str(error))
-    return demo.load_smollm2()
-
-
-@pytest.fixture(scope="module")
 def model(smollm2):
     return smollm2[0]
 
@@ -35,7 +27,7 @@ def model(smollm2):
 @pytest.fixture(scope="module")
 def index(smollm2):
     model, tokenizer = smollm2
-    texts = [text[:400] for _, text in islice(demo.demo_documents("train"), 30)]
+    texts = documents("train", 30)
     states = lss_rs.hf.collect(model, tokenizer, texts, max_tokens=2000, progress=False)
     return Index.from_linear(model.get_output_embeddings()).fit(*states, target=None, progress=False)
 

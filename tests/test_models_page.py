@@ -1,7 +1,6 @@
 """The page on language models, and the README's lines on them, run as they stand, with a real model."""
 
 import re
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import lss_rs.hf  # noqa: E402
+from conftest import documents  # noqa: E402
 from lss_rs import Index, demo  # noqa: E402
 from lss_rs.torch import LSSLinear  # noqa: E402
 
@@ -20,19 +20,6 @@ ROOT = Path(__file__).parents[1]
 
 def blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def documents(split, n):
-    return [text[:400] for _, text in islice(demo.demo_documents(split), n)]
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        demo.smollm2_file()
-    except ModuleNotFoundError as error:
-        pytest.skip(str(error))
-    return demo.load_smollm2()
 
 
 def test_the_page_runs(smollm2, tmp_path, monkeypatch, capsys):

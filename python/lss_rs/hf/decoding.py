@@ -18,7 +18,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 
 from lss_rs._arrays import message
-from lss_rs.hf.patching import _special_ids
+from lss_rs.hf.patching import _raises, _special_ids
 from lss_rs.torch import LSSLinear
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def _why_not(processors: LogitsProcessorList, config: Any) -> str | None:
     """Name what needs logits over the whole vocabulary."""
     for processor in processors:
         kind = type(processor)
-        # Below 1 a penalty raises what is no candidate.
-        raises = kind is RepetitionPenaltyLogitsProcessor and processor.penalty < 1
-        if raises or kind not in (*_AS_THEY_ARE, RepetitionPenaltyLogitsProcessor):
+        if _raises(processor) or kind not in (*_AS_THEY_ARE, RepetitionPenaltyLogitsProcessor):
             return kind.__name__
     if config.return_dict_in_generate and (config.output_scores or config.output_logits):
         return "output_scores or output_logits"

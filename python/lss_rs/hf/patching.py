@@ -278,6 +278,11 @@ _BANNED = ("suppress_tokens", "begin_suppress_tokens", "sequence_bias")
 """Where processors keep what they ban."""
 
 
+def _raises(processor: Any) -> bool:
+    """Whether it is a penalty that favours tokens, so that one which is no candidate may become the best."""
+    return type(processor) is RepetitionPenaltyLogitsProcessor and processor.penalty < 1
+
+
 def _chooses_others(processors: LogitsProcessorList, n_candidates: int) -> str | None:
     """Name a processor that may choose what is no candidate.
 
@@ -287,8 +292,7 @@ def _chooses_others(processors: LogitsProcessorList, n_candidates: int) -> str |
     for processor in processors:
         banned = (getattr(processor, name, None) for name in _BANNED)
         many = max((len(tokens) for tokens in banned if tokens is not None), default=0)
-        raises = type(processor) is RepetitionPenaltyLogitsProcessor and processor.penalty < 1
-        if type(processor) not in known or raises or 2 * many > n_candidates:
+        if type(processor) not in known or _raises(processor) or 2 * many > n_candidates:
             return type(processor).__name__
     return None
 

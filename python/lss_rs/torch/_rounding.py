@@ -41,17 +41,21 @@ def roundings(
     return [way for way in ways if _agree(weights, rows, stored, way)]
 
 
+def _rounded(x: torch.Tensor, *dtypes: torch.dtype) -> torch.Tensor:
+    for dtype in dtypes:
+        x = x.to(dtype)
+    return x
+
+
 def _agree(weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, way: Roundings) -> bool:
     if not way:
         return bool(torch.equal(weights.to(stored).float(), rows.to(weights.device)))
-    kept = weights
-    for dtype in (*way, weights.dtype):
-        kept = kept.to(dtype)
-    if not torch.equal(kept, weights):  # no numbers that are left by such roundings
+    all_of_it = (*way, weights.dtype)
+    if not torch.equal(_rounded(weights, *all_of_it), weights):  # no numbers that such roundings leave
         return False
     least = most = rows
     if way[0] is not stored and stored is not torch.float32:
-        if stored in (*way[1:], weights.dtype) and torch.finfo(way[0]).eps < torch.finfo(stored).eps:
+        if stored in all_of_it[1:] and torch.finfo(way[0]).eps < torch.finfo(stored).eps:
             # By way of something finer: half of them might be one unit off, which is what a change is, too.
             return False
         # They were within half a unit of the rows' last place, and rounding keeps the order of numbers.
@@ -59,7 +63,5 @@ def _agree(weights: torch.Tensor, rows: torch.Tensor, stored: torch.dtype, way: 
         half = torch.ldexp(torch.full_like(rows, unit.eps / 2), torch.frexp(rows).exponent - 1)
         half.masked_fill_(rows == 0, 0.0).clamp_(min=unit.smallest_normal * unit.eps / 2)
         least, most = rows - half, rows + half
-    for dtype in (*way, weights.dtype):
-        least, most = least.to(dtype), most.to(dtype)
-    least, most = least.to(weights.device), most.to(weights.device)
+    least, most = (_rounded(bound, *all_of_it).to(weights.device) for bound in (least, most))
     return bool(((weights >= least) & (weights <= most)).all())
