@@ -113,8 +113,12 @@ class ShiftRow(NamedTuple):
     fitted: str
     """Domain. An engine that sees rows alone is the same wherever it is fitted but for its setting."""
     served: str
+    learned: str
+    """Domain of the queries that it has learned from since; empty where none."""
     observed: int
-    """Queries of the domain served that it has learned from before."""
+    """How many these are."""
+    refreshed: int
+    """On how many of these, the last, it was tuned anew."""
     p1: float
     p1_ratio: float
     p1_low: float | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +49,7 @@ def measure(
     engines: list[str] = DEFINITION["engines"],
     grid: str = "grid",
     observed: list[int] = DEFINITION["observed"],
+    refresh: dict[str, Any] = DEFINITION["refresh"],
     rounds: int = DEFINITION["rounds"],
     seconds: float = DEFINITION["seconds"],
 ) -> tuple[dict[str, Any], list[record.ShiftRow]]:
@@ -64,7 +64,11 @@ def measure(
     engines : list of str
     grid : {"grid", "smoke"}
     observed : list of int
-        Queries of the domain served after which an engine that learns from them is measured again.
+        Queries of the domain served after which an engine that learns from them is measured again: on others
+        of them, and in the end on those of the domain fitted on.
+    refresh : dict
+        "observed": queries served after which it is measured once more, tuned anew on the last "queries" of
+        them to "target".
     rounds : int
     seconds : float
         For one engine on one pair in one round.
@@ -85,12 +89,14 @@ def measure(
             for name in engines:
                 choices += _choices(name, layer, each["fitted"], grid, full, teams)
             for served in domains:
-                rows += _serve(bundle, choices, layer / served, served, full, observed, rounds, seconds)
+                ask = _Questions(bundle, layer, full, rounds, seconds)
+                rows += _serve(ask, choices, served, observed, refresh)
         finally:
             for team in teams:
                 team.worker.stop()
         libraries |= {team.built.library for team in teams}
     about = head(libraries) | {"k": K, "layers": layers, "target": DEFINITION["target"], "rounds": rounds}
+    about["refresh"] = refresh
     return about, rows
 
 
@@ -171,41 +177,52 @@ def _share(quality: Quality) -> float:
     return quality.ratio.estimate if quality.ratio else 0.0
 
 
+class _Questions(NamedTuple):
+    """What engines are asked, and for how long."""
+
+    bundle: str
+    layer: Path
+    full: dict[tuple[str, str], np.ndarray]
+    rounds: int
+    seconds: float
+
+
 def _serve(
-    bundle: str,
-    choices: list[_Choice],
-    path: Path,
-    served: str,
-    full: dict[tuple[str, str], np.ndarray],
-    observed: list[int],
-    rounds: int,
-    seconds: float,
+    ask: _Questions, choices: list[_Choice], served: str, observed: list[int], refresh: dict[str, Any]
 ) -> list[record.ShiftRow]:
     """Ask every engine the queries of a domain, and those that learn from them again and again."""
-    ask = partial(_ask, bundle, path, served, full[served, "test"], rounds, seconds)
-    rows = ask(choices, 0)
+    rows = _ask(ask, choices, served)
     learners = [choice for choice in choices if choice.team.built.observes and choice.fitted != served]
-    workers = {id(choice.team): choice.team.worker for choice in learners}.values()
+    workers = list({id(choice.team): choice.team.worker for choice in learners}.values())
+    path = ask.layer / served
     for first, last in pairwise([0, *observed]):
         for worker in workers:
             worker.observe(path, first, last)
-        rows += ask(learners, last)
+        rows += _ask(ask, learners, served, served, last)
+    for fitted in dict.fromkeys(choice.fitted for choice in learners):
+        rows += _ask(ask, [each for each in learners if each.fitted == fitted], fitted, served, observed[-1])
+    last, tuned = refresh["observed"], refresh["queries"]
+    for worker in workers:
+        worker.forget()
+        worker.observe(path, 0, last - tuned)
+        worker.refresh(path, last - tuned, last, refresh["target"])
+    rows += _ask(ask, learners, served, served, last, tuned)
     for worker in workers:
         worker.forget()
     return rows
 
 
 def _ask(
-    bundle: str,
-    path: Path,
-    served: str,
-    full: np.ndarray,
-    rounds: int,
-    seconds: float,
+    ask: _Questions,
     choices: list[_Choice],
-    observed: int,
+    served: str,
+    learned: str = "",
+    observed: int = 0,
+    refreshed: int = 0,
 ) -> list[record.ShiftRow]:
     """Ask the test queries of a domain, then time all in turns."""
+    bundle, layer, all_full, rounds, seconds = ask
+    path, full = layer / served, all_full[served, "test"]
     truth, unit = load(path, "test").Y, groups_of(path, "test")
     answers = []
     for choice in choices:
@@ -228,7 +245,9 @@ def _ask(
                 setting=text(team.worker.build_settings | setting.search),
                 fitted=fitted,
                 served=served,
+                learned=learned,
                 observed=observed,
+                refreshed=refreshed,
                 p1=one.p,
                 p5=five.p,
                 **ratio("p1", one.ratio),

@@ -98,6 +98,7 @@ def main() -> None:
             lambda bundle: folder / bundle,
             grid="smoke",
             observed=[300],
+            refresh={"observed": 600, "queries": 300, "target": 0.9},
             rounds=1,
             seconds=0.0,
         )

@@ -115,6 +115,10 @@ class Worker:
         """Learn from so many training queries of another bundle over the same layer."""
         self._call("observe", path=path, first=first, last=last)
 
+    def refresh(self, path: Path, first: int, last: int, target: float) -> None:
+        """Find anew what keeps the target on so many of them, and learn from these, too."""
+        self._call("refresh", path=path, first=first, last=last, target=target)
+
     def forget(self) -> None:
         """Go back to what was built."""
         self._call("forget")
@@ -198,6 +202,10 @@ class _Served:
         Q = load(path, "train").Q
         for lo in range(first, last, BLOCK):
             self._engine.observe(np.ascontiguousarray(Q[lo : min(lo + BLOCK, last)], np.float32))
+
+    def refresh(self, path: Path, first: int, last: int, target: float) -> None:
+        Q = load(path, "train").Q
+        self._engine.refresh(np.ascontiguousarray(Q[first:last], np.float32), target)
 
     def forget(self) -> None:
         self._engine.forget()

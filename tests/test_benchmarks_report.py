@@ -93,11 +93,13 @@ def rows():
     ]
 
 
-def shift_row(kind, fitted, served, p1, us, observed=0):
+def shift_row(kind, fitted, served, p1, us, observed=0, learned="", refreshed=0):
     hints = blank(ShiftRow, kind, kind) | {"sees": "rows", "setting": "s=1", "fitted": fitted}
     hints |= {
         "bundle": "lm-smollm2",
         "observed": observed,
+        "learned": learned or (served if observed else ""),
+        "refreshed": refreshed,
         "served": served,
         "p1": p1 / 2,
         "p1_ratio": p1,
@@ -141,6 +143,8 @@ def records(tmp_path):
     shift += [shift_row("peer", f, s, 0.97, 400.0) for f in DOMAINS for s in DOMAINS]
     shift += [shift_row("ours", f, s, 0.99 if f == s else 0.84, 100.0) for f in DOMAINS for s in DOMAINS]
     shift += [shift_row("ours", f, s, 0.98, 90.0, 1000) for f in DOMAINS for s in DOMAINS if f != s]
+    shift += [shift_row("ours", f, s, 0.985, 70.0, 1000, s, 200) for f in DOMAINS for s in DOMAINS if f != s]
+    shift += [shift_row("ours", f, f, 0.975, 80.0, 1000, s) for f in DOMAINS for s in DOMAINS if f != s]
     record.write(folder / "cpu" / "2026-01-02-shift.csv", HEAD, shift)
     scale = [
         scale_row(kind, m, us * (m / 50_000) ** power)
@@ -413,7 +417,16 @@ class TestPage:
         assert "fitted on `prose` and asked `code`, the worst pair: lss-rs keeps 0.8400 of P@1" in page
         assert re.search(r"\| lm-smollm2 \| prose \| code \| lss-rs 0\.8400.*\| ScaNN tree 0\.9700", lost)
         assert not re.search(r"\| prose \| prose \|", lost)
-        assert "| engine | setting | fitted on | asked prose | asked code |" in part(page, "Shift")
+        shown = part(page, "Shift")
+        assert "| engine | setting | fitted on | asked prose | asked code |" in shown
+        assert "having served 1,000 such queries 0.9800 of P@1" in page
+        assert "tuned anew after 1,000 0.9850 of P@1" in page
+        learners = [line.split(" | ") for line in shown.split("What lss-rs keeps")[1].splitlines()]
+        kept = {(line[1], line[2], line[4]): line[5] for line in learners if len(line) > 6}
+        assert kept["prose", "code", "0"] == "0.8400"
+        assert kept["prose", "code", "1,000"] == "0.9800"
+        assert kept["prose", "code", "1,000, tuned anew"] == "0.9850"
+        assert kept["prose", "prose", "1,000 of code"] == "0.9750"
 
     def test_scale(self, records):
         section = part(render(records, records.parent)[Path("docs/benchmarks.md")], "Scale")

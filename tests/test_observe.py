@@ -1,5 +1,6 @@
 """Trust, effort and observing, as users meet them; rust/core/tests/observe.rs tests what the core does."""
 
+import re
 import threading
 
 import numpy as np
@@ -537,6 +538,52 @@ def test_refreshed_planes_are_for_what_is_kept(index):
     index.observe(home[:10])
 
 
+def test_refreshing_tunes_on_queries_of_today(index):
+    """Where traffic has changed, trust is learned anew: what goes on, and what keeps the target."""
+    abroad = domains(3600, 19)[2]
+    served, today, asked = abroad[:1600], abroad[1600:2600], abroad[2600:]
+    index.observe(served)
+    before, kept = index.operating_point, index.params["n_entries"]
+    stages = []
+    index.refresh(today, target=0.9, progress=False, callback=lambda stage, *_: stages.append(stage))
+    assert index.operating_point != before
+    assert set(stages) >= {"planes", "tuning"}
+    assert overlap(index, asked) >= 0.88
+    # today's queries are observed, too, by the new point
+    assert index.params["n_entries"] >= kept
+    twin = Index.from_bytes(index.to_bytes())
+    assert twin.observe(today).added == 0
+    np.testing.assert_array_equal(twin.search(asked, k=5).labels, index.search(asked, k=5).labels)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"Q": np.zeros((1, D), np.float32)}, "'Q' must be at least two queries. Got 1 instead."),
+        (
+            {"Q": np.zeros((5, D + 1), np.float32)},
+            f"'Q' must be of shape (n, {D}). Got shape (5, {D + 1}) instead.",
+        ),
+        ({"Q": np.zeros((5, D), np.float32), "Y": [1]}, "'Y'"),
+        (
+            {"Q": np.zeros((5, D), np.float32), "groups": [1]},
+            "'groups' must be of shape (5,). Got shape (1,) instead.",
+        ),
+        (
+            {"Q": np.zeros((5, D), np.float32), "target": 0},
+            "'target' must be above 0 and at most 1. Got 0 instead.",
+        ),
+        ({"Y": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),
+        ({"groups": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),
+    ],
+)
+def test_queries_to_refresh_on_are_checked(index, given, text):
+    before = index.to_bytes()
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        index.refresh(progress=False, **given)
+    assert index.to_bytes() == before
+
+
 def test_refreshing_is_checked():
     W, home, _ = domains(1200, 18)
     with pytest.raises(NotFittedError):
@@ -544,3 +591,8 @@ def test_refreshing_is_checked():
     rows = Index.from_weights(W, config=LSSConfig(fill="rows")).fit(home, progress=False)
     with pytest.raises(ValueError, match="refreshes with fill='queries'"):
         rows.refresh()
+    bare = Index.from_weights(W, config=LSSConfig(teacher_top=5, sketch_bytes=0))
+    bare.fit(home, target=None, progress=False)
+    with pytest.raises(ValueError, match="observes with fill='queries' and sketches"):
+        bare.refresh(home[:100])
+    assert bare.refresh(progress=False) is bare

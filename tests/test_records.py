@@ -43,10 +43,19 @@ def test_shift(found):
         for fitted in layer["fitted"]
         for served in layer["domains"]
     }
-    expected = {(*pair, name, 0) for pair in pairs for name in shift.DEFINITION["engines"]}
-    later = shift.DEFINITION["observed"]
-    expected |= {(*pair, "lss_fit", n) for pair in pairs if pair[1] != pair[2] for n in later}
-    assert {(row.bundle, row.fitted, row.served, row.name, row.observed) for row in rows} == expected
+    nothing = ("", 0, 0)
+    expected = {(*pair, name, *nothing) for pair in pairs for name in shift.DEFINITION["engines"]}
+    later, anew = shift.DEFINITION["observed"], shift.DEFINITION["refresh"]
+    assert head["refresh"] == anew
+    for bundle, fitted, served in pairs:
+        if fitted != served:
+            expected |= {(bundle, fitted, served, "lss_fit", served, n, 0) for n in later}
+            expected.add((bundle, fitted, served, "lss_fit", served, anew["observed"], anew["queries"]))
+            expected.add((bundle, fitted, fitted, "lss_fit", served, later[-1], 0))
+    assert {
+        (row.bundle, row.fitted, row.served, row.name, row.learned, row.observed, row.refreshed)
+        for row in rows
+    } == expected
 
 
 def test_scale(found):

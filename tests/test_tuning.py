@@ -59,6 +59,20 @@ def test_the_best_is_the_quickest_that_keeps_the_target(report):
     assert (report.target, report.n) == (0.9, 400)
 
 
+def test_searches_that_stay_with_the_tables_have_a_point_of_their_own(taught, data):
+    Q = data[2][2000:]
+    report = tune(taught, Q, target=0.9, effort="fixed", progress=False)
+    assert report.feasible
+    assert [
+        trial.point for trial in report.trials if trial.point.judge is not None or trial.point.trust
+    ] == []
+    good = [trial for trial in report.trials if all(share.low >= 0.9 for share in trial.quality.values())]
+    assert report.best == good[0].point
+    index = Index.from_bytes(taught.to_bytes()).apply(report.best)
+    both = [index.search(Q, 5, effort=effort).labels for effort in ("adaptive", "fixed")]
+    np.testing.assert_array_equal(*both)
+
+
 def test_the_full_layer_is_the_measure(report):
     assert report.full.point.exact
     assert report.full.candidates == 300
@@ -183,6 +197,7 @@ def test_progress_is_reported(taught, data):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"effort": "high"}, "'effort' must be 'adaptive' or 'fixed'. Got 'high' instead."),
         ({"objective": "size"}, "'objective' must be 'latency' or 'throughput'. Got 'size' instead."),
         ({"target": 0}, "'target' must be above 0 and at most 1. Got 0 instead."),
         ({"target": 1.01}, "'target' must be above 0 and at most 1. Got 1.01 instead."),

@@ -99,6 +99,10 @@ class BaseEngine(ABC):
         """Learn from queries (n, d) that are served."""
         raise TypeError(f"{self.title} does not learn from queries that it is asked.")
 
+    def refresh(self, Q: np.ndarray, target: float) -> None:
+        """Find anew what keeps the target, on queries (n, d) that are served, and learn from them."""
+        raise TypeError(f"{self.title} does not learn from queries that it is asked.")
+
     def forget(self) -> None:
         """Go back to what it was when built."""
         raise TypeError(f"{self.title} does not learn from queries that it is asked.")

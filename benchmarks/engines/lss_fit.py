@@ -7,36 +7,55 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.engines import BaseEngine, Data, Work, lss
-from lss_rs import Index, set_num_threads
+from lss_rs import Index, OperatingPoint, set_num_threads, tune
+from lss_rs.tuning import held_out_from
 
 
 class Engine(lss.Engine):
-    """An index at the operating point that it found by itself."""
+    """An index at the operating point that it found by itself.
+
+    Beside it there is one for searches that stay with the tables, found on the same queries when first
+    asked for.
+    """
 
     title: ClassVar[str] = "lss-rs, fit alone"
     observes: ClassVar[bool] = True
 
     def __init__(self, data: Data, num_threads: int) -> None:
         set_num_threads(num_threads)
-        self._keep(Index.from_weights(data.W, data.b).fit(data.Q, data.Y.lists(), k=5, progress=False))
-        self._fitted = self.index.to_bytes()
+        Y = data.Y.lists()
+        index = Index.from_weights(data.W, data.b).fit(data.Q, Y, k=5, progress=False)
+        held = held_out_from(len(data.Q), None)
+        self._held = data.Q[held:], Y[held:]
+        self._points: dict[str, OperatingPoint] = {}
+        self._keep(index)
+        self._fitted, self._at_fit = index.to_bytes(), self._points
 
     def _keep(self, index: Index) -> None:
-        self.index, self.search, self._point = index, index.search, index.operating_point
+        self.index, self.search = index, index.search
+        self._points["adaptive"] = index.operating_point
 
     # nothing is told of a fit
     stages = BaseEngine.stages
 
     def configure(self, effort: str = "adaptive") -> None:
-        """Let searches go on where an answer is not trusted, or stay with the tables and ask for no trust."""
-        fixed = self._point._replace(trust=0.0, scan_trust=0.0, judge=None)
-        self.index.apply({"adaptive": self._point, "fixed": fixed}[effort])
+        """Let searches go on where an answer is not trusted, or stay with the tables."""
+        if effort not in self._points:
+            self._points[effort] = tune(self.index, *self._held, effort=effort, progress=False).best
+        self.index.apply(self._points[effort])
 
     def observe(self, Q: np.ndarray) -> None:
         self.configure()
         self.index.observe(Q)
 
+    def refresh(self, Q: np.ndarray, target: float) -> None:
+        self.configure()
+        fixed = tune(self.index, Q, target=target, effort="fixed", progress=False).best
+        self._points = {"fixed": fixed}
+        self._keep(self.index.refresh(Q, target=target, progress=False))
+
     def forget(self) -> None:
+        self._points = self._at_fit
         self._keep(Index.from_bytes(self._fitted))
 
     def work(self, Q: np.ndarray) -> Work:

@@ -23,10 +23,14 @@ def line(rows: list[ShiftRow]) -> str:
     there = [row for row in foreign if (row.fitted, row.served) == (fixed.fitted, fixed.served)]
     parts = [f"{_named(row)} keeps {_kept(row)}" for row in there if not row.observed]
     later = max(
-        (row for row in there if row.observed), key=lambda row: (row.observed, _least(row)), default=None
+        (row for row in there if row.observed and not row.refreshed),
+        key=lambda row: (row.observed, _least(row)),
+        default=None,
     )
     if later:
         parts.append(f"having served {later.observed:,} such queries {_kept(later)}")
+    if tuned := max((row for row in there if row.refreshed), key=_least, default=None):
+        parts.append(f"tuned anew after {tuned.observed:,} {_kept(tuned)}")
     peers = [row for row in rows if row.kind == "peer" and _same_case(row, fixed)]
     if best := max(peers, key=_least, default=None):
         parts.append(f"the best peer there, {best.engine}, {_kept(best)}")
@@ -43,12 +47,23 @@ def section(head: dict[str, Any], rows: list[ShiftRow]) -> str:
             "time of one query on one thread, median and p99, and the share of the queries for which the",
             "index went on to a scan. A setting is the cheapest of an engine's grid that keeps",
             f"{head.get('target', TARGET)} of both on held-out queries of the domain fitted on. An index",
-            "that found its operating point by itself is asked with it (`effort=adaptive`), and with the",
-            "tables alone (`effort=fixed`, dotted in the plot).\n",
+            "that found its operating point by itself is asked with it (`effort=adaptive`), and with one",
+            "that keeps as much without going on (`effort=fixed`, dotted in the plot)." + _tuned(head),
             "![quality and time against queries served from another domain](plots/shift.svg)\n",
             *(_table(bundle, rows) for bundle in dict.fromkeys(row.bundle for row in rows)),
             *_learners(rows),
         ]
+    )
+
+
+def _tuned(head: dict[str, Any]) -> str:
+    """Say what tuning anew was."""
+    plan = head.get("refresh")
+    if not plan:
+        return "\n"
+    return (
+        f" Tuned anew: after {plan['observed']:,} queries served, on the last {plan['queries']:,} of them,"
+        f" to keep {plan['target']} (circles).\n"
     )
 
 
@@ -59,7 +74,7 @@ def _learners(rows: list[ShiftRow]) -> list[str]:
     lines = []
     for row in sorted(
         (row for row in rows if row.engine in engines),
-        key=lambda row: (row.bundle, row.fitted, row.served, row.setting, row.observed),
+        key=lambda row: (row.bundle, row.fitted, row.served, row.setting, row.observed, row.refreshed),
     ):
         torch = full.get((row.bundle, row.served))
         known = torch is not None and torch.one_mean_us and row.one_mean_us
@@ -69,7 +84,7 @@ def _learners(rows: list[ShiftRow]) -> list[str]:
                 row.fitted,
                 row.served,
                 row.setting,
-                f"{row.observed:,}",
+                _before(row) or "0",
                 share(row.p1_ratio),
                 share(row.p5_ratio),
                 us(row.one_mean_us),
@@ -90,14 +105,14 @@ def _table(bundle: str, rows: list[ShiftRow]) -> str:
     """Write one bundle's table."""
     rows = [row for row in rows if row.bundle == bundle]
     domains = list(dict.fromkeys(row.served for row in rows))
-    cells: dict[tuple[str, str, str, int], dict[str, ShiftRow]] = {}
+    cells: dict[tuple[str, str, str, str], dict[str, ShiftRow]] = {}
     for row in rows:
-        cells.setdefault((row.engine, row.setting, row.fitted, row.observed), {})[row.served] = row
+        cells.setdefault((row.engine, row.setting, row.fitted, _before(row)), {})[row.served] = row
     lines = []
-    for (engine, setting, fitted, observed), served in cells.items():
+    for (engine, setting, fitted, before), served in cells.items():
         one = next(iter(served.values()))
         setting = setting or "as it is"
-        setting += f", after {observed:,} queries served" if observed else ""
+        setting += f", served before: {before}" if before else ""
         on = fitted + (" (its setting alone)" if fitted and one.sees == "rows" else "")
         found = [_cell(served[domain]) if domain in served else "" for domain in domains]
         lines.append([f"**{engine}**" if one.kind == "ours" else engine, setting, on or "rows alone", *found])
@@ -119,6 +134,14 @@ def losses(rows: list[ShiftRow]) -> str:
         return "Shift: on no pair of domains does a peer keep as much as ours.\n"
     title = "Shift: pairs of domains on which a peer keeps as much as ours of P@1 or of P@5, or more:\n"
     return f"{title}\n{table(['bundle', 'fitted on', 'asked', 'ours', 'peers'], lines)}"
+
+
+def _before(row: ShiftRow) -> str:
+    """Say what an index has served before; nothing if nothing."""
+    if not row.observed:
+        return ""
+    of = f" of {row.learned}" if row.learned != row.served else ""
+    return f"{row.observed:,}{of}" + (", tuned anew" if row.refreshed else "")
 
 
 def _named(row: ShiftRow) -> str:

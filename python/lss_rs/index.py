@@ -37,7 +37,7 @@ from lss_rs.learn import learn, relearn
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
-from lss_rs.tuning import Judge, find_point, held_out_from
+from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -353,15 +353,7 @@ class Index:
                 held = None if labels is None else labels.slice(n, queries.n)
                 units = None if groups is None else np.asarray(groups)[n:]
                 judge = Judge(fitted, queries.slice(n, queries.n), held, {1, min(k, 5)}, target, groups=units)
-                found = find_point(judge, report)
-                if not found.feasible:
-                    warnings.warn(
-                        f"No operating point keeps {target} of the full layer's P@k on {queries.n - n} "
-                        "queries held out: searches will be exact. More queries, or a lower target, help.",
-                        UserWarning,
-                        stacklevel=2,
-                    )
-                fitted.apply(found.best)
+                fitted._tune(judge, report)
             observed = 0
             for further, known in stream:
                 for lo in range(0, len(further), _OBSERVED):
@@ -564,30 +556,39 @@ class Index:
         lists = None if labels is None else (labels.indptr, labels.indices)
         while True:
             fits, params = self._core.fits, self.params
-            if not params:
-                raise NotFittedError("The index is not fitted: call fit first.")
-            if params["fill"] == "rows" or not params["sketch_bytes"]:
-                raise ValueError(
-                    "An index observes with fill='queries' and sketches; this one was fitted without."
-                )
-            if labels is None and params["teacher_top"] == 0:
-                raise ValueError(
-                    message("Y", "given with teacher_top=0, which learns from true labels only", None)
-                )
+            _check_observes(params, labels)
             told = self._core.observe(queries, lists, params["teacher_top"], params["capacity"], fits)
             if told is not None:  # else fitted anew meanwhile, perhaps with other parameters
                 return Observed(*told)
 
     def refresh(
-        self, *, progress: bool = True, callback: Callable[[str, int, int], object] | None = None
+        self,
+        Q: ArrayLike | None = None,
+        Y: Any = None,
+        *,
+        target: float = 0.99,
+        groups: ArrayLike | None = None,
+        progress: bool = True,
+        callback: Callable[[str, int, int], object] | None = None,
     ) -> Self:
-        """Learn planes anew from the training queries kept by now, those observed among them.
+        """Learn planes anew from the training queries kept by now, and what a search does from today's.
 
+        Given queries, the operating point is found on them, as :func:`lss_rs.tune` does: how much of the
+        tables a search reads, what trust is made of, and how much of it is asked for. Then they are observed.
         Coordinates, and what the rows' sketches are in, stay those of :meth:`fit`; a new fit changes them,
-        too. :func:`lss_rs.tune` on queries of today finds the operating point of today.
+        too.
 
         Parameters
         ----------
+        Q : array-like or CPU tensor of float, shape (n, d), optional
+            The latest queries, a thousand or more, none of them observed yet, or the index will look better
+            than it is. Without them the operating point stays.
+        Y : labels of the n queries, optional
+            Their true labels, as for :meth:`fit`. Without them the full layer's best are the truth.
+        target : float
+            Share of the full layer's P@1 and P@5 that searches keep.
+        groups : array-like, shape (n,), optional
+            What each query belongs to, as for :meth:`fit`.
         progress : bool
             Show progress bars, if tqdm is installed.
         callback : callable, optional
@@ -602,19 +603,47 @@ class Index:
         ------
         NotFittedError
             If the index is not fitted.
+        TypeError
+            As :meth:`fit`.
         ValueError
-            If its buckets hold rows, its planes are not those of method "refine" or "aligned", or it was
-            fitted anew meanwhile.
+            As :meth:`fit`, and if its buckets hold rows, its planes are not those of method "refine" or
+            "aligned", or it was fitted anew meanwhile.
+
+        Warns
+        -----
+        UserWarning
+            If no operating point keeps the target.
         """
         resolved = self._resolved
         if resolved is None:
             raise NotFittedError("The index is not fitted: call fit first.")
         if resolved.fill == "rows" or resolved.method not in ("refine", "aligned"):
             raise ValueError("An index refreshes with fill='queries' and method='refine' or 'aligned'.")
+        if Q is None and (Y is not None or groups is not None):
+            raise ValueError(message("Q", "given with 'Y' or 'groups'", None))
+        judge = None
+        if Q is not None:
+            _check_observes(self.params, Y)
+            judge = judge_on(self, Q, Y, {1, min(self._fitted_k, 5)}, target, groups=groups)
         with Progress(progress, callback) as report:
             fits = self._core.fits
             self._core.rehash(relearn(self._core, resolved, report), fits)
+            if judge is not None:
+                self._tune(judge, report)
+                self.observe(judge.Q, Y)
         return self
+
+    def _tune(self, judge: Judge, report: Callable[[str, int, int], object]) -> None:
+        """Search from now on with the quickest point that `judge` lets pass."""
+        found = find_point(judge, report)
+        if not found.feasible:
+            warnings.warn(
+                f"No operating point keeps {judge.target} of the full layer's P@k on {len(judge.Q)} queries "
+                "held out: searches will be exact. More queries, or a lower target, help.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self.apply(found.best)
 
     # How much a search does
 
@@ -826,6 +855,16 @@ class Index:
         params = self.params
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"
+
+
+def _check_observes(params: dict[str, Any], labels: Any) -> None:
+    """Refuse to learn from queries, with labels or without, where an index with these parameters cannot."""
+    if not params:
+        raise NotFittedError("The index is not fitted: call fit first.")
+    if params["fill"] == "rows" or not params["sketch_bytes"]:
+        raise ValueError("An index observes with fill='queries' and sketches; this one was fitted without.")
+    if labels is None and params["teacher_top"] == 0:
+        raise ValueError(message("Y", "given with teacher_top=0, which learns from true labels only", None))
 
 
 def _further(

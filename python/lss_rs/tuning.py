@@ -43,7 +43,7 @@ _RESAMPLES = 2000
 _INSURANCE = 0.1
 """How much slower queries like those tuned on may get, for those that are not."""
 
-_SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+_SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 """Of the queries, those that go on."""
 
 _TRUSTED, _JUDGED = 6, 4096
@@ -160,6 +160,7 @@ def tune(
     target: float = 0.99,
     confidence: float = 0.95,
     objective: str = "latency",
+    effort: str = "adaptive",
     groups: ArrayLike | None = None,
     num_threads: int | None = None,
     progress: bool = True,
@@ -188,6 +189,9 @@ def tune(
     objective : {"latency", "throughput"}
         What is made small: the mean time of one query alone, or a query's share of the time of a batch of
         all of them.
+    effort : {"adaptive", "fixed"}
+        What searches are for which the point is: "adaptive" ones go on from the tables where an answer is
+        not trusted; "fixed" ones, which stay with the tables, need more of these to keep the target.
     groups : array-like, shape (n,), optional
         What each query belongs to, such as its document: whole groups are then resampled.
     num_threads : int, optional
@@ -224,11 +228,28 @@ def tune(
     """
     if objective not in ("latency", "throughput"):
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
-    if not 0 < target <= 1:
-        raise ValueError(message("target", "above 0 and at most 1", target))
+    if effort not in ("adaptive", "fixed"):
+        raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
     each_k = {as_count(k, "ks") for k in ks}
     if not each_k:
         raise ValueError(message("ks", "at least one k", "none"))
+    judge = judge_on(index, Q, Y, each_k, target, confidence, groups)
+    with Progress(progress, callback) as report:
+        return find_point(judge, report, objective, num_threads, adaptive=effort == "adaptive")
+
+
+def judge_on(
+    index: Index,
+    Q: ArrayLike,
+    Y: Any,
+    ks: set[int],
+    target: float,
+    confidence: float = 0.95,
+    groups: ArrayLike | None = None,
+) -> Judge:
+    """Check what a user gave, and make of it what measures points."""
+    if not 0 < target <= 1:
+        raise ValueError(message("target", "above 0 and at most 1", target))
     _ = index.operating_point  # raises where there is none
     queries = QueryRows(Q, index.d)
     if queries.n < 2:
@@ -236,9 +257,7 @@ def tune(
     if groups is not None and np.shape(groups) != (queries.n,):
         raise ValueError(message("groups", f"of shape ({queries.n},)", f"shape {np.shape(groups)}"))
     labels = None if Y is None else as_labels(Y, queries.n, index.m)
-    judge = Judge(index, queries.slice(0, queries.n), labels, each_k, target, confidence, groups)
-    with Progress(progress, callback) as report:
-        return find_point(judge, report, objective, num_threads)
+    return Judge(index, queries.slice(0, queries.n), labels, ks, target, confidence, groups)
 
 
 def find_point(
@@ -246,6 +265,8 @@ def find_point(
     report: Callable[[str, int, int], object],
     objective: str = "latency",
     num_threads: int | None = None,
+    *,
+    adaptive: bool = True,
 ) -> TuneReport:
     """Try points, time them, and choose the quickest that `judge` lets pass."""
     trials = _staircase(judge, report)
@@ -253,7 +274,7 @@ def find_point(
     *timed, full = _time([*trials, full], judge, objective, num_threads)
     timed.sort(key=_us)
     good = [trial for trial in timed if judge.keeps(trial)]
-    if timed and judge.has_trust:
+    if timed and adaptive and judge.has_trust:
         quicker = [trial for trial in _frontier(timed) if trial.us <= min([*good, full], key=_us).us]
         tried = _spread(quicker or timed[:1], _TRUSTED)
         tried += [trial for trial in good[:1] if trial not in tried]

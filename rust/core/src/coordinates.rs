@@ -4,7 +4,7 @@
 use half::f16;
 
 use crate::error::{Error, Result};
-use crate::kernels::Kernel;
+use crate::kernels::{FOLD, Folded, Kernel};
 use crate::memory::{Block, Matrix};
 
 /// `z(q) = query_map q + query_offset`; for rows `Z_w = row_map w + row_offset` and `base = w . mu + b`, so that
@@ -101,6 +101,24 @@ impl Projection {
         out.clear();
         out.resize(self.matrix.rows(), 0.0);
         kernel.dot_rows(self.matrix.values(), self.matrix.stride(), x, out);
+        self.finish(out);
+    }
+
+    /// Apply to queries laid side by side, the same for each; `out` has room for so many of them.
+    pub fn apply_folded(&self, kernel: Kernel, queries: &[Folded], out: &mut [f32]) {
+        const ROWS: usize = 64;
+        let (stride, mut part) = (self.matrix.stride(), [[0.0; ROWS]; FOLD]);
+        for (i, rows) in self.matrix.values().chunks(ROWS * stride).enumerate() {
+            let n = rows.len() / stride;
+            kernel.dot_rows_folded(rows, stride, queries, part.each_mut().map(|part| &mut part[..n]));
+            for (out, part) in out.chunks_exact_mut(self.matrix.rows()).zip(&part) {
+                out[i * ROWS..][..n].copy_from_slice(&part[..n]);
+            }
+        }
+        out.chunks_exact_mut(self.matrix.rows()).for_each(|out| self.finish(out));
+    }
+
+    fn finish(&self, out: &mut [f32]) {
         for ((value, scale), offset) in out.iter_mut().zip(&self.scales[..]).zip(&self.offset[..]) {
             *value = *value * scale + offset;
         }

@@ -40,6 +40,14 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The same, of the query at this place of a batch.
+    pub(crate) fn at(self, query: usize) -> Self {
+        match self {
+            Error::Short { found, k, .. } => Error::Short { query, found, k },
+            other => other,
+        }
+    }
+
     pub(crate) fn value(arg: &'static str, expected: impl Into<String>, got: impl fmt::Display) -> Self {
         Error::Value { arg, expected: expected.into(), got: got.to_string() }
     }

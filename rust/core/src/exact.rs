@@ -2,29 +2,31 @@
 
 use std::cell::Cell;
 
-use crate::kernels::Kernel;
+use crate::kernels::{FOLD, Folded, Kernel, fold};
 use crate::memory::padded;
 use crate::rows::Rows;
 use crate::topk::TopK;
 
 /// Bytes of rows that stay in the second-level cache while a group of queries is scored against them.
-const BLOCK_BYTES: usize = 256 * 1024;
+const BLOCK_BYTES: usize = 128 * 1024;
 
-/// Queries that share a pass over the rows.
-pub const GROUP: usize = 16;
+/// Queries that share a pass over the rows, at most: they stay in the second-level cache, too.
+pub const GROUP: usize = 128;
 
 /// Up to so many answers a query, a thread keeps the memory of its last search for the next.
 const KEPT: usize = 1024;
 
 /// What a search writes to beside its answers.
 struct Scratch {
-    aligned: Vec<f32>,
+    folded: Vec<Vec<Folded>>,
+    alone: Vec<f32>,
     best: Vec<TopK>,
     logits: Vec<f32>,
 }
 
 impl Scratch {
-    const EMPTY: Scratch = Scratch { aligned: Vec::new(), best: Vec::new(), logits: Vec::new() };
+    const EMPTY: Scratch =
+        Scratch { folded: Vec::new(), alone: Vec::new(), best: Vec::new(), logits: Vec::new() };
 }
 
 thread_local! {
@@ -41,25 +43,36 @@ pub fn search(
     scores: &mut [f32],
 ) {
     let (m, d) = (rows.m(), rows.d());
-    let stride = padded(d);
     let n = queries.len() / d;
     let mut scratch = SCRATCH.replace(Scratch::EMPTY);
-    let Scratch { aligned, best, logits } = &mut scratch;
-    aligned.clear();
-    aligned.resize(n * stride, 0.0);
-    for (to, from) in aligned.chunks_exact_mut(stride).zip(queries.chunks_exact(d)) {
-        to[..d].copy_from_slice(from);
+    let Scratch { folded, alone, best, logits } = &mut scratch;
+    let folds = queries.chunks(FOLD * d);
+    folded.resize_with(folded.len().max(folds.len()), Vec::new);
+    for (some, folded) in folds.zip(&mut *folded) {
+        fold(some, d, folded);
     }
+    alone.clear();
+    alone.extend_from_slice(&queries[..d.min(queries.len())]);
+    alone.resize(padded(d), 0.0);
     best.resize_with(best.len().max(n), TopK::default);
     let best = &mut best[..n];
     best.iter_mut().for_each(|best| best.reset(k.min(m)));
     let block = (BLOCK_BYTES / (rows.weights().nbytes() / m)).clamp(1, m);
-    logits.resize(block, 0.0);
+    logits.resize(FOLD * block, 0.0);
     for first in (0..m).step_by(block) {
-        let logits = &mut logits[..block.min(m - first)];
-        for (query, best) in aligned.chunks_exact(stride).zip(&mut *best) {
-            rows.logits_range(kernel, query, first, logits);
-            best.extend_range(logits, first as u32);
+        let count = block.min(m - first);
+        if let [best] = best {
+            rows.logits_range(kernel, alone, first, &mut logits[..count]);
+            best.extend_range(&logits[..count], first as u32);
+            continue;
+        }
+        for (queries, best) in folded.iter().zip(best.chunks_mut(FOLD)) {
+            let mut each = logits.chunks_exact_mut(block);
+            let each = std::array::from_fn(|_| each.next().map(|all| &mut all[..count]).unwrap_or_default());
+            rows.logits_folded(kernel, queries, first, each);
+            for (best, logits) in best.iter_mut().zip(logits.chunks_exact(block)) {
+                best.extend_range(&logits[..count], first as u32);
+            }
         }
     }
     for ((best, labels), scores) in best.iter_mut().zip(labels.chunks_mut(k)).zip(scores.chunks_mut(k)) {

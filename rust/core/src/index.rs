@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
+use crate::batch;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{Exemplars, Lists, decode};
 use crate::fitted::{Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
-use crate::kernels::Kernel;
+use crate::kernels::{FOLD, Kernel};
 use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
 use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Step, Work};
@@ -374,7 +375,9 @@ impl Index {
             let of_each =
                 Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
             work.fill(of_each);
-            let (kernel, places, values) = (Kernel::active(), exact::GROUP * k, exact::GROUP * d);
+            let kernel = Kernel::active();
+            let share = n.div_ceil(how.threads()).next_multiple_of(FOLD).clamp(1, exact::GROUP);
+            let (places, values) = (share * k, share * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);
             };
@@ -389,44 +392,41 @@ impl Index {
             });
         };
         let searcher = self.searcher(&fitted);
-        let one = |scratch: &mut Scratch,
-                   at: usize,
-                   query: &[f32],
-                   labels: &mut [i64],
-                   scores: &mut [f32],
-                   work: &mut Work| {
-            scratch.load(query);
-            *work = searcher.search(scratch, how.on_short, how.effort, labels, scores).map_err(|error| {
-                match error {
-                    Error::Short { found, k, .. } => Error::Short { query: at, found, k },
-                    other => other,
-                }
-            })?;
-            Ok(())
-        };
-        if work.len() < SMALL_BATCH || how.threads() == 1 {
+        if n < SMALL_BATCH {
             let mut scratch = self.scratch();
-            let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work.iter_mut());
+            let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
             for (at, (((labels, scores), work), query)) in outputs.zip(queries.chunks_exact(d)).enumerate() {
-                one(&mut scratch, at, query, labels, scores, work)?;
+                scratch.load(query);
+                let found = searcher.search(&mut scratch, how.on_short, how.effort, labels, scores);
+                *work = found.map_err(|error| error.at(at))?;
             }
             return Ok(());
         }
-        threads::install(how.num_threads, || {
-            let outputs =
-                labels.par_chunks_exact_mut(k).zip(scores.par_chunks_exact_mut(k)).zip(work.par_iter_mut());
-            let errors = outputs.zip(queries.par_chunks_exact(d)).enumerate().with_min_len(4).map_init(
-                || self.scratch(),
-                |scratch, (at, (((labels, scores), work), query))| {
-                    one(scratch, at, query, labels, scores, work).err().map(|error| (at, error))
-                },
-            );
-            // The first by position, whatever the order of execution. Nothing is kept of queries without error.
-            match errors.flatten_iter().min_by_key(|&(at, _)| at) {
-                Some((_, error)) => Err(error),
-                None => Ok(()),
-            }
-        })?
+        let shares = if how.threads() == 1 { 1 } else { SHARES };
+        let together = n.div_ceil(how.threads()).div_ceil(shares).clamp(SMALL_BATCH, batch::TOGETHER);
+        let some = |scratch: &mut Scratch, (part, (queries, out)): (usize, (&[f32], Answers<'_>))| {
+            let failed = batch::search(searcher, scratch, queries, k, how, out);
+            failed.map(|(at, error)| (part * together + at, error))
+        };
+        let part = together * k;
+        let first = if how.threads() == 1 {
+            let outputs = labels.chunks_mut(part).zip(scores.chunks_mut(part)).zip(work.chunks_mut(together));
+            let outputs = outputs.map(|((labels, scores), work)| Answers { labels, scores, work });
+            let mut scratch = self.scratch();
+            let parts = queries.chunks(together * d).zip(outputs).enumerate();
+            parts.filter_map(|part| some(&mut scratch, part)).min_by_key(|&(at, _)| at)
+        } else {
+            threads::install(how.num_threads, || {
+                let outputs = labels.par_chunks_mut(part).zip(scores.par_chunks_mut(part));
+                let outputs = outputs.zip(work.par_chunks_mut(together));
+                let outputs = outputs.map(|((labels, scores), work)| Answers { labels, scores, work });
+                let parts = queries.par_chunks(together * d).zip(outputs).enumerate();
+                let errors = parts.map_init(|| self.scratch(), |scratch, part| some(scratch, part));
+                errors.flatten_iter().min_by_key(|&(at, _)| at)
+            })?
+        };
+        // Nothing is kept of queries without error.
+        first.map_or(Ok(()), |(at, error)| Err(error.at(at)))
     }
 
     /// Candidates of queries (n x d) in compressed sparse rows, ids rising within a query.
@@ -468,6 +468,9 @@ fn known_coordinates(fitted: &Fitted) -> usize {
 
 /// Batches below this many queries stay on the calling thread: waking a pool costs more.
 const SMALL_BATCH: usize = 4;
+
+/// Parts of a batch for each thread: some take longer than others.
+const SHARES: usize = 4;
 
 /// What observing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

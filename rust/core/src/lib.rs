@@ -2,11 +2,12 @@
 //!
 //! A wide output layer holds m rows of d weights. For a query the core finds its labels without reading all
 //! rows: query -> project -> probe -> candidates -> sketch -> rescore -> top-k, one module a stage, put together
-//! in [`search`]. [`build`] makes what a search reads.
+//! in [`search`], and for many in [`batch`]. [`build`] makes what a search reads.
 
 #[cfg(target_endian = "big")]
 compile_error!("files and kernels are little-endian");
 
+pub mod batch;
 pub mod build;
 pub mod candidates;
 pub mod columns;

@@ -4,7 +4,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::kernels::Kernel;
+use crate::kernels::{FOLD, Folded, Kernel};
 use crate::memory::Block;
 
 mod sealed {
@@ -169,6 +169,24 @@ impl Rows {
         with_weights!(&self.weights, block => kernel.dot_rows(&block[range], self.d, query, out));
         for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
             *score += bias;
+        }
+    }
+
+    /// The same for queries laid side by side.
+    pub fn logits_folded(
+        &self,
+        kernel: Kernel,
+        queries: &[Folded],
+        first: usize,
+        mut out: [&mut [f32]; FOLD],
+    ) {
+        let range = first * self.d..(first + out[0].len()) * self.d;
+        let each = out.each_mut().map(|out| &mut **out);
+        with_weights!(&self.weights, block => kernel.dot_rows_folded(&block[range], self.d, queries, each));
+        for out in out {
+            for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
+                *score += bias;
+            }
         }
     }
 

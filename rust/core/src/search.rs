@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use crate::batch::Workspace;
 use crate::candidates::Union;
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
 use crate::fitted::{Fitted, Scan};
-use crate::hash::{Space, augment, lead};
+use crate::hash::{Space, augment, code, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::observed::{Found, Observation, Observed};
@@ -97,6 +98,8 @@ pub const STAGES: [&str; 6] = ["project", "probe", "exemplars", "candidates", "s
 #[derive(Default)]
 pub struct Scratch {
     query: Vec<f32>,
+    /// Whether `z` is this query's already.
+    projected: bool,
     z: Vec<f32>,
     x: Vec<f32>,
     margins: Vec<f32>,
@@ -114,6 +117,8 @@ pub struct Scratch {
     answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
     best: TopK,
+    /// What batches need beside.
+    pub(crate) workspace: Workspace,
 }
 
 impl Scratch {
@@ -122,6 +127,15 @@ impl Scratch {
         self.query.clear();
         self.query.extend_from_slice(query);
         self.query.resize(padded(query.len()), 0.0);
+        self.projected = false;
+    }
+
+    /// The same, and of its coordinates, where these are known already.
+    pub fn load_projected(&mut self, query: &[f32], z: &[f32]) {
+        self.load(query);
+        self.z.clear();
+        self.z.extend_from_slice(z);
+        self.projected = true;
     }
 }
 
@@ -472,10 +486,23 @@ impl Searcher<'_> {
 
     /// Compute the query's coordinates and its margins.
     fn project(&self, scratch: &mut Scratch) {
-        let Fitted { planes, coordinates, .. } = self.fitted;
-        if let Some(coordinates) = coordinates {
+        if let Some(coordinates) = &self.fitted.coordinates
+            && !scratch.projected
+        {
             coordinates.apply(self.kernel, &scratch.query, &mut scratch.z);
         }
+        self.hash(scratch);
+    }
+
+    /// The first table's bucket of the loaded query, whose coordinates are known.
+    pub fn first_code(&self, scratch: &mut Scratch) -> u32 {
+        self.hash(scratch);
+        code(&scratch.margins[..self.fitted.planes.n_bits()])
+    }
+
+    /// Compute the margins from what is known of the query.
+    fn hash(&self, scratch: &mut Scratch) {
+        let planes = &self.fitted.planes;
         match planes.space() {
             Space::Augmented => augment(&scratch.query[..self.rows.d()], 1.0, &mut scratch.x),
             Space::Aligned => lead(&scratch.z, planes.dim(), &mut scratch.x),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{DTYPES, Rng, assert_same, cases, pad, same};
 use half::{bf16, f16};
 use lss_core::kernels::gemm::{View, product};
-use lss_core::kernels::{Kernel, LANES};
+use lss_core::kernels::{FOLD, Kernel, LANES, fold};
 use lss_core::memory::padded;
 use lss_core::reference;
 use lss_core::rows::Element;
@@ -95,6 +95,22 @@ fn every_length<T: Wild>() {
                 kernel.dot_rows(rows, d, padded_query, &mut out[out_shift..]);
                 assert_same(&out[out_shift..], &expected, &format!("{what} rows"));
                 kernel.dot_rows(&rows[..0], d, padded_query, &mut []);
+                // Beside others, in any place, and beside none.
+                let place = rng.below(FOLD);
+                for beside in [place, 3] {
+                    let mut queries: Vec<f32> = (0..beside * d).map(|_| rng.normal()).collect();
+                    queries.extend_from_slice(&query);
+                    let mut folded = Vec::new();
+                    fold(&queries, d, &mut folded);
+                    let mut out = [(); FOLD].map(|()| vec![f32::NAN; n]);
+                    kernel.dot_rows_folded(rows, d, &folded, out.each_mut().map(|out| &mut out[..]));
+                    assert_same(&out[beside], &expected, &format!("{what} beside {beside}"));
+                    for (out, query) in out.iter().zip(queries.chunks(d)).take(beside) {
+                        let expected: Vec<f32> =
+                            single.chunks(d).map(|row| reference::dot(row, query)).collect();
+                        assert_same(out, &expected, &format!("{what} others"));
+                    }
+                }
                 for ids in lists {
                     let mut out = vec![f32::NAN; out_shift + ids.len()];
                     kernel.dot_ids(rows, d, padded_query, ids, &mut out[out_shift..]);

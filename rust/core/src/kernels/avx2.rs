@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
+use super::{
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_step, each_step_of, prefetch, prefetch_range,
+};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
@@ -30,7 +32,38 @@ verbs!(Avx2, "avx2,fma,f16c");
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 4];
     each_step(row, query, |row, query| step(&mut sums, row, query));
-    let [a, b, c, d] = sums;
+    total(sums)
+}
+
+/// Queries go in pairs: the sums of more have no place in sixteen registers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Folded]) -> [[f32; FOLD]; ROWS] {
+    let mut out = [[0.0; FOLD]; ROWS];
+    for (row, out) in rows.into_iter().zip(&mut out) {
+        for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+            each_step_of([row], queries, |[row], queries| {
+                for i in 0..4 {
+                    // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
+                    let value = unsafe { load8(row.as_ptr().add(8 * i)) };
+                    for (sums, query) in sums.iter_mut().zip(&queries[2 * pair..]) {
+                        // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
+                        let q = unsafe { _mm256_loadu_ps(query.as_ptr().add(8 * i)) };
+                        sums[i] = _mm256_fmadd_ps(value, q, sums[i]);
+                    }
+                }
+            });
+            *out = [total(sums[0]), total(sums[1])];
+        }
+    }
+    out
+}
+
+/// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn total([a, b, c, d]: [__m256; 4]) -> f32 {
     tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
 }
 

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::{sketch_each_with, tree};
-use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
+use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_step, each_step_of, prefetch_range};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -34,11 +34,69 @@ verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm512_setzero_ps(); 2];
     each_step(row, query, |row, query| step(&mut sums, row, query));
-    // 16 apart, then 8 apart, then as eight lanes.
+    total(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Folded]) -> [[f32; FOLD]; ROWS] {
+    let mut sums = [[[_mm512_setzero_ps(); 2]; FOLD]; ROWS];
+    each_step_of(rows, queries, |rows, queries| {
+        for i in 0..2 {
+            // SAFETY: lanes 16i..16i+16 of arrays of 32 are read; `load16` needs sixteen elements.
+            let values = rows.map(|row| unsafe { load16(row.as_ptr().add(16 * i)) });
+            for (j, query) in queries.iter().enumerate() {
+                // SAFETY: lanes 16i..16i+16 of an array of 32 are read.
+                let q = unsafe { _mm512_loadu_ps(query.as_ptr().add(16 * i)) };
+                for (sums, value) in sums.iter_mut().zip(values) {
+                    sums[j][i] = _mm512_fmadd_ps(value, q, sums[j][i]);
+                }
+            }
+        }
+    });
+    let mut out = [[0.0; FOLD]; ROWS];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        *out = totals(sums);
+    }
+    out
+}
+
+/// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn total(sums: [__m512; 2]) -> f32 {
     let both = _mm512_add_ps(sums[0], sums[1]);
     let high =
         _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b0000_1110>(_mm512_castps_pd(both), _mm512_castps_pd(both)));
     tree(_mm256_add_ps(_mm512_castps512_ps256(both), _mm512_castps512_ps256(high)))
+}
+
+/// The same for the sums of four queries at once: what is added to what is the same.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn totals([a, b, c, d]: [[__m512; 2]; FOLD]) -> [f32; FOLD] {
+    let [a, b, c, d] = [
+        _mm512_add_ps(a[0], a[1]),
+        _mm512_add_ps(b[0], b[1]),
+        _mm512_add_ps(c[0], c[1]),
+        _mm512_add_ps(d[0], d[1]),
+    ];
+    // Of two vectors of 256 bits, their lower halves and their upper ones.
+    let halves = |x, y| {
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b0100_0100>(x, y), _mm512_shuffle_f32x4::<0b1110_1110>(x, y))
+    };
+    let (ab, cd) = (halves(a, b), halves(c, d));
+    let four = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b1000_1000>(ab, cd),
+        _mm512_shuffle_f32x4::<0b1101_1101>(ab, cd),
+    );
+    let two = _mm512_add_ps(four, _mm512_permute_ps::<0b0000_1110>(four));
+    let one = _mm512_add_ps(two, _mm512_permute_ps::<0b0000_0001>(two));
+    let places = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    let mut out = [0.0; FOLD];
+    // SAFETY: four floats are written to an array of four.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(places, one))) };
+    out
 }
 
 #[inline]

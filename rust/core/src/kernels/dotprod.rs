@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{dot, scan_blocks, sketch_each_with};
-use super::{AHEAD_ROWS, prefetch_range};
+use super::neon::{dot, dot_folded, scan_blocks, sketch_each_with};
+use super::{AHEAD_ROWS, FOLD, Folded, prefetch_range};
 use crate::columns::{ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};

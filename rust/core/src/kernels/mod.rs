@@ -33,6 +33,17 @@ macro_rules! verbs {
                 unsafe { dot_rows(rows, d, query, out) }
             }
 
+            pub(super) fn dot_rows_folded<T: Element>(
+                self,
+                rows: &[T],
+                d: usize,
+                queries: &[Folded],
+                out: [&mut [f32]; FOLD],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_rows_folded(rows, d, queries, out) }
+            }
+
             pub(super) fn sketch_ids(
                 self,
                 sketches: SketchView<'_>,
@@ -87,6 +98,31 @@ macro_rules! verbs {
                 *score = dot(row, query);
             }
         }
+
+        #[target_feature(enable = $features)]
+        fn dot_rows_folded<T: Element>(
+            rows: &[T],
+            d: usize,
+            queries: &[Folded],
+            mut out: [&mut [f32]; FOLD],
+        ) {
+            let mut put = |i: usize, scores: [f32; FOLD]| {
+                for (out, score) in out.iter_mut().zip(scores) {
+                    out[i] = score;
+                }
+            };
+            let pairs = rows.chunks_exact(2 * d);
+            let (last, n) = (pairs.remainder(), pairs.len());
+            for (i, pair) in pairs.enumerate() {
+                let (first, second) = pair.split_at(d);
+                let scores = dot_folded([first, second], queries);
+                put(2 * i, scores[0]);
+                put(2 * i + 1, scores[1]);
+            }
+            if !last.is_empty() {
+                put(2 * n, dot_folded([last], queries)[0]);
+            }
+        }
     };
 }
 
@@ -110,6 +146,24 @@ use crate::sketch::{SketchQuery, SketchView};
 
 /// Partial sums of a dot product.
 pub const LANES: usize = 32;
+
+/// Queries that share a pass over rows.
+pub const FOLD: usize = 4;
+
+/// Elements i * LANES .. (i + 1) * LANES of [`FOLD`] queries.
+pub type Folded = [[f32; LANES]; FOLD];
+
+/// Lay up to [`FOLD`] queries of dimension `d` side by side, zeros where there are none.
+pub fn fold(queries: &[f32], d: usize, folded: &mut Vec<Folded>) {
+    assert!(queries.len() <= FOLD * d, "no more queries than go together");
+    folded.clear();
+    folded.resize(d.div_ceil(LANES), [[0.0; LANES]; FOLD]);
+    for (place, query) in queries.chunks_exact(d).enumerate() {
+        for (part, folded) in query.chunks(LANES).zip(&mut *folded) {
+            folded[place][..part.len()].copy_from_slice(part);
+        }
+    }
+}
 
 /// Rows are fetched this many list elements before they are used.
 const AHEAD_ROWS: usize = 2;
@@ -234,6 +288,22 @@ impl Kernel {
         dispatch!(self, k => k.dot_rows(rows, d, query, out));
     }
 
+    /// `out[j][i] = rows[i] . queries[j]` for consecutive rows and queries laid side by side by [`fold`]: the same sums as
+    /// those of [`Kernel::dot_rows`], rows read once.
+    #[inline]
+    pub fn dot_rows_folded<T: Element>(
+        self,
+        rows: &[T],
+        d: usize,
+        queries: &[Folded],
+        out: [&mut [f32]; FOLD],
+    ) {
+        assert!(d > 0 && rows.len().is_multiple_of(d), "whole rows");
+        assert_eq!(queries.len(), d.div_ceil(LANES), "folded queries");
+        assert!(out.iter().all(|out| rows.len() == out.len() * d), "one score a row and query");
+        dispatch!(self, k => k.dot_rows_folded(rows, d, queries, out));
+    }
+
     /// `out[i]` = approximate logit of row `ids[i]` from its sketch. Panics on an id without a sketch.
     #[inline]
     pub fn sketch_ids(self, sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
@@ -267,19 +337,35 @@ impl Kernel {
     }
 }
 
-/// The steps of a dot product: [`LANES`] elements of a row and of the padded query at a time, zeros where the row has
-/// ended. Compiled into its caller, with the caller's features.
+/// The steps of a dot product: [`LANES`] elements of a row and of the padded query, or of several, at a time, zeros where
+/// the row has ended. Compiled into its caller, with the caller's features.
 #[inline(always)]
 fn each_step<T: Element>(row: &[T], query: &[f32], mut step: impl FnMut(&[T; LANES], &[f32; LANES])) {
-    let (rows, tail) = row.as_chunks::<LANES>();
     let (queries, _) = query.as_chunks::<LANES>();
-    for (row, query) in rows.iter().zip(queries) {
-        step(row, query);
+    each_step_of([row], queries, |[row], query| step(row, query));
+}
+
+/// The same for some rows of one length and for whatever stands for as many elements of the queries.
+#[inline(always)]
+fn each_step_of<T: Element, Q, const ROWS: usize>(
+    rows: [&[T]; ROWS],
+    queries: &[Q],
+    mut step: impl FnMut([&[T; LANES]; ROWS], &Q),
+) {
+    let parts = rows.map(|row| row.as_chunks::<LANES>());
+    let whole = parts[0].0.len();
+    // Checked once here, not at every step.
+    let all: [&[[T; LANES]]; ROWS] = parts.map(|(whole_parts, _)| &whole_parts[..whole]);
+    for (i, query) in queries[..whole].iter().enumerate() {
+        step(all.map(|parts| &parts[i]), query);
     }
-    if !tail.is_empty() {
-        let mut last = [T::zeroed(); LANES];
-        last[..tail.len()].copy_from_slice(tail);
-        step(&last, &queries[rows.len()]);
+    if !parts[0].1.is_empty() {
+        let last = parts.map(|(_, tail)| {
+            let mut last = [T::zeroed(); LANES];
+            last[..tail.len()].copy_from_slice(tail);
+            last
+        });
+        step(last.each_ref(), &queries[whole]);
     }
 }
 

@@ -6,7 +6,9 @@ use std::arch::asm;
 
 use half::{bf16, f16};
 
-use super::{AHEAD_ROWS, AHEAD_SKETCHES, LANES, each_step, prefetch, prefetch_range};
+use super::{
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_step, each_step_of, prefetch, prefetch_range,
+};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
@@ -28,8 +30,45 @@ verbs!(Neon, "neon");
 pub(super) fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 8];
     each_step(row, query, |row, query| step(&mut sums, row, query));
-    // 16 apart, then 8 apart, then as eight lanes.
-    let [a, b, c, d, e, f, g, h] = sums;
+    total(sums)
+}
+
+/// Queries go in pairs: the sums of more leave too few of 32 registers.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn dot_folded<T: Element, const ROWS: usize>(
+    rows: [&[T]; ROWS],
+    queries: &[Folded],
+) -> [[f32; FOLD]; ROWS] {
+    let mut out = [[0.0; FOLD]; ROWS];
+    for (row, out) in rows.into_iter().zip(&mut out) {
+        for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let mut sums = [[vdupq_n_f32(0.0); 8]; 2];
+            each_step_of([row], queries, |[row], queries| {
+                for i in 0..4 {
+                    // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
+                    let [a, b] = unsafe { load8(row.as_ptr().add(8 * i)) };
+                    for (sums, query) in sums.iter_mut().zip(&queries[2 * pair..]) {
+                        // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
+                        let (p, q) = unsafe {
+                            let query = query.as_ptr().add(8 * i);
+                            (vld1q_f32(query), vld1q_f32(query.add(4)))
+                        };
+                        sums[2 * i] = vfmaq_f32(sums[2 * i], a, p);
+                        sums[2 * i + 1] = vfmaq_f32(sums[2 * i + 1], b, q);
+                    }
+                }
+            });
+            *out = [total(sums[0]), total(sums[1])];
+        }
+    }
+    out
+}
+
+/// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn total([a, b, c, d, e, f, g, h]: [float32x4_t; 8]) -> f32 {
     let (a, b, c, d) = (vaddq_f32(a, e), vaddq_f32(b, f), vaddq_f32(c, g), vaddq_f32(d, h));
     tree([vaddq_f32(a, c), vaddq_f32(b, d)])
 }

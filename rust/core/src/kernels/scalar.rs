@@ -2,7 +2,7 @@
 //!
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
-use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
+use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_step, each_step_of, prefetch_range};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
@@ -55,6 +55,16 @@ impl Scalar {
         with_fma!(self, dot_rows(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) where T)
     }
 
+    pub(super) fn dot_rows_folded<T: Element>(
+        self,
+        rows: &[T],
+        d: usize,
+        queries: &[Folded],
+        out: [&mut [f32]; FOLD],
+    ) {
+        with_fma!(self, dot_rows_folded(rows: &[T], d: usize, queries: &[Folded], out: [&mut [f32]; FOLD]) where T)
+    }
+
     pub(super) fn sketch_ids(
         self,
         sketches: SketchView<'_>,
@@ -101,6 +111,23 @@ fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &m
 fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
     for (row, score) in rows.chunks_exact(d).zip(out) {
         *score = dot(row, query);
+    }
+}
+
+#[inline(always)]
+fn dot_rows_folded<T: Element>(rows: &[T], d: usize, queries: &[Folded], mut out: [&mut [f32]; FOLD]) {
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        let mut sums = [[0.0f32; LANES]; FOLD];
+        each_step_of([row], queries, |[row], queries| {
+            for (sums, query) in sums.iter_mut().zip(queries) {
+                for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
+                    *sum = value.widen().mul_add(*q, *sum);
+                }
+            }
+        });
+        for (out, sums) in out.iter_mut().zip(&mut sums) {
+            out[i] = tree(sums);
+        }
     }
 }
 
