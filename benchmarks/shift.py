@@ -68,7 +68,7 @@ def measure(
         of them, and in the end on those of the domain fitted on.
     refresh : dict
         "observed": queries served after which it is measured once more, tuned anew on the last "queries" of
-        them to "target".
+        them to "target" of P@k for each of "ks".
     rounds : int
     seconds : float
         For one engine on one pair in one round.
@@ -205,7 +205,7 @@ def _serve(
     for worker in workers:
         worker.forget()
         worker.observe(path, 0, last - tuned)
-        worker.refresh(path, last - tuned, last, refresh["target"])
+        worker.refresh(path, last - tuned, last, refresh["ks"], refresh["target"])
     rows += _ask(ask, learners, served, served, last, tuned)
     for worker in workers:
         worker.forget()

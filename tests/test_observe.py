@@ -573,6 +573,7 @@ def test_refreshing_tunes_on_queries_of_today(index):
             {"Q": np.zeros((5, D), np.float32), "target": 0},
             "'target' must be above 0 and at most 1. Got 0 instead.",
         ),
+        ({"Q": np.zeros((5, D), np.float32), "ks": ()}, "'ks' must be at least one k. Got none instead."),
         ({"Y": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),
         ({"groups": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),
     ],

@@ -48,11 +48,11 @@ class Engine(lss.Engine):
         self.configure()
         self.index.observe(Q)
 
-    def refresh(self, Q: np.ndarray, target: float) -> None:
+    def refresh(self, Q: np.ndarray, ks: list[int], target: float) -> None:
         self.configure()
-        fixed = tune(self.index, Q, target=target, effort="fixed", progress=False).best
+        fixed = tune(self.index, Q, ks=ks, target=target, effort="fixed", progress=False).best
         self._points = {"fixed": fixed}
-        self._keep(self.index.refresh(Q, target=target, progress=False))
+        self._keep(self.index.refresh(Q, ks=ks, target=target, progress=False))
 
     def forget(self) -> None:
         self._points = self._at_fit

@@ -63,7 +63,7 @@ def _tuned(head: dict[str, Any]) -> str:
         return "\n"
     return (
         f" Tuned anew: after {plan['observed']:,} queries served, on the last {plan['queries']:,} of them,"
-        f" to keep {plan['target']} (circles).\n"
+        f" to keep {plan['target']} of {' and '.join(f'P@{k}' for k in plan['ks'])} (circles).\n"
     )
 
 

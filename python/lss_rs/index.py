@@ -40,7 +40,7 @@ from lss_rs.learn.teacher import taught_slices
 from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
@@ -566,6 +566,7 @@ class Index:
         Q: ArrayLike | None = None,
         Y: Any = None,
         *,
+        ks: Sequence[int] | None = None,
         target: float = 0.99,
         groups: ArrayLike | None = None,
         progress: bool = True,
@@ -585,8 +586,10 @@ class Index:
             than it is. Without them the operating point stays.
         Y : labels of the n queries, optional
             Their true labels, as for :meth:`fit`. Without them the full layer's best are the truth.
+        ks : sequence of int, optional
+            Which P@k must be kept: P@1 and P@5, as by :meth:`fit`, where it does not say.
         target : float
-            Share of the full layer's P@1 and P@5 that searches keep.
+            Share of the full layer's P@k that searches keep.
         groups : array-like, shape (n,), optional
             What each query belongs to, as for :meth:`fit`.
         progress : bool
@@ -624,7 +627,8 @@ class Index:
         judge = None
         if Q is not None:
             _check_observes(self.params, Y)
-            judge = judge_on(self, Q, Y, {1, min(self._fitted_k, 5)}, target, groups=groups)
+            ks = (1, min(self._fitted_k, 5)) if ks is None else ks
+            judge = judge_on(self, Q, Y, ks, target, groups=groups)
         with Progress(progress, callback) as report:
             fits = self._core.fits
             self._core.rehash(relearn(self._core, resolved, report), fits)

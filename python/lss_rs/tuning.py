@@ -21,7 +21,7 @@ from lss_rs.learn.trust import learn_trust
 from lss_rs.metrics import precision_per_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -46,7 +46,10 @@ _INSURANCE = 0.1
 _SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 """Of the queries, those that go on."""
 
-_TRUSTED, _JUDGED = 6, 4096
+_LOSSES = (2, 4)
+"""Times what may be lost at all, what tables may lose that go on where they are not trusted."""
+
+_TRUSTED, _JUDGED = 8, 4096
 """Points that trust is learned at, at most, and queries that it is learned from."""
 
 _GLANCE = 1024
@@ -230,10 +233,7 @@ def tune(
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
     if effort not in ("adaptive", "fixed"):
         raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
-    each_k = {as_count(k, "ks") for k in ks}
-    if not each_k:
-        raise ValueError(message("ks", "at least one k", "none"))
-    judge = judge_on(index, Q, Y, each_k, target, confidence, groups)
+    judge = judge_on(index, Q, Y, ks, target, confidence, groups)
     with Progress(progress, callback) as report:
         return find_point(judge, report, objective, num_threads, adaptive=effort == "adaptive")
 
@@ -242,12 +242,15 @@ def judge_on(
     index: Index,
     Q: ArrayLike,
     Y: Any,
-    ks: set[int],
+    ks: Sequence[int],
     target: float,
     confidence: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Judge:
     """Check what a user gave, and make of it what measures points."""
+    each_k = {as_count(k, "ks") for k in ks}
+    if not each_k:
+        raise ValueError(message("ks", "at least one k", "none"))
     if not 0 < target <= 1:
         raise ValueError(message("target", "above 0 and at most 1", target))
     _ = index.operating_point  # raises where there is none
@@ -257,7 +260,7 @@ def judge_on(
     if groups is not None and np.shape(groups) != (queries.n,):
         raise ValueError(message("groups", f"of shape ({queries.n},)", f"shape {np.shape(groups)}"))
     labels = None if Y is None else as_labels(Y, queries.n, index.m)
-    return Judge(index, queries.slice(0, queries.n), labels, ks, target, confidence, groups)
+    return Judge(index, queries.slice(0, queries.n), labels, each_k, target, confidence, groups)
 
 
 def find_point(
@@ -269,12 +272,17 @@ def find_point(
     adaptive: bool = True,
 ) -> TuneReport:
     """Try points, time them, and choose the quickest that `judge` lets pass."""
-    trials = _staircase(judge, report)
+    trusting = adaptive and judge.has_trust
+    found = {trial.point: trial for trial in _staircase(judge, report)}
+    if trusting:
+        for aim in (1 - (1 - judge.target) * loss for loss in _LOSSES):
+            found = {trial.point: trial for trial in _cheaper(judge, aim)} | found
+    trials = list(found.values())
     full = judge.trial(judge.index.operating_point._replace(exact=True))
     *timed, full = _time([*trials, full], judge, objective, num_threads)
     timed.sort(key=_us)
     good = [trial for trial in timed if judge.keeps(trial)]
-    if timed and adaptive and judge.has_trust:
+    if timed and trusting:
         quicker = [trial for trial in _frontier(timed) if trial.us <= min([*good, full], key=_us).us]
         tried = _spread(quicker or timed[:1], _TRUSTED)
         tried += [trial for trial in good[:1] if trial not in tried]
@@ -398,10 +406,14 @@ class Judge:
 
     def trial(self, point: OperatingPoint) -> Trial:
         """Measure the quality of a point: by few queries where they tell that it is not good, else by all."""
-        trial = self._measure(point, self._few)
+        trial = self.glance(point)
         if any(share.high < self.target for share in trial.quality.values()):
             return trial
         return self._measure(point, self._all)
+
+    def glance(self, point: OperatingPoint) -> Trial:
+        """Measure the quality of a point by few queries."""
+        return self._measure(point, self._few)
 
     @property
     def has_trust(self) -> bool:
@@ -456,7 +468,37 @@ class Judge:
 
 
 def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[Trial]:
-    """Try points along the border of what keeps the target.
+    """Try points along the border of what keeps the target; the last ones tried are on it."""
+    trials: dict[OperatingPoint, Trial] = {}
+
+    def keeps(point: OperatingPoint) -> bool:
+        if point not in trials:
+            trials[point] = judge.trial(point)
+        return judge.keeps(trials[point])
+
+    for _ in _border(judge, keeps, report):
+        pass
+    return list(trials.values())
+
+
+def _cheaper(judge: Judge, aim: float) -> list[Trial]:
+    """Find points on the border of what seems to keep less than the target, by a glance at each."""
+    glances: dict[OperatingPoint, Trial] = {}
+
+    def keeps(point: OperatingPoint) -> bool:
+        if point not in glances:
+            glances[point] = judge.glance(point)
+        return _worst(glances[point]) >= aim
+
+    found = [glances[point] for point in _border(judge, keeps, lambda *_: None)]
+    # what is better than it need be may be good enough by itself, but not by a glance
+    return [judge.trial(trial.point) if judge.keeps(trial) else trial for trial in found]
+
+
+def _border(
+    judge: Judge, keeps: Callable[[OperatingPoint], bool], report: Callable[[str, int, int], object]
+) -> Iterator[OperatingPoint]:
+    """Yield, for each number of neighbours, the point that does least of those that keep something.
 
     Quality rises with each parameter, so for each number of neighbours the fewest entries that will do are
     found by bisection, and for these the fewest rows rescored; more neighbours never need more entries.
@@ -467,26 +509,25 @@ def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[
     # never fewer than answers: the last of them would be what the sketches think
     least = max(params["k"], judge.k)
     rescored = [least, *(r for r in _RESCORE if r > least)] if params["sketch_bytes"] else [least]
-    trials: dict[OperatingPoint, Trial] = {}
 
-    def keeps(n: int, r: int, e: int) -> bool:
+    def point(n: int, r: int, e: int) -> OperatingPoint:
         n_probes = max(1, PROBES_AN_ENTRY * entries[e] // params["n_tables"])
-        point = OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r])
-        if point not in trials:
-            trials[point] = judge.trial(point)
-        return judge.keeps(trials[point])
+        return OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r])
+
+    def enough_with(n: int, r: int, e: int) -> bool:
+        return keeps(point(n, r, e))
 
     last = len(rescored) - 1
-    if not keeps(neighbors[-1], last, len(entries) - 1):
-        return list(trials.values())  # where the most is not enough, nothing is
+    if not enough_with(neighbors[-1], last, len(entries) - 1):
+        return  # where the most is not enough, nothing is
     enough = len(entries)
     for done, n in enumerate(neighbors):
-        e = _least(enough, partial(keeps, n, last))
+        e = _least(enough, partial(enough_with, n, last))
         if e < enough:
-            _least(last, partial(keeps, n, e=e))
+            r = _least(last, partial(enough_with, n, e=e))
             enough = e + 1
+            yield point(n, r, e)
         report("tuning", done + 1, len(neighbors))
-    return list(trials.values())
 
 
 def _least(end: int, good: Callable[[int], bool]) -> int:
