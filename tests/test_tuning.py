@@ -190,8 +190,11 @@ def test_buckets_of_rows_can_be_tuned(data, objective):
 
 def test_progress_is_reported(taught, data):
     heard = []
-    tune(taught, data[2][:300], progress=False, callback=lambda *what: heard.append(what))
+    tune(taught, data[2][:300], effort="fixed", progress=False, callback=lambda *what: heard.append(what))
     assert heard == [("tuning", done, 7) for done in range(1, 8)]
+    del heard[:]
+    tune(taught, data[2][:300], target=0.5, progress=False, callback=lambda *what: heard.append(what))
+    assert heard == [("tuning", done, 3) for done in range(1, 4)]
 
 
 @pytest.mark.parametrize(

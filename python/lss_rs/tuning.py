@@ -46,11 +46,11 @@ _INSURANCE = 0.1
 _SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 """Of the queries, those that go on."""
 
-_LOSSES = (2, 4)
+_LOSSES = (1, 2, 4)
 """Times what may be lost at all, what tables may lose that go on where they are not trusted."""
 
-_TRUSTED, _JUDGED = 8, 4096
-"""Points that trust is learned at, at most, and queries that it is learned from."""
+_TRUSTED, _JUDGED, _CONFIRMED = 8, 4096, 3
+"""Points that trust is learned at, at most, queries that it is learned from, and points to be confirmed."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -272,26 +272,21 @@ def find_point(
     adaptive: bool = True,
 ) -> TuneReport:
     """Try points, time them, and choose the quickest that `judge` lets pass."""
-    trusting = adaptive and judge.has_trust
-    found = {trial.point: trial for trial in _staircase(judge, report)}
-    if trusting:
-        for aim in (1 - (1 - judge.target) * loss for loss in _LOSSES):
-            found = {trial.point: trial for trial in _cheaper(judge, aim)} | found
-    trials = list(found.values())
     full = judge.trial(judge.index.operating_point._replace(exact=True))
-    *timed, full = _time([*trials, full], judge, objective, num_threads)
-    timed.sort(key=_us)
-    good = [trial for trial in timed if judge.keeps(trial)]
-    if timed and trusting:
-        quicker = [trial for trial in _frontier(timed) if trial.us <= min([*good, full], key=_us).us]
-        tried = _spread(quicker or timed[:1], _TRUSTED)
-        tried += [trial for trial in good[:1] if trial not in tried]
-        further = _further(judge, tried, objective, num_threads)
-        timed = sorted([*timed, *further], key=_us)
-        # What goes on where it should is worth what it costs in domain.
-        good = [trial for trial in further if judge.keeps(trial)] or good
-    best = min([*good, full], key=_us) if good else full
-    return TuneReport(best.point, bool(good), full, timed, judge.target, len(judge.Q))
+    timed: list[Trial] = []
+    good: list[Trial] = []
+    if adaptive and judge.has_trust:
+        *timed, full = _time([*_cheaper(judge, report), full], judge, objective, num_threads)
+        quicker = _frontier(sorted([trial for trial in timed if trial.us < full.us], key=_us))
+        further = _further(judge, _spread(quicker, _TRUSTED), objective, num_threads)
+        timed += further
+        good = [trial for trial in further if judge.keeps(trial)]
+    if not good:
+        *alone, full = _time([*_staircase(judge, report), full], judge, objective, num_threads)
+        timed = [trial for trial in timed if trial.point not in {other.point for other in alone}] + alone
+        good = [trial for trial in alone if judge.keeps(trial)]
+    best = min([*good, full], key=_us)
+    return TuneReport(best.point, bool(good), full, sorted(timed, key=_us), judge.target, len(judge.Q))
 
 
 def _us(trial: Trial) -> float:
@@ -316,27 +311,31 @@ def _spread(trials: list[Trial], most: int) -> list[Trial]:
 def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int | None) -> list[Trial]:
     """Let searches go on where an answer is not trusted.
 
-    The cheapest way to keep the target is found, and then they go on as often as insurance pays for.
+    The cheapest way to keep the target is found, and then they go on as often as insurance pays for. What few
+    queries have shown all of them must confirm; until then the next cheapest is tried.
     """
     plans = []
     for trial in trials:
         compared = judge.compare(trial.point)
         scan_trust = judge.scan_trust(compared)
+        keeps = partial(judge.keeps_at, compared, scan_trust)
+        least = _least(len(_SHARES), lambda at, keeps=keeps: keeps(_SHARES[at]))  # type: ignore[misc]
+        if least == len(_SHARES):
+            continue
         wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=compared.judge)
         tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
         extra = max(scan.us - tables.us, 1e-3)
-        for share in _SHARES:
-            if judge.keeps_at(compared, share, scan_trust):
-                cost = tables.us + share * extra
-                most = max(share, ((1 + _INSURANCE) * cost - tables.us) / extra)
-                trust = _quantile(compared.trust, min(most, 1.0))
-                point = trial.point._replace(trust=trust, scan_trust=scan_trust, judge=compared.judge)
-                plans.append((cost, point))
-                break
-    if not plans:
-        return []
-    point = min(plans, key=lambda plan: plan[0])[1]
-    return _time([judge.trial(point)], judge, objective, num_threads)
+        share = _SHARES[least]
+        cost = tables.us + share * extra
+        most = max(share, ((1 + _INSURANCE) * cost - tables.us) / extra)
+        trust = _quantile(compared.trust, min(most, 1.0))
+        plans.append((cost, wide._replace(trust=trust)))
+    tried: list[Trial] = []
+    for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
+        tried.append(judge.trial(point))
+        if judge.keeps(tried[-1]):
+            break
+    return _time(tried, judge, objective, num_threads)
 
 
 def held_out_from(n: int, groups: ArrayLike | None) -> int:
@@ -434,7 +433,7 @@ class Judge:
                 return trust
         return 1.0
 
-    def keeps_at(self, compared: Compared, share: float, scan_trust: float) -> bool:
+    def keeps_at(self, compared: Compared, scan_trust: float, share: float) -> bool:
         """Whether the target is kept where this share of the queries, the least trusted, goes on."""
         trusted = compared.trust >= _quantile(compared.trust, share)
         enough = compared.scan_trust >= scan_trust
@@ -481,24 +480,30 @@ def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[
     return list(trials.values())
 
 
-def _cheaper(judge: Judge, aim: float) -> list[Trial]:
-    """Find points on the border of what seems to keep less than the target, by a glance at each."""
+def _cheaper(judge: Judge, report: Callable[[str, int, int], object]) -> list[Trial]:
+    """Find points on the border of what seems to keep the target, and of what keeps less, by glances."""
     glances: dict[OperatingPoint, Trial] = {}
 
-    def keeps(point: OperatingPoint) -> bool:
+    def glance(point: OperatingPoint) -> Trial:
         if point not in glances:
             glances[point] = judge.glance(point)
-        return _worst(glances[point]) >= aim
+        return glances[point]
 
-    found = [glances[point] for point in _border(judge, keeps, lambda *_: None)]
-    # what is better than it need be may be good enough by itself, but not by a glance
-    return [judge.trial(trial.point) if judge.keeps(trial) else trial for trial in found]
+    def keeps(aim: float, point: OperatingPoint) -> bool:
+        return _worst(glance(point)) >= aim
+
+    found: dict[OperatingPoint, None] = {}
+    for done, loss in enumerate(_LOSSES):
+        aim = 1 - (1 - judge.target) * loss
+        found |= dict.fromkeys(_border(judge, partial(keeps, aim), lambda *_: None))
+        report("tuning", done + 1, len(_LOSSES))
+    return [glance(point) for point in found]
 
 
 def _border(
     judge: Judge, keeps: Callable[[OperatingPoint], bool], report: Callable[[str, int, int], object]
 ) -> Iterator[OperatingPoint]:
-    """Yield, for each number of neighbours, the point that does least of those that keep something.
+    """Yield, for each number of neighbours, the point that does least of those that keep enough.
 
     Quality rises with each parameter, so for each number of neighbours the fewest entries that will do are
     found by bisection, and for these the fewest rows rescored; more neighbours never need more entries.
@@ -519,7 +524,10 @@ def _border(
 
     last = len(rescored) - 1
     if not enough_with(neighbors[-1], last, len(entries) - 1):
-        return  # where the most is not enough, nothing is
+        yield point(
+            neighbors[0], 0, 0
+        )  # where the most is not enough, nothing is: as well go on from the least
+        return
     enough = len(entries)
     for done, n in enumerate(neighbors):
         e = _least(enough, partial(enough_with, n, last))
