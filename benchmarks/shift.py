@@ -68,7 +68,7 @@ def measure(
         of them, and in the end on those of the domain fitted on.
     refresh : dict
         "observed": queries served after which it is measured once more, tuned anew on the last "queries" of
-        them to "target" of P@k for each of "ks".
+        them; the others say how, as to :meth:`lss_rs.Index.refresh`.
     rounds : int
     seconds : float
         For one engine on one pair in one round.
@@ -202,10 +202,11 @@ def _serve(
     for fitted in dict.fromkeys(choice.fitted for choice in learners):
         rows += _ask(ask, [each for each in learners if each.fitted == fitted], fitted, served, observed[-1])
     last, tuned = refresh["observed"], refresh["queries"]
+    how = {name: value for name, value in refresh.items() if name not in ("observed", "queries")}
     for worker in workers:
         worker.forget()
         worker.observe(path, 0, last - tuned)
-        worker.refresh(path, last - tuned, last, refresh["ks"], refresh["target"])
+        worker.refresh(path, last - tuned, last, **how)
     rows += _ask(ask, learners, served, served, last, tuned)
     for worker in workers:
         worker.forget()

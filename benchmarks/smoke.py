@@ -98,7 +98,7 @@ def main() -> None:
             lambda bundle: folder / bundle,
             grid="smoke",
             observed=[300],
-            refresh={"observed": 600, "queries": 300, "ks": [1], "target": 0.9},
+            refresh={"observed": 600, "queries": 300, "ks": [1], "target": 0.9, "confidence": 0.8},
             rounds=1,
             seconds=0.0,
         )

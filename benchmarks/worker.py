@@ -115,9 +115,9 @@ class Worker:
         """Learn from so many training queries of another bundle over the same layer."""
         self._call("observe", path=path, first=first, last=last)
 
-    def refresh(self, path: Path, first: int, last: int, ks: list[int], target: float) -> None:
-        """Find anew what keeps the target for each P@k on so many of them, and learn from these, too."""
-        self._call("refresh", path=path, first=first, last=last, ks=ks, target=target)
+    def refresh(self, path: Path, first: int, last: int, **how: Any) -> None:
+        """Find anew what keeps a target on so many of them, and learn from these, too."""
+        self._call("refresh", path=path, first=first, last=last, **how)
 
     def forget(self) -> None:
         """Go back to what was built."""
@@ -203,9 +203,9 @@ class _Served:
         for lo in range(first, last, BLOCK):
             self._engine.observe(np.ascontiguousarray(Q[lo : min(lo + BLOCK, last)], np.float32))
 
-    def refresh(self, path: Path, first: int, last: int, ks: list[int], target: float) -> None:
+    def refresh(self, path: Path, first: int, last: int, **how: Any) -> None:
         Q = load(path, "train").Q
-        self._engine.refresh(np.ascontiguousarray(Q[first:last], np.float32), ks, target)
+        self._engine.refresh(np.ascontiguousarray(Q[first:last], np.float32), **how)
 
     def forget(self) -> None:
         self._engine.forget()

@@ -99,8 +99,8 @@ class BaseEngine(ABC):
         """Learn from queries (n, d) that are served."""
         raise TypeError(f"{self.title} does not learn from queries that it is asked.")
 
-    def refresh(self, Q: np.ndarray, ks: list[int], target: float) -> None:
-        """Find anew what keeps the target for each P@k, on queries (n, d) served, and learn from them."""
+    def refresh(self, Q: np.ndarray, **how: Any) -> None:
+        """Find anew what keeps a target, on queries (n, d) served, and learn from them."""
         raise TypeError(f"{self.title} does not learn from queries that it is asked.")
 
     def forget(self) -> None:

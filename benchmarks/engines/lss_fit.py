@@ -48,11 +48,10 @@ class Engine(lss.Engine):
         self.configure()
         self.index.observe(Q)
 
-    def refresh(self, Q: np.ndarray, ks: list[int], target: float) -> None:
+    def refresh(self, Q: np.ndarray, **how: Any) -> None:
         self.configure()
-        fixed = tune(self.index, Q, ks=ks, target=target, effort="fixed", progress=False).best
-        self._points = {"fixed": fixed}
-        self._keep(self.index.refresh(Q, ks=ks, target=target, progress=False))
+        self._points = {"fixed": tune(self.index, Q, **how, effort="fixed", progress=False).best}
+        self._keep(self.index.refresh(Q, **how, progress=False))
 
     def forget(self) -> None:
         self._points = self._at_fit

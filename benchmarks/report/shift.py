@@ -63,7 +63,8 @@ def _tuned(head: dict[str, Any]) -> str:
         return "\n"
     return (
         f" Tuned anew: after {plan['observed']:,} queries served, on the last {plan['queries']:,} of them,"
-        f" to keep {plan['target']} of {' and '.join(f'P@{k}' for k in plan['ks'])} (circles).\n"
+        f" to keep {plan['target']} of {' and '.join(f'P@{k}' for k in plan['ks'])}"
+        f" at a confidence of {plan['confidence']} (circles).\n"
     )
 
 

@@ -568,6 +568,7 @@ class Index:
         *,
         ks: Sequence[int] | None = None,
         target: float = 0.99,
+        confidence: float = 0.95,
         groups: ArrayLike | None = None,
         progress: bool = True,
         callback: Callable[[str, int, int], object] | None = None,
@@ -590,6 +591,8 @@ class Index:
             Which P@k must be kept: P@1 and P@5, as by :meth:`fit`, where it does not say.
         target : float
             Share of the full layer's P@k that searches keep.
+        confidence : float
+            Of the two-sided interval, whose lower bound decides: of few queries little is certain.
         groups : array-like, shape (n,), optional
             What each query belongs to, as for :meth:`fit`.
         progress : bool
@@ -628,7 +631,7 @@ class Index:
         if Q is not None:
             _check_observes(self.params, Y)
             ks = (1, min(self._fitted_k, 5)) if ks is None else ks
-            judge = judge_on(self, Q, Y, ks, target, groups=groups)
+            judge = judge_on(self, Q, Y, ks, target, confidence, groups)
         with Progress(progress, callback) as report:
             fits = self._core.fits
             self._core.rehash(relearn(self._core, resolved, report), fits)

@@ -41,10 +41,10 @@ _LEAST, _MOST = 1000, 12_288
 _RESAMPLES = 2000
 
 _INSURANCE = 0.1
-"""How much slower queries like those tuned on may get, for those that are not."""
+"""What queries like those tuned on may take more, of the tables' time, for those that are not."""
 
-_SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
-"""Of the queries, those that go on."""
+_SHARES = 200
+"""Parts of all queries that the share of those that go on is counted in."""
 
 _LOSSES = (1, 2, 4)
 """Times what may be lost at all, what tables may lose that go on where they are not trusted."""
@@ -318,18 +318,15 @@ def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int
     for trial in trials:
         compared = judge.compare(trial.point)
         scan_trust = judge.scan_trust(compared)
-        keeps = partial(judge.keeps_at, compared, scan_trust)
-        least = _least(len(_SHARES), lambda at, keeps=keeps: keeps(_SHARES[at]))  # type: ignore[misc]
-        if least == len(_SHARES):
+        needed = _least_share(partial(judge.keeps_at, compared, scan_trust))
+        if needed is None:
             continue
         wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=compared.judge)
         tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
         extra = max(scan.us - tables.us, 1e-3)
-        share = _SHARES[least]
-        cost = tables.us + share * extra
-        most = max(share, ((1 + _INSURANCE) * cost - tables.us) / extra)
-        trust = _quantile(compared.trust, min(most, 1.0))
-        plans.append((cost, wide._replace(trust=trust)))
+        share = min(needed + _INSURANCE * tables.us / extra, 1.0)
+        trust = _quantile(compared.trust, share)
+        plans.append((tables.us + share * extra, wide._replace(trust=trust)))
     tried: list[Trial] = []
     for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
         tried.append(judge.trial(point))
@@ -426,12 +423,16 @@ class Judge:
 
     def scan_trust(self, compared: Compared) -> float:
         """Find the least trust with which a scan's answer keeps the target."""
-        for share in _SHARES:
-            trust = _quantile(compared.scan_trust, share) if share else 0.0
-            trusted = compared.scan_trust >= trust
-            if self._keeps(np.where(trusted[:, None], compared.by_scan, self._best)):
-                return trust
-        return 1.0
+
+        def least(share: float) -> float:
+            return _quantile(compared.scan_trust, share) if share else 0.0
+
+        def keeps(share: float) -> bool:
+            trusted = compared.scan_trust >= least(share)
+            return self._keeps(np.where(trusted[:, None], compared.by_scan, self._best))
+
+        share = _least_share(keeps)
+        return 1.0 if share is None else least(share)
 
     def keeps_at(self, compared: Compared, scan_trust: float, share: float) -> bool:
         """Whether the target is kept where this share of the queries, the least trusted, goes on."""
@@ -545,6 +546,12 @@ def _least(end: int, good: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if good(middle) else (middle + 1, high)
     return low
+
+
+def _least_share(keeps: Callable[[float], bool]) -> float | None:
+    """Find the least share of the queries that will do, where more of them do, too; None if all do not."""
+    at = _least(_SHARES + 1, lambda at: keeps(at / _SHARES))
+    return None if at > _SHARES else at / _SHARES
 
 
 def _time(trials: list[Trial], judge: Judge, objective: str, num_threads: int | None) -> list[Trial]:
