@@ -73,7 +73,7 @@ lint: build
 test-rust:
 	cargo test -p lss-core
 	LSS_SIMD=scalar cargo test -p lss-core --test search --test builder
-	cargo bench -p lss-core -- --test
+	cargo test -p lss-core --benches
 
 # Not in the gate: it needs Debian's cross compiler and emulator, and says so.
 test-neon:

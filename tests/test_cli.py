@@ -218,6 +218,20 @@ def test_eval_without_a_single_label(ask, tmp_path):
     run("eval", *ask, "--labels", tmp_path / "Y.txt", "-k", 1)
 
 
+def test_tune_is_the_librarys(folder, ask, index, tmp_path):
+    options = "--target", 0.9, "-k", "1", "--effort", "fixed", "--objective", "throughput"
+    said = run_json("tune", *ask, *options, "-o", tmp_path / "tuned.lss")
+    assert (said["target"], said["queries"]) == (0.9, N)
+    assert all("P@1 / full" in trial and "P@5 / full" not in trial for trial in said["trials"])
+    assert all(trial["trust"] == 0 for trial in said["trials"])  # none goes on
+    tuned = lss_rs.Index.load(tmp_path / "tuned.lss")
+    assert tuned.operating_point._asdict() == said["best"]
+    assert tuned.apply(index.operating_point).to_bytes() == index.to_bytes()
+    text = run("tune", *ask, "--labels", folder / "Y.npy", "--threads", 1).stdout
+    assert f"0.99 of the full layer on {N:,} queries" in text
+    assert "'effort' must be" in error_of("tune", *ask, "--effort", "high")
+
+
 def test_info(folder, index, tmp_path):
     report = run_json("info", folder / "index.lss")
     assert report["valid"] is True

@@ -253,6 +253,9 @@ def tune_command(
     ks: Annotated[str, typer.Option("-k", help="Which P@k must be kept, parted by commas.")] = "1,5",
     target: Annotated[float, typer.Option(help="Share of the full layer's P@k to keep.")] = 0.99,
     objective: Annotated[str, typer.Option(help="What to make small: latency or throughput.")] = "latency",
+    effort: Annotated[
+        str, typer.Option(help="Of searches: adaptive, which go on where not trusted, or fixed.")
+    ] = "adaptive",
     groups: Annotated[str | None, typer.Option(help=_GROUPS)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the index, tuned.")
@@ -268,7 +271,7 @@ def tune_command(
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
         documents = _read_optional(groups)
-    report = tune(index, Q, Y, ks=wanted, target=target, objective=objective, groups=documents)
+    report = tune(index, Q, Y, ks=wanted, target=target, objective=objective, effort=effort, groups=documents)
     if output is not None:
         index.apply(report.best).save(output)
     if as_json:

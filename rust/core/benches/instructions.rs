@@ -2,7 +2,7 @@
 //! runs on a busy machine.
 //!
 //! valgrind collects inside [`counted`] alone, and writes a file whenever it is entered; a line of the output names what
-//! was counted, in the same order. `cargo bench -p lss-core -- --test` runs everything without valgrind.
+//! was counted, in the same order. `cargo test -p lss-core --benches` runs everything without valgrind.
 
 mod synthetic;
 

@@ -2,7 +2,7 @@
 //! P = 32, N = 50, R = 128, 64-byte sketches, f16 rows. Data as in `synthetic`.
 //!
 //! `cargo bench -p lss-core`; `LSS_SIMD=scalar cargo bench -p lss-core` for the portable kernel;
-//! `cargo bench -p lss-core -- --test` runs everything once.
+//! `cargo test -p lss-core --benches` runs everything once.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 
 mod synthetic;

@@ -11,6 +11,7 @@ use common::{
     Case, DTYPES, Dtype, Rng, TABLES_ALONE, Wide, any_case, assert_answers, assert_same, cases, how, point,
     search, search_one,
 };
+use lss_core::batch::TOGETHER;
 use lss_core::hash::Space;
 use lss_core::memory::Block;
 use lss_core::reference::{self, Answer, Reference};
@@ -401,6 +402,26 @@ fn the_first_short_query_is_named() {
             }
         }
         assert!(search(&built.index, &queries, 1, how(OnShort::Raise, threads)).is_ok());
+    }
+}
+
+/// More queries than are ordered together, and than share a pass over the rows, and no whole number of either.
+#[test]
+fn long_batches_answer_as_their_queries_do() {
+    for fill in [Fill::Queries, Fill::Rows] {
+        let built = Case { n_queries: 2 * TOGETHER + 3, fill, ..small() }.build();
+        let exact = How { exact: true, ..how(OnShort::Pad, 1) };
+        let one = |how| {
+            let alone = |query| search(&built.index, std::slice::from_ref(query), 4, how).unwrap().remove(0);
+            built.queries.iter().map(alone).collect::<Vec<_>>()
+        };
+        let expected = [one(how(OnShort::Pad, 1)), one(exact)];
+        for threads in 1..=3 {
+            let each = [how(OnShort::Pad, threads), How { num_threads: threads, ..exact }];
+            for (how, expected) in each.into_iter().zip(&expected) {
+                assert_answers(&search(&built.index, &built.queries, 4, how).unwrap(), expected, "at once");
+            }
+        }
     }
 }
 
