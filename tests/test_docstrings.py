@@ -6,11 +6,11 @@ from importlib.util import find_spec
 import pytest
 
 import lss_rs
-from lss_rs import _intervals, config, index, metrics
+from lss_rs import _intervals, config, index, metrics, tuning
 
 pytestmark = pytest.mark.inference
 
-MODULES = [config, index, metrics, _intervals]
+MODULES = [config, index, metrics, tuning, _intervals]
 CLASSES = "Index", "LSSConfig", "IULOptions", "LSSLinear", "Patch", "Scorer", "Shards"
 MADE_OTHERWISE = "Index", "Patch"
 if find_spec("torch"):
@@ -33,7 +33,8 @@ def test_examples_run(module):
 def public():
     for module in MODULES:
         for name, value in vars(module).items():
-            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            told = not name.startswith("_") and name in getattr(module, "__all__", [name])
+            if not told or getattr(value, "__module__", None) != module.__name__:
                 continue
             if inspect.isfunction(value):
                 yield f"{module.__name__}.{name}", value, inspect.signature(value)

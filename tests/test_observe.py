@@ -547,13 +547,40 @@ def test_refreshing_tunes_on_queries_of_today(index):
     stages = []
     index.refresh(today, target=0.9, progress=False, callback=lambda stage, *_: stages.append(stage))
     assert index.operating_point != before
-    assert set(stages) >= {"planes", "tuning"}
+    assert set(stages) >= {"planes", "glancing", "trust", "observing"}
     assert overlap(index, asked) >= 0.88
     # today's queries are observed, too, by the new point
     assert index.params["n_entries"] >= kept
     twin = Index.from_bytes(index.to_bytes())
     assert twin.observe(today).added == 0
     np.testing.assert_array_equal(twin.search(asked, k=5).labels, index.search(asked, k=5).labels)
+
+
+@pytest.mark.parametrize("stage", ["refine", "glancing", "trust"])
+def test_an_interrupted_refresh_changes_nothing(index, stage):
+    before = index.to_bytes()
+
+    def interrupt(now, _done, _total):
+        if now == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.refresh(domains(300, 21)[2], progress=False, callback=interrupt)
+    assert index.to_bytes() == before
+
+
+def test_a_refresh_of_another_fit_is_refused(index):
+    _, home, abroad = domains(1500, 22)
+    point = []
+
+    def fit(now, done, _total):
+        if (now, done) == ("glancing", 1):
+            index.fit(home, target=None, progress=False)
+            point.append(index.operating_point)
+
+    with pytest.raises(ValueError, match="those of a fit before"):
+        index.refresh(abroad[:300], target=0.9, progress=False, callback=fit)
+    assert index.operating_point == point[0]
 
 
 @pytest.mark.parametrize(
@@ -573,6 +600,7 @@ def test_refreshing_tunes_on_queries_of_today(index):
             {"Q": np.zeros((5, D), np.float32), "target": 0},
             "'target' must be above 0 and at most 1. Got 0 instead.",
         ),
+        ({"Q": np.zeros((5, D), np.float32), "confidence": 1}, "'confidence' must be between 0 and 1. Got 1"),
         ({"Q": np.zeros((5, D), np.float32), "ks": ()}, "'ks' must be at least one k. Got none instead."),
         ({"Y": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),
         ({"groups": [1]}, "'Q' must be given with 'Y' or 'groups'. Got None instead."),

@@ -42,7 +42,7 @@ def test_traffic_page_runs():
     rng = np.random.default_rng(0)
     W, Q, other = (rng.standard_normal((n, 16), dtype=np.float32) for n in (900, 3000, 200))
     scope = {"Index": lss_rs.Index, "W": W, "b": np.zeros(900, np.float32), "Q_prose": Q}
-    scope |= {"q_code": other[0], "Q_code": other, "Y_code": np.arange(200)}
+    scope |= {"q_code": other[0], "Q_code": other, "Y_code": np.arange(200), "Q_today": -other}
     exec(compile(block, "traffic.md", "exec"), scope)
     assert scope["found"].stats["trust"].shape == (200,)
 

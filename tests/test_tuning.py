@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lss_rs
-from lss_rs import Index, LSSConfig, OperatingPoint, metrics, tune
+from lss_rs import Index, LSSConfig, OperatingPoint, metrics, tune, tuning
 from lss_rs.config import POINT_NUMBERS
-from lss_rs.tuning import _least, held_out_from
+from lss_rs.tuning import Judge, _least, held_out_from
 
 pytestmark = pytest.mark.inference
 
@@ -71,6 +71,39 @@ def test_searches_that_stay_with_the_tables_have_a_point_of_their_own(taught, da
     index = Index.from_bytes(taught.to_bytes()).apply(report.best)
     both = [index.search(Q, 5, effort=effort).labels for effort in ("adaptive", "fixed")]
     np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2, 3])
+def test_what_few_queries_show_all_must_confirm(taught, data, monkeypatch, refused):
+    """The cheapest ways to keep the target are tried one after the other; then there are the tables alone."""
+    asked = []
+    trial = Judge.trial
+
+    def refuse_some(judge, point):
+        found = trial(judge, point)
+        if point.judge is None:
+            return found
+        asked.append(point)
+        low = found.quality[5]._replace(low=0.0)
+        return found._replace(quality=found.quality | {5: low}) if len(asked) <= refused else found
+
+    def time(trials, *_):
+        """Slow where all rows are scored, or scanned; else the more neighbours, the slower."""
+        points = [trial.point for trial in trials]
+        us = [1e6 if point.exact else point.n_neighbors + 1000 * (point.trust == 1) for point in points]
+        return [trial._replace(us=float(us)) for trial, us in zip(trials, us, strict=True)]
+
+    monkeypatch.setattr(Judge, "trial", refuse_some)
+    monkeypatch.setattr(tuning, "_time", time)
+    report = tune(taught, data[2][2000:], target=0.9, progress=False)
+    assert report.feasible
+    assert len(asked) == min(refused + 1, 3)
+    assert len(set(asked)) == len(asked)
+    if refused < 3:
+        assert report.best == asked[-1]
+    else:
+        assert report.best.judge is None
+    assert {trial.point for trial in report.trials} >= set(asked)
 
 
 def test_the_full_layer_is_the_measure(report):
@@ -194,7 +227,9 @@ def test_progress_is_reported(taught, data):
     assert heard == [("tuning", done, 7) for done in range(1, 8)]
     del heard[:]
     tune(taught, data[2][:300], target=0.5, progress=False, callback=lambda *what: heard.append(what))
-    assert heard == [("tuning", done, 3) for done in range(1, 4)]
+    assert heard[:3] == [("glancing", done, 3) for done in range(1, 4)]
+    n = heard[-1][2]
+    assert heard[3:] == [("trust", done, n) for done in range(n + 1)]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +348,7 @@ def test_an_interrupted_fit_changes_nothing(index, data):
     before = index.to_bytes()
 
     def interrupt(stage, _done, _total):
-        if stage == "tuning":
+        if stage == "trust":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

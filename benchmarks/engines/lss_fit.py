@@ -8,7 +8,15 @@ import numpy as np
 
 from benchmarks.engines import BaseEngine, Data, Work, lss
 from lss_rs import Index, OperatingPoint, set_num_threads, tune
-from lss_rs.tuning import held_out_from
+from lss_rs.tuning import TuneReport, held_out_from
+
+
+def _alone(report: TuneReport) -> OperatingPoint:
+    """Return the best point of tables alone, or, where none keeps the target, the one that keeps most."""
+    if report.feasible and not report.best.exact:
+        return report.best
+    tables = [trial for trial in report.trials if not trial.point.exact]
+    return max(tables, key=lambda trial: min(share.estimate for share in trial.quality.values())).point
 
 
 class Engine(lss.Engine):
@@ -41,7 +49,7 @@ class Engine(lss.Engine):
     def configure(self, effort: str = "adaptive") -> None:
         """Let searches go on where an answer is not trusted, or stay with the tables."""
         if effort not in self._points:
-            self._points[effort] = tune(self.index, *self._held, effort=effort, progress=False).best
+            self._points[effort] = _alone(tune(self.index, *self._held, effort=effort, progress=False))
         self.index.apply(self._points[effort])
 
     def observe(self, Q: np.ndarray) -> None:
@@ -50,7 +58,8 @@ class Engine(lss.Engine):
 
     def refresh(self, Q: np.ndarray, **how: Any) -> None:
         self.configure()
-        self._points = {"fixed": tune(self.index, Q, **how, effort="fixed", progress=False).best}
+        self.index.refresh(progress=False)
+        self._points = {"fixed": _alone(tune(self.index, Q, **how, effort="fixed", progress=False))}
         self._keep(self.index.refresh(Q, **how, progress=False))
 
     def forget(self) -> None:

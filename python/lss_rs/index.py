@@ -270,7 +270,8 @@ class Index:
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "iul", "refine", "planes", "teacher", "build", "tuning" and "observing".
+            "queries", "rows", "iul", "refine", "planes", "teacher", "build", "glancing", "trust", "tuning"
+            and "observing".
 
         Returns
         -------
@@ -354,13 +355,7 @@ class Index:
                 units = None if groups is None else np.asarray(groups)[n:]
                 judge = Judge(fitted, queries.slice(n, queries.n), held, {1, min(k, 5)}, target, groups=units)
                 fitted._tune(judge, report)
-            observed = 0
-            for further, known in stream:
-                for lo in range(0, len(further), _OBSERVED):
-                    hi = min(lo + _OBSERVED, len(further))
-                    fitted.observe(further[lo:hi], None if known is None else known.slice(lo, hi))
-                observed += len(further)
-                report("observing", observed, observed)
+            fitted._observe(stream, report)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
             self._core.adopt(core)
             self._settle(fitted._resolved, k, history)
@@ -588,13 +583,13 @@ class Index:
         Y : labels of the n queries, optional
             Their true labels, as for :meth:`fit`. Without them the full layer's best are the truth.
         ks : sequence of int, optional
-            Which P@k must be kept: P@1 and P@5, as by :meth:`fit`, where it does not say.
+            Which P@k must be kept. As by :meth:`fit` where it does not say: P@1, and P@5 or that of fit's k.
         target : float
             Share of the full layer's P@k that searches keep.
         confidence : float
             Of the two-sided interval, whose lower bound decides: of few queries little is certain.
         groups : array-like, shape (n,), optional
-            What each query belongs to, as for :meth:`fit`.
+            What each query belongs to, such as its document: whole groups are resampled.
         progress : bool
             Show progress bars, if tqdm is installed.
         callback : callable, optional
@@ -603,17 +598,18 @@ class Index:
         Returns
         -------
         Index
-            The index itself.
+            The index itself. Until all is found, searches see it as it was.
 
         Raises
         ------
         NotFittedError
             If the index is not fitted.
         TypeError
-            As :meth:`fit`.
+            As :meth:`observe`.
         ValueError
-            As :meth:`fit`, and if its buckets hold rows, its planes are not those of method "refine" or
-            "aligned", or it was fitted anew meanwhile.
+            As :func:`lss_rs.tune` and :meth:`observe`, and if the index's buckets hold rows, its planes are
+            not those of method "refine" or "aligned", it was fitted anew meanwhile, or there are Y or groups
+            without Q.
 
         Warns
         -----
@@ -630,15 +626,39 @@ class Index:
         judge = None
         if Q is not None:
             _check_observes(self.params, Y)
+            Y = None if Y is None else as_labels(Y, None, self.m)
             ks = (1, min(self._fitted_k, 5)) if ks is None else ks
             judge = judge_on(self, Q, Y, ks, target, confidence, groups)
         with Progress(progress, callback) as report:
             fits = self._core.fits
-            self._core.rehash(relearn(self._core, resolved, report), fits)
+            planes = relearn(self._core, resolved, report)
+            point = None
             if judge is not None:
-                self._tune(judge, report)
-                self.observe(judge.Q, Y)
+                judge.index = twin = self._at(self.operating_point)
+                twin._core.rehash(planes, twin._core.fits)
+                twin._tune(judge, report)
+                point = twin.operating_point
+            with self._lock:
+                self._core.rehash(planes, fits)
+                if point is not None:
+                    self._set(point)
+            if judge is not None:
+                self._observe(((judge.Q, Y),), report)
         return self
+
+    def _observe(
+        self,
+        stream: Iterable[tuple[NDArray[np.float32], Labels | None]],
+        report: Callable[[str, int, int], object],
+    ) -> None:
+        """Observe queries and their labels, not too many beside the same snapshot."""
+        observed = 0
+        for further, known in stream:
+            for lo in range(0, len(further), _OBSERVED):
+                hi = min(lo + _OBSERVED, len(further))
+                self.observe(further[lo:hi], None if known is None else known.slice(lo, hi))
+            observed += len(further)
+            report("observing", observed, observed)
 
     def _tune(self, judge: Judge, report: Callable[[str, int, int], object]) -> None:
         """Search from now on with the quickest point that `judge` lets pass."""
@@ -689,10 +709,13 @@ class Index:
         if not isinstance(point, OperatingPoint):
             raise TypeError(message("point", "an OperatingPoint", f"a {type(point).__name__}"))
         with self._lock:
-            if self._resolved is not None:
-                self._settle(self._resolved._at(point), self._fitted_k, self._history)
-            self._core.set_operating_point(point)
+            self._set(point)
         return self
+
+    def _set(self, point: OperatingPoint) -> None:
+        if self._resolved is not None:
+            self._settle(self._resolved._at(point), self._fitted_k, self._history)
+        self._core.set_operating_point(point)
 
     def _at(self, point: OperatingPoint) -> Self:
         """Return a twin with another operating point, which shares all memory."""

@@ -72,12 +72,15 @@ class Trial(NamedTuple):
         Labels looked at by a query, on average.
     us : float
         Microseconds a query, by the objective; NaN where quality alone decided.
+    n : int
+        Queries that quality is of.
     """
 
     point: OperatingPoint
     quality: dict[int, Interval]
     candidates: float
     us: float
+    n: int
 
 
 class TuneReport(NamedTuple):
@@ -86,17 +89,18 @@ class TuneReport(NamedTuple):
     Attributes
     ----------
     best : OperatingPoint
-        The quickest that keeps the target; exact search where none does, or where it is the quickest.
+        The quickest way found to keep the target, of which some time is for queries of another kind; exact
+        search where none does, or where it is the quickest.
     feasible : bool
         Whether one does besides exact search.
     full : Trial
         Exact search.
     trials : list of Trial
-        All that was timed, the quickest first.
+        All that was timed, the quickest first. What lost too much at a glance is known by few queries.
     target : float
         Share of the full layer's P@k to be kept.
     n : int
-        Queries that decided.
+        Queries that decided: all that ``best`` is known by.
     """
 
     best: OperatingPoint
@@ -226,8 +230,10 @@ def tune(
     >>> Q = rng.standard_normal((3000, 16), dtype=np.float32)
     >>> index = Index.from_weights(W).fit(Q[:2000], k=5, target=None, progress=False)
     >>> report = tune(index, Q[2000:], progress=False)
-    >>> report.feasible, all(share.low >= 0.99 for share in report.trials[0].quality.values())
-    (True, True)
+    >>> index = index.apply(report.best)
+    >>> full, found = (index.search(Q[2000:], k=5, exact=exact).labels for exact in (True, False))
+    >>> bool((full[:, 0] == found[:, 0]).mean() >= 0.99)
+    True
     """
     if objective not in ("latency", "throughput"):
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
@@ -253,6 +259,8 @@ def judge_on(
         raise ValueError(message("ks", "at least one k", "none"))
     if not 0 < target <= 1:
         raise ValueError(message("target", "above 0 and at most 1", target))
+    if not 0 < confidence < 1:
+        raise ValueError(message("confidence", "between 0 and 1", confidence))
     _ = index.operating_point  # raises where there is none
     queries = QueryRows(Q, index.d)
     if queries.n < 2:
@@ -278,7 +286,7 @@ def find_point(
     if adaptive and judge.has_trust:
         *timed, full = _time([*_cheaper(judge, report), full], judge, objective, num_threads)
         quicker = _frontier(sorted([trial for trial in timed if trial.us < full.us], key=_us))
-        further = _further(judge, _spread(quicker, _TRUSTED), objective, num_threads)
+        further = _further(judge, _spread(quicker, _TRUSTED), report, objective, num_threads)
         timed += further
         good = [trial for trial in further if judge.keeps(trial)]
     if not good:
@@ -308,14 +316,21 @@ def _spread(trials: list[Trial], most: int) -> list[Trial]:
     return [trials[place] for place in places.round().astype(int)]
 
 
-def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int | None) -> list[Trial]:
+def _further(
+    judge: Judge,
+    trials: list[Trial],
+    report: Callable[[str, int, int], object],
+    objective: str,
+    num_threads: int | None,
+) -> list[Trial]:
     """Let searches go on where an answer is not trusted.
 
     The cheapest way to keep the target is found, and then they go on as often as insurance pays for. What few
     queries have shown all of them must confirm; until then the next cheapest is tried.
     """
     plans = []
-    for trial in trials:
+    for done, trial in enumerate(trials):
+        report("trust", done, len(trials))
         compared = judge.compare(trial.point)
         scan_trust = judge.scan_trust(compared)
         needed = _least_share(partial(judge.keeps_at, compared, scan_trust))
@@ -324,9 +339,11 @@ def _further(judge: Judge, trials: list[Trial], objective: str, num_threads: int
         wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=compared.judge)
         tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
         extra = max(scan.us - tables.us, 1e-3)
-        share = min(needed + _INSURANCE * tables.us / extra, 1.0)
-        trust = _quantile(compared.trust, share)
+        share = needed + _INSURANCE * tables.us / extra
+        trust = _quantile(compared.trust, share) if share < 1 else 1.0
+        share = float((compared.trust < trust).mean()) if trust < 1 else 1.0
         plans.append((tables.us + share * extra, wide._replace(trust=trust)))
+    report("trust", len(trials), len(trials))
     tried: list[Trial] = []
     for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
         tried.append(judge.trial(point))
@@ -460,7 +477,7 @@ class Judge:
         found = self.at(point).search(asked.Q, self.k, stats=True)
         quality = self._quality(found.labels, asked)
         stats = cast("dict[str, NDArray[np.int64]]", found.stats)
-        return Trial(point, quality, float(stats["candidates"].mean()), np.nan)
+        return Trial(point, quality, float(stats["candidates"].mean()), np.nan, len(asked.Q))
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a point keeps the target for every k."""
@@ -497,7 +514,7 @@ def _cheaper(judge: Judge, report: Callable[[str, int, int], object]) -> list[Tr
     for done, loss in enumerate(_LOSSES):
         aim = 1 - (1 - judge.target) * loss
         found |= dict.fromkeys(_border(judge, partial(keeps, aim), lambda *_: None))
-        report("tuning", done + 1, len(_LOSSES))
+        report("glancing", done + 1, len(_LOSSES))
     return [glance(point) for point in found]
 
 
@@ -598,7 +615,7 @@ def _row(trial: Trial) -> dict[str, Any]:
     del row["judge"]
     for name, share in shares.items():
         row |= {name: share.estimate, f"{name}, low": share.low}
-    return row | {"candidates": trial.candidates, "us": trial.us}
+    return row | {"candidates": trial.candidates, "us": trial.us, "n": trial.n}
 
 
 def _shown(value: Any) -> str:

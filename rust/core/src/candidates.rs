@@ -52,21 +52,6 @@ impl Union {
         self.len = len;
     }
 
-    /// Add a list of ids that are in no other: marks are neither read nor written, and counts stay what they are.
-    #[inline(always)]
-    pub fn add_once(&mut self, list: &[u32]) {
-        let room = self.len + list.len() + 1;
-        if self.ids.len() < room {
-            self.grow(room);
-        }
-        let mut len = self.len;
-        for &id in list {
-            self.ids[len] = id;
-            len += usize::from((id as usize) < self.marks.len());
-        }
-        self.len = len;
-    }
-
     /// Marks of this query are above it, marks of queries before below.
     #[inline(always)]
     fn base(&self) -> u16 {

@@ -10,8 +10,16 @@ use crate::topk::TopK;
 /// Bytes of rows that stay in the second-level cache while a group of queries is scored against them.
 const BLOCK_BYTES: usize = 128 * 1024;
 
-/// Queries that share a pass over the rows, at most: they stay in the second-level cache, too.
-pub const GROUP: usize = 128;
+/// Bytes of queries that share a pass over the rows, at most, and how many they are: they stay in the second-level
+/// cache, too.
+const GROUP_BYTES: usize = 512 * 1024;
+const GROUP: usize = 128;
+
+/// Queries of dimension `d`, of `n` for each thread, that are answered together.
+pub fn together(d: usize, n: usize) -> usize {
+    let most = (GROUP_BYTES / (padded(d) * size_of::<f32>())).clamp(1, GROUP);
+    n.clamp(1, most).next_multiple_of(FOLD)
+}
 
 /// Up to so many answers a query, a thread keeps the memory of its last search for the next.
 const KEPT: usize = 1024;

@@ -229,7 +229,8 @@ impl Fitted {
         if !fits {
             return bad("planes that fit the dimension".into(), format!("planes of dimension {dim}"));
         }
-        if (self.sketches.is_some() || self.exemplars.is_some()) && p == 0 {
+        let needed = self.coordinates.is_some() || self.sketches.is_some() || self.exemplars.is_some();
+        if needed && p == 0 {
             return bad("coordinates beside sketches".into(), "none".into());
         }
         if self.columns.is_some() != (self.sketches.is_some() && self.exemplars.is_some()) {

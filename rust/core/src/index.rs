@@ -11,7 +11,7 @@ use crate::exact;
 use crate::exemplars::{Exemplars, Lists, decode};
 use crate::fitted::{Fitted, OperatingPoint};
 use crate::hash::{Planes, Space};
-use crate::kernels::{FOLD, Kernel};
+use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
 use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Step, Work};
@@ -376,8 +376,8 @@ impl Index {
                 Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
             work.fill(of_each);
             let kernel = Kernel::active();
-            let share = n.div_ceil(how.threads()).next_multiple_of(FOLD).clamp(1, exact::GROUP);
-            let (places, values) = (share * k, share * d);
+            let together = exact::together(d, n.div_ceil(how.threads()));
+            let (places, values) = (together * k, together * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);
             };

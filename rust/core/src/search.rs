@@ -16,7 +16,6 @@ use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
-use crate::tables::Tables;
 use crate::topk::TopK;
 use crate::trust::{Features, Met, NOWHERE, Scanned, Trust, share_needed};
 
@@ -443,7 +442,8 @@ impl Searcher<'_> {
             return;
         };
         met.start(exemplars.len());
-        add_buckets(tables, buckets, met);
+        let view = tables.view();
+        buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
         let (sketched, r) = (exemplars.sketched(), point.n_neighbors);
         let Some(observed) = observed.as_deref() else {
             cut.best(self.kernel, sketched, z, met.ids(), r, point.judge.is_some(), neighbors, distances);
@@ -455,7 +455,8 @@ impl Searcher<'_> {
         cut.offer(self.kernel, &sketched.1, met.ids(), 0);
         if let Some((tables, exemplars)) = observed.hashed() {
             met_since.start(exemplars.len());
-            add_buckets(tables, buckets, met_since);
+            let view = tables.view();
+            buckets.iter().for_each(|&bucket| met_since.add(view.bucket(bucket)));
             cut.offer(self.kernel, &exemplars.sketched().1, met_since.ids(), first);
             first += exemplars.len();
         }
@@ -565,17 +566,6 @@ fn shift(scratch: &Scratch) -> f32 {
 /// What each exact logit is above its estimate.
 fn errors(scratch: &Scratch) -> impl Iterator<Item = f32> {
     scratch.logits.iter().zip(&scratch.estimates).map(|(logit, estimate)| logit - estimate)
-}
-
-/// Add what is in these buckets, each bucket once.
-fn add_buckets(tables: &Tables, buckets: &[usize], met: &mut Union) {
-    let view = tables.view();
-    if tables.n_tables() == 1 {
-        // Nothing is in two buckets of one table.
-        buckets.iter().for_each(|&bucket| met.add_once(view.bucket(bucket)));
-    } else {
-        buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
-    }
 }
 
 /// Add the labels of these exemplars, which are numbered through all parts, to the candidates.

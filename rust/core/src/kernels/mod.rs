@@ -10,8 +10,8 @@
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `sketch_each` and `scan_blocks` of the module, all
-/// compiled for `$features`.
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `sketch_each` and `scan_blocks` of the
+/// module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
     ($kernel:ident, $features:literal) => {
