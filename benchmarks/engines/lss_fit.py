@@ -33,7 +33,7 @@ class Engine(lss.Engine):
         set_num_threads(num_threads)
         Y = data.Y.lists()
         index = Index.from_weights(data.W, data.b).fit(data.Q, Y, k=5, progress=False)
-        held = held_out_from(len(data.Q), None)
+        held = held_out_from(len(data.Q), None) % len(data.Q)  # none is held out of few: then all of them
         self._held = data.Q[held:], Y[held:]
         self._points: dict[str, OperatingPoint] = {}
         self._keep(index)

@@ -8,7 +8,7 @@ use crate::rows::Rows;
 use crate::topk::TopK;
 
 /// Bytes of rows that stay in the second-level cache while a group of queries is scored against them.
-const BLOCK_BYTES: usize = 128 * 1024;
+const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Bytes of queries that share a pass over the rows, at most, and how many they are: they stay in the second-level
 /// cache, too.

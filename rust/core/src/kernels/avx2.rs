@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_step, each_step_of, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_folded, each_step, prefetch, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -32,7 +32,8 @@ verbs!(Avx2, "avx2,fma,f16c");
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 4];
     each_step(row, query, |row, query| step(&mut sums, row, query));
-    total(sums)
+    let [a, b, c, d] = sums;
+    tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
 }
 
 /// Queries go in pairs: the sums of more have no place in sixteen registers.
@@ -43,11 +44,12 @@ fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Fold
     for (row, out) in rows.into_iter().zip(&mut out) {
         for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let mut sums = [[_mm256_setzero_ps(); 4]; 2];
-            each_step_of([row], queries, |[row], queries| {
+            each_folded([row], queries, |[row], queries| {
+                let queries = &queries.as_chunks::<2>().0[pair];
                 for i in 0..4 {
                     // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
                     let value = unsafe { load8(row.as_ptr().add(8 * i)) };
-                    for (sums, query) in sums.iter_mut().zip(&queries[2 * pair..]) {
+                    for (sums, query) in sums.iter_mut().zip(queries) {
                         // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
                         let q = unsafe { _mm256_loadu_ps(query.as_ptr().add(8 * i)) };
                         sums[i] = _mm256_fmadd_ps(value, q, sums[i]);

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::{sketch_each_with, tree};
-use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_step, each_step_of, prefetch_range};
+use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -41,7 +41,7 @@ fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Folded]) -> [[f32; FOLD]; ROWS] {
     let mut sums = [[[_mm512_setzero_ps(); 2]; FOLD]; ROWS];
-    each_step_of(rows, queries, |rows, queries| {
+    each_folded(rows, queries, |rows, queries| {
         for i in 0..2 {
             // SAFETY: lanes 16i..16i+16 of arrays of 32 are read; `load16` needs sixteen elements.
             let values = rows.map(|row| unsafe { load16(row.as_ptr().add(16 * i)) });

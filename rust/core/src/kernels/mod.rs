@@ -341,30 +341,37 @@ impl Kernel {
 /// the row has ended. Compiled into its caller, with the caller's features.
 #[inline(always)]
 fn each_step<T: Element>(row: &[T], query: &[f32], mut step: impl FnMut(&[T; LANES], &[f32; LANES])) {
+    let (rows, tail) = row.as_chunks::<LANES>();
     let (queries, _) = query.as_chunks::<LANES>();
-    each_step_of([row], queries, |[row], query| step(row, query));
+    for (row, query) in rows.iter().zip(queries) {
+        step(row, query);
+    }
+    if !tail.is_empty() {
+        let mut last = [T::zeroed(); LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        step(&last, &queries[rows.len()]);
+    }
 }
 
-/// The same for some rows of one length and for whatever stands for as many elements of the queries.
+/// The same for rows of one length and queries laid side by side.
 #[inline(always)]
-fn each_step_of<T: Element, Q, const ROWS: usize>(
+fn each_folded<T: Element, const ROWS: usize>(
     rows: [&[T]; ROWS],
-    queries: &[Q],
-    mut step: impl FnMut([&[T; LANES]; ROWS], &Q),
+    queries: &[Folded],
+    mut step: impl FnMut([&[T; LANES]; ROWS], &Folded),
 ) {
     let parts = rows.map(|row| row.as_chunks::<LANES>());
     let whole = parts[0].0.len();
-    // Checked once here, not at every step.
-    let all: [&[[T; LANES]]; ROWS] = parts.map(|(whole_parts, _)| &whole_parts[..whole]);
-    for (i, query) in queries[..whole].iter().enumerate() {
-        step(all.map(|parts| &parts[i]), query);
+    assert!(parts.iter().all(|(parts, _)| parts.len() == whole), "rows of one length");
+    for (i, queries) in queries[..whole].iter().enumerate() {
+        // SAFETY: every row has `whole` parts, as was asserted, and i is less.
+        step(parts.map(|(parts, _)| unsafe { parts.get_unchecked(i) }), queries);
     }
     if !parts[0].1.is_empty() {
-        let last = parts.map(|(_, tail)| {
-            let mut last = [T::zeroed(); LANES];
+        let mut last = [[T::zeroed(); LANES]; ROWS];
+        for (last, (_, tail)) in last.iter_mut().zip(parts) {
             last[..tail.len()].copy_from_slice(tail);
-            last
-        });
+        }
         step(last.each_ref(), &queries[whole]);
     }
 }

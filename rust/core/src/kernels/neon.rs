@@ -7,7 +7,7 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_step, each_step_of, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_folded, each_step, prefetch, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -44,11 +44,12 @@ pub(super) fn dot_folded<T: Element, const ROWS: usize>(
     for (row, out) in rows.into_iter().zip(&mut out) {
         for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let mut sums = [[vdupq_n_f32(0.0); 8]; 2];
-            each_step_of([row], queries, |[row], queries| {
+            each_folded([row], queries, |[row], queries| {
+                let queries = &queries.as_chunks::<2>().0[pair];
                 for i in 0..4 {
                     // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
                     let [a, b] = unsafe { load8(row.as_ptr().add(8 * i)) };
-                    for (sums, query) in sums.iter_mut().zip(&queries[2 * pair..]) {
+                    for (sums, query) in sums.iter_mut().zip(queries) {
                         // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
                         let (p, q) = unsafe {
                             let query = query.as_ptr().add(8 * i);

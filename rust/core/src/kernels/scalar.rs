@@ -2,7 +2,7 @@
 //!
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
-use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_step, each_step_of, prefetch_range};
+use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
@@ -118,7 +118,7 @@ fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
 fn dot_rows_folded<T: Element>(rows: &[T], d: usize, queries: &[Folded], mut out: [&mut [f32]; FOLD]) {
     for (i, row) in rows.chunks_exact(d).enumerate() {
         let mut sums = [[0.0f32; LANES]; FOLD];
-        each_step_of([row], queries, |[row], queries| {
+        each_folded([row], queries, |[row], queries| {
             for (sums, query) in sums.iter_mut().zip(queries) {
                 for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
                     *sum = value.widen().mul_add(*q, *sum);
