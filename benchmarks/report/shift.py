@@ -22,14 +22,11 @@ def line(rows: list[ShiftRow]) -> str:
     pair = f"fitted on `{fixed.fitted}` and asked `{fixed.served}`, the worst pair"
     there = [row for row in foreign if (row.fitted, row.served) == (fixed.fitted, fixed.served)]
     parts = [f"{_named(row)} keeps {_kept(row)}" for row in there if not row.observed]
-    later = max(
-        (row for row in there if row.observed and not row.refreshed),
-        key=lambda row: (row.observed, _least(row)),
-        default=None,
-    )
-    if later:
-        parts.append(f"having served {later.observed:,} such queries {_kept(later)}")
-    if tuned := max((row for row in there if row.refreshed), key=_least, default=None):
+    learned = [row for row in there if row.observed and not _stays(row)]
+    later = [row for row in learned if not row.refreshed]
+    if last := max(later, key=lambda row: (row.observed, _least(row)), default=None):
+        parts.append(f"having served {last.observed:,} such queries {_kept(last)}")
+    if tuned := max((row for row in learned if row.refreshed), key=_least, default=None):
         parts.append(f"tuned anew after {tuned.observed:,} {_kept(tuned)}")
     peers = [row for row in rows if row.kind == "peer" and _same_case(row, fixed)]
     if best := max(peers, key=_least, default=None):
@@ -146,7 +143,12 @@ def _before(row: ShiftRow) -> str:
 
 
 def _named(row: ShiftRow) -> str:
-    return f"{row.engine}, tables alone," if "effort=fixed" in row.setting else row.engine
+    return f"{row.engine}, tables alone," if _stays(row) else row.engine
+
+
+def _stays(row: ShiftRow) -> bool:
+    """Whether searches stay with the tables."""
+    return "effort=fixed" in row.setting
 
 
 def _least(row: ShiftRow) -> float:
