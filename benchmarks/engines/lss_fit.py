@@ -13,10 +13,7 @@ from lss_rs.tuning import TuneReport, held_out_from
 
 def _alone(report: TuneReport) -> OperatingPoint:
     """Return the best point of tables alone, or, where none keeps the target, the one that keeps most."""
-    if report.feasible and not report.best.exact:
-        return report.best
-    tables = [trial for trial in report.trials if not trial.point.exact]
-    return max(tables, key=lambda trial: min(share.estimate for share in trial.quality.values())).point
+    return report.frontier[-1].point if report.best.exact else report.best
 
 
 class Engine(lss.Engine):

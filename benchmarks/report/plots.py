@@ -174,9 +174,13 @@ def _shift(rows: list[ShiftRow]) -> Figure:
     rows = [row for row in rows if row.bundle == rows[0].bundle]
     lines: dict[tuple[str, str, str], list[ShiftRow]] = {}
     foreign = [row for row in rows if row.engine in learners and row.fitted != row.served]
+    anew: dict[tuple[str, str, str], ShiftRow] = {}
     for row in sorted(foreign, key=lambda row: row.observed):
-        if not row.refreshed:
-            lines.setdefault((row.fitted, row.served, row.setting), []).append(row)
+        key = row.fitted, row.served, row.setting
+        if row.refreshed:
+            anew[key] = row
+        else:
+            lines.setdefault(key, []).append(row)
     pairs = list(dict.fromkeys((fitted, served) for fitted, served, _ in lines))
     for (fitted, served, setting), line in lines.items():
         i, fixed = pairs.index((fitted, served)), "fixed" in setting
@@ -185,21 +189,12 @@ def _shift(rows: list[ShiftRow]) -> Figure:
         look |= {"linestyle": ":"} if fixed else {"label": f"{fitted}, asked {served}"}
         quality.plot(at, [row.p1_ratio for row in line], **look)
         cost.plot(at, [row.one_mean_us or row.one_us for row in line], **look)
-        for row in foreign:
-            if (
-                row.refreshed
-                and (row.fitted, row.served) == (fitted, served)
-                and not fixed
-                and row.setting == setting
-            ):
-                look = {
-                    "color": COLOURS[i % len(COLOURS)],
-                    "marker": "o",
-                    "markersize": 11,
-                    "fillstyle": "none",
-                }
-                quality.plot([row.observed], [row.p1_ratio], **look)
-                cost.plot([row.observed], [row.one_mean_us or row.one_us], **look)
+        tuned = anew.get((fitted, served, setting))
+        if tuned and not fixed:
+            ring: dict[str, Any] = {"marker": "o", "markersize": 11, "fillstyle": "none"}
+            ring["color"] = look["color"]
+            quality.plot([tuned.observed], [tuned.p1_ratio], **ring)
+            cost.plot([tuned.observed], [tuned.one_mean_us or tuned.one_us], **ring)
     for axes, title in ((quality, "share of the full layer's P@1"), (cost, "mean time of one query")):
         axes.set(xscale="log", xlabel="queries served before")
         axes.set_title(title, loc="left", fontsize=11)

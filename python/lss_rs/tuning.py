@@ -8,7 +8,7 @@ filled from, until the cheapest is found that keeps the target.
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -500,12 +500,7 @@ def _staircase(judge: Judge, report: Callable[[str, int, int], object]) -> list[
 
 def _cheaper(judge: Judge, report: Callable[[str, int, int], object]) -> list[Trial]:
     """Find points on the border of what seems to keep the target, and of what keeps less, by glances."""
-    glances: dict[OperatingPoint, Trial] = {}
-
-    def glance(point: OperatingPoint) -> Trial:
-        if point not in glances:
-            glances[point] = judge.glance(point)
-        return glances[point]
+    glance = cache(judge.glance)
 
     def keeps(aim: float, point: OperatingPoint) -> bool:
         return _worst(glance(point)) >= aim
@@ -542,9 +537,8 @@ def _border(
 
     last = len(rescored) - 1
     if not enough_with(neighbors[-1], last, len(entries) - 1):
-        yield point(
-            neighbors[0], 0, 0
-        )  # where the most is not enough, nothing is: as well go on from the least
+        # where the most is not enough, nothing is: as well go on from the least
+        yield point(neighbors[0], 0, 0)
         return
     enough = len(entries)
     for done, n in enumerate(neighbors):

@@ -54,14 +54,17 @@ pub fn search(
     let n = queries.len() / d;
     let mut scratch = SCRATCH.replace(Scratch::EMPTY);
     let Scratch { folded, alone, best, logits } = &mut scratch;
-    let folds = queries.chunks(FOLD * d);
-    folded.resize_with(folded.len().max(folds.len()), Vec::new);
-    for (some, folded) in folds.zip(&mut *folded) {
-        fold(some, d, folded);
+    if n == 1 {
+        alone.clear();
+        alone.extend_from_slice(queries);
+        alone.resize(padded(d), 0.0);
+    } else {
+        let folds = queries.chunks(FOLD * d);
+        folded.resize_with(folded.len().max(folds.len()), Vec::new);
+        for (some, folded) in folds.zip(&mut *folded) {
+            fold(some, d, folded);
+        }
     }
-    alone.clear();
-    alone.extend_from_slice(&queries[..d.min(queries.len())]);
-    alone.resize(padded(d), 0.0);
     best.resize_with(best.len().max(n), TopK::default);
     let best = &mut best[..n];
     best.iter_mut().for_each(|best| best.reset(k.min(m)));

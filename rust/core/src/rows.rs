@@ -167,9 +167,7 @@ impl Rows {
     pub fn logits_range(&self, kernel: Kernel, query: &[f32], first: usize, out: &mut [f32]) {
         let range = first * self.d..(first + out.len()) * self.d;
         with_weights!(&self.weights, block => kernel.dot_rows(&block[range], self.d, query, out));
-        for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
-            *score += bias;
-        }
+        self.add_bias(first, out);
     }
 
     /// The same for queries laid side by side.
@@ -183,10 +181,13 @@ impl Rows {
         let range = first * self.d..(first + out[0].len()) * self.d;
         let each = out.each_mut().map(|out| &mut **out);
         with_weights!(&self.weights, block => kernel.dot_rows_folded(&block[range], self.d, queries, each));
-        for out in out {
-            for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
-                *score += bias;
-            }
+        out.into_iter().for_each(|out| self.add_bias(first, out));
+    }
+
+    /// Add the biases of consecutive rows.
+    fn add_bias(&self, first: usize, out: &mut [f32]) {
+        for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
+            *score += bias;
         }
     }
 

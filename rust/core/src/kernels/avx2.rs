@@ -33,7 +33,7 @@ fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 4];
     each_step(row, query, |row, query| step(&mut sums, row, query));
     let [a, b, c, d] = sums;
-    tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
+    total(a, b, c, d)
 }
 
 /// Queries go in pairs: the sums of more have no place in sixteen registers.
@@ -56,7 +56,8 @@ fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Fold
                     }
                 }
             });
-            *out = [total(sums[0]), total(sums[1])];
+            let [[a, b, c, d], [e, f, g, h]] = sums;
+            *out = [total(a, b, c, d), total(e, f, g, h)];
         }
     }
     out
@@ -65,7 +66,7 @@ fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Fold
 /// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn total([a, b, c, d]: [__m256; 4]) -> f32 {
+fn total(a: __m256, b: __m256, c: __m256, d: __m256) -> f32 {
     tree(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)))
 }
 

@@ -120,9 +120,7 @@ fn dot_rows_folded<T: Element>(rows: &[T], d: usize, queries: &[Folded], mut out
         let mut sums = [[0.0f32; LANES]; FOLD];
         each_folded([row], queries, |[row], queries| {
             for (sums, query) in sums.iter_mut().zip(queries) {
-                for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
-                    *sum = value.widen().mul_add(*q, *sum);
-                }
+                step(sums, row, query);
             }
         });
         for (out, sums) in out.iter_mut().zip(&mut sums) {
@@ -134,12 +132,15 @@ fn dot_rows_folded<T: Element>(rows: &[T], d: usize, queries: &[Folded], mut out
 #[inline(always)]
 fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
-    each_step(row, query, |row, query| {
-        for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
-            *sum = value.widen().mul_add(*q, *sum);
-        }
-    });
+    each_step(row, query, |row, query| step(&mut sums, row, query));
     tree(&mut sums)
+}
+
+#[inline(always)]
+fn step<T: Element>(sums: &mut [f32; LANES], row: &[T; LANES], query: &[f32; LANES]) {
+    for ((sum, value), q) in sums.iter_mut().zip(row).zip(query) {
+        *sum = value.widen().mul_add(*q, *sum);
+    }
 }
 
 /// Sum pairwise, halves onto each other.
