@@ -55,7 +55,9 @@ def test_logistic_is_where_the_slope_is_zero(n, p, seed):
     features = rng.standard_normal((n, p)).astype(np.float32) * 10.0 ** rng.integers(-2, 3, size=p)
     features[:, 0] = 1.0
     right = rng.random(n) < 0.8
-    weights = logistic(features.astype(np.float32), right)
+    away = rng.integers(-1, 2, size=p)
+    away[0] = 0
+    weights = logistic(features.astype(np.float32), right, away)
 
     def loss(w):
         x = features.astype(np.float32).astype(np.float64)
@@ -64,7 +66,7 @@ def test_logistic_is_where_the_slope_is_zero(n, p, seed):
         deviation[deviation < 1e-9] = 1.0
         inner = w * deviation  # weights over standardised features
         constant = w[0] + (w[1:] * mean[1:]).sum()
-        odds = np.concatenate([x @ w, [constant, constant]])
+        odds = np.concatenate([x @ w, [constant, constant + 3 * (inner * away).sum()]])
         y = np.concatenate([right, [True, False]])
         return np.logaddexp(0, np.where(y, -odds, odds)).sum() + 0.5 * (inner[1:] ** 2).sum()
 
@@ -90,6 +92,16 @@ def test_trust_tells_what_the_candidates_hold(index):
     assert abs(trust.mean() - held.mean()) < 0.04
     for trusted in (trust < 0.5, trust > 0.9):
         assert abs(trust[trusted].mean() - held[trusted].mean()) < 0.08
+
+
+def test_what_is_always_right_at_home_is_not_trusted_abroad(index):
+    _, home, abroad = domains(400, 3)
+    index.apply(index.operating_point._replace(max_entries=256, n_neighbors=50, n_rescore=64))
+    compared = learn_trust(index._core, home, index.search(home, k=5, exact=True).labels, 5)
+    assert compared.held.all()
+    index.apply(index.operating_point._replace(judge=compared.judge))
+    trust = index.search(abroad, k=5, effort="fixed", stats=True).stats["trust"]
+    assert (trust < compared.trust.min()).mean() > 0.95
 
 
 def test_trust_learned_is_that_of_searches(index):

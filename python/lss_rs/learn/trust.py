@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lss_rs import _core
 
 _RIDGE = 1.0
 """Weight of the prior that a feature says nothing, in queries; the constant has none."""
+_STRANGER = 3.0
+"""How far from the mean query one is that must be wrong, in deviations of each feature."""
+_OF_TABLES = (0, 1, 1, 1, -1, 0, -1, -1)
+_OF_SCAN = (0, -1)
+"""Where a stranger's features lie: far from exemplars and from the mean, with answers that few neighbours needed
+and that hardly stand out."""
 _STEPS = 50
 
 
@@ -67,29 +75,35 @@ def learn_trust(
     scan_right = (np.sort(by_scan, axis=1) == np.sort(best, axis=1)).all(axis=1)
     trusts: list[NDArray[np.float64]] = []
     weights = [float(k)]
-    for features, right in ((of_tables, held), (of_scan, scan_right)):
-        learned = logistic(features, right).astype(np.float32)
+    for features, right, away in ((of_tables, held, _OF_TABLES), (of_scan, scan_right, _OF_SCAN)):
+        learned = logistic(features, right, away).astype(np.float32)
         weights += learned.tolist()
         trusts.append(1 / (1 + np.exp(-(features @ learned).astype(np.float64))))
     trust, scan_trust = trusts
     return Compared(by_tables, by_scan, held, trust, scan_trust, tuple(weights))
 
 
-def logistic(features: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+def logistic(
+    features: NDArray[np.float32], right: NDArray[np.bool_], away: Sequence[int]
+) -> NDArray[np.float64]:
     """Fit P(right) = 1 / (1 + exp(-features @ weights)) by Newton's method.
+
+    Two queries are counted besides those given: one like their mean that is right, and a stranger that is not.
+    So nothing is certain, and what no query has shown to go wrong is still known to go wrong far away.
 
     Parameters
     ----------
     features : ndarray of float32, shape (n, p)
         The first one is constant.
     right : ndarray of bool, shape (n,)
+    away : sequence of int, shape (p,)
+        Signs of the direction in which the stranger is.
     """
     x = features.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     mean[0], deviation[deviation < 1e-9] = 0.0, 1.0
     x = (x - mean) / deviation
-    # One more of each kind than there are: nothing is certain.
-    x = np.concatenate([x, np.zeros((2, x.shape[1]))])
+    x = np.concatenate([x, np.zeros((1, x.shape[1])), _STRANGER * np.array([away], np.float64)])
     x[:, 0] = 1.0
     y = np.concatenate([right, [True, False]]).astype(np.float64)
     prior = np.full(x.shape[1], _RIDGE)
