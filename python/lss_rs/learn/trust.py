@@ -26,7 +26,7 @@ _STRANGER = 3.0
 """How far from the mean query one is that must be wrong, in deviations of each feature."""
 _OF_TABLES = (0, 1, 1, 1, -1, 0, -1, -1)
 _OF_SCAN = (0, -1)
-"""Where a stranger's features lie: far from exemplars and from the mean, with answers that few neighbours needed
+"""Where a stranger lies: far from exemplars and from the mean, with answers that few neighbours needed
 and that hardly stand out."""
 _STEPS = 50
 
@@ -88,7 +88,7 @@ def logistic(
 ) -> NDArray[np.float64]:
     """Fit P(right) = 1 / (1 + exp(-features @ weights)) by Newton's method.
 
-    Two queries are counted besides those given: one like their mean that is right, and a stranger that is not.
+    Two queries count besides those given: one like their mean that is right, and a stranger that is not.
     So nothing is certain, and what no query has shown to go wrong is still known to go wrong far away.
 
     Parameters
