@@ -46,6 +46,8 @@ class Coordinates:
         cls,
         query_map: NDArray[np.float32],  # (p, d)
         query_offset: NDArray[np.float32],  # (p,)
+        query_mean: NDArray[np.float32],  # (d,)
+        query_deviations: NDArray[np.float32],  # (d,)
         row_map: NDArray[np.float32],  # (p, d)
         row_offset: NDArray[np.float32],  # (p,)
         variances: NDArray[np.float32],  # (p,) falling: logit variance a coordinate carries

@@ -197,9 +197,8 @@ def _coordinates(
 ) -> _core.Coordinates:
     """Keep what planes (``at_least``) or sketches read: a search projects onto every coordinate kept."""
     kept = alignment.leading(max(at_least, _covered(alignment.variances, config)))
-    return _core.Coordinates(
-        kept.query_map, kept.query_offset, kept.row_map, kept.row_offset, kept.variances, base
-    )
+    queries = kept.query_map, kept.query_offset, kept.query_mean, kept.query_deviations
+    return _core.Coordinates(*queries, kept.row_map, kept.row_offset, kept.variances, base)
 
 
 def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:

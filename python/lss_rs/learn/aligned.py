@@ -73,8 +73,9 @@ class Alignment:
     Attributes
     ----------
     query_map, row_map : ndarray of float32, shape (p, d)
-        That of queries holds, but for a power of two a row, numbers of half precision.
     query_offset, row_offset : ndarray of float32, shape (p,)
+    query_mean, query_deviations : ndarray of float32, shape (d,)
+        Of the training queries, in each direction of their own.
     variances : ndarray of float32, shape (p,)
         Logit variance that each coordinate carries, falling.
     scale : float
@@ -88,6 +89,8 @@ class Alignment:
     query_offset: NDArray[np.float32]
     row_map: NDArray[np.float32]
     row_offset: NDArray[np.float32]
+    query_mean: NDArray[np.float32]
+    query_deviations: NDArray[np.float32]
     variances: NDArray[np.float32]
     scale: float = 1.0
     flat: float = 0.0
@@ -128,24 +131,18 @@ def align(queries: Moments, rows: Moments) -> Alignment:
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))])
     scale = _scale(variances[0])
-    query_map, row_map = _halves(directions.T @ inverse_root), scale * directions.T @ root
+    query_map, row_map = directions.T @ inverse_root, scale * directions.T @ root
     return Alignment(
         query_map=query_map.astype(np.float32),
         query_offset=(-query_map @ queries.mean).astype(np.float32),
         row_map=row_map.astype(np.float32),
         row_offset=(-row_map @ rows.mean).astype(np.float32),
+        query_mean=queries.mean.astype(np.float32),
+        query_deviations=np.sqrt(np.maximum(np.diag(queries.covariance), 0.0)).astype(np.float32),
         variances=(scale * scale * variances).astype(np.float32),
         scale=scale,
         flat=float(np.mean(values <= _FLOOR * values.max())),
     )
-
-
-def _halves(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to half precision, each row times a power of two: a search projects by such a map."""
-    exponents = np.frexp(np.abs(matrix).max(axis=1, keepdims=True))[1] - 1
-    halves: NDArray[np.float16] = np.ldexp(matrix, -exponents).astype(np.float16)
-    rounded: NDArray[np.float64] = np.ldexp(halves.astype(np.float64), exponents)
-    return rounded
 
 
 def _scale(variance: float) -> float:

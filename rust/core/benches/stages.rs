@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use lss_core::candidates::Union;
+use lss_core::coordinates::Rounded;
 use lss_core::hash::lead;
 use lss_core::kernels::Kernel;
 use lss_core::memory::padded;
@@ -73,8 +74,9 @@ impl Bench {
     /// Coordinates, and margins, of each query.
     fn projected(&self) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let project = |query: Vec<f32>| {
-            let (mut z, mut x, mut margins) = (vec![], vec![], vec![]);
-            self.fitted.coordinates.as_ref().unwrap().apply(self.kernel, &query, &mut z);
+            let map = self.fitted.coordinates.as_ref().unwrap();
+            let (mut z, mut x, mut margins) = (vec![0.0; map.rows()], vec![], vec![]);
+            map.apply(self.kernel, &query, &mut Rounded::default(), &mut z);
             lead(&z, LEAD, &mut x);
             self.fitted.planes.margins(self.kernel, &x, &mut margins);
             (z, margins)
@@ -103,9 +105,11 @@ fn stages(criterion: &mut Criterion) {
 
     let padded = bench.padded();
     criterion.bench_function("project", |b| {
-        let (mut z, mut x, mut margins) = (vec![], vec![], vec![]);
+        let map = fitted.coordinates.as_ref().unwrap();
+        let (mut rounded, mut z) = (Rounded::default(), vec![0.0; map.rows()]);
+        let (mut x, mut margins) = (vec![], vec![]);
         b.iter(|| {
-            fitted.coordinates.as_ref().unwrap().apply(kernel, turn(&padded, &mut at), &mut z);
+            map.apply(kernel, turn(&padded, &mut at), &mut rounded, &mut z);
             lead(&z, LEAD, &mut x);
             fitted.planes.margins(kernel, &x, &mut margins);
             black_box(&margins);

@@ -1,9 +1,9 @@
-//! Batches: queries are projected together, so that their map is read once for several, and searched in the order of
-//! their first buckets, so that what a query has read is in the caches for the next.
+//! Batches: queries are projected one after the other, so that their map stays in the caches, and searched in the order
+//! of their first buckets, so that what a query has read is there for the next.
 
+use crate::coordinates::Projection;
 use crate::error::Error;
 use crate::index::{Answers, How};
-use crate::kernels::{FOLD, Folded, fold};
 use crate::search::{Scratch, Searcher};
 
 /// Queries that are projected and ordered together, at most: their coordinates take a megabyte or two.
@@ -12,7 +12,6 @@ pub const TOGETHER: usize = 1024;
 /// What a batch writes to beside its answers and a search's scratch. Reused.
 #[derive(Default)]
 pub struct Workspace {
-    folded: Vec<Folded>,
     z: Vec<f32>,
     order: Vec<(u32, u32)>,
 }
@@ -28,15 +27,14 @@ pub fn search(
     out: Answers<'_>,
 ) -> Option<(usize, Error)> {
     let mut workspace = std::mem::take(&mut scratch.workspace);
-    let Workspace { folded, z, order } = &mut workspace;
+    let Workspace { z, order } = &mut workspace;
     let (d, Answers { labels, scores, work }) = (searcher.rows.d(), out);
-    let p = searcher.fitted.coordinates.as_ref().map_or(0, |map| map.matrix().rows());
+    let p = searcher.fitted.coordinates.as_ref().map_or(0, Projection::rows);
     z.clear();
     z.resize(work.len() * p, 0.0);
     if let Some(map) = &searcher.fitted.coordinates {
-        for (queries, z) in queries.chunks(FOLD * d).zip(z.chunks_mut(FOLD * p)) {
-            fold(queries, d, folded);
-            map.apply_folded(searcher.kernel, folded, z);
+        for (query, z) in queries.chunks_exact(d).zip(z.chunks_exact_mut(p)) {
+            map.apply(searcher.kernel, query, &mut scratch.rounded, z);
         }
     }
     let of = |at: u32| (&queries[at as usize * d..][..d], &z[at as usize * p..][..p]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::columns::Columns;
-use crate::coordinates::Coordinates;
+use crate::coordinates::{Coordinates, Rounded};
 use crate::error::{Error, Result};
 use crate::exemplars::{ExemplarSketcher, Exemplars, Lists, SKETCH_BYTES};
 use crate::fitted::{Fill, Fitted, OperatingPoint};
@@ -200,12 +200,12 @@ fn read_queries(
         (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES));
     threads::install(0, || {
         outputs.into_par_iter().zip(queries.par_chunks_exact(d)).for_each_init(
-            <[Vec<f32>; 4]>::default,
-            |[padded, z, x, margins], ((codes, sketch), query)| {
+            <(Rounded, [Vec<f32>; 3])>::default,
+            |(rounded, [z, x, margins]), ((codes, sketch), query)| {
                 // The same steps as a search: one code path, one rounding.
                 if let Some(coordinates) = &recipe.coordinates {
-                    lead(query, d, padded);
-                    coordinates.query.apply(kernel, padded, z);
+                    z.resize(coordinates.query.rows(), 0.0);
+                    coordinates.query.apply(kernel, query, rounded, z);
                 }
                 match planes.space() {
                     Space::Augmented => augment(query, 1.0, x),

@@ -1,11 +1,10 @@
 //! Logit-aligned coordinates: the query's and the rows' affine maps into a space where a logit is a plain inner
 //! product and a few leading coordinates carry most of it.
 
-use half::f16;
-
 use crate::error::{Error, Result};
-use crate::kernels::{FOLD, Folded, Kernel};
+use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Matrix};
+use crate::sketch::round;
 
 /// `z(q) = query_map q + query_offset`; for rows `Z_w = row_map w + row_offset` and `base = w . mu + b`, so that
 /// `w . q + b = base_w + Z_w . z(q) + (a term equal for all rows)` when all coordinates are kept.
@@ -48,41 +47,93 @@ impl Affine {
     }
 }
 
-/// The query's map in half precision, a scale a row: `z = scales * (matrix x) + offset`. What projecting costs is
-/// reading the map, and the sketches that read z are far coarser.
+/// The query's map in bytes: `z = scales * (matrix x) + offset`, where x is what a query differs by from the mean query,
+/// a weight a coordinate, rounded to bytes too. What projecting costs is reading the map, and the sketches that read z are
+/// far coarser.
+///
+/// A weight is one over the root of the deviation of queries in its coordinate: so are outlying coordinates shared between
+/// the rounding of the map and that of the query (G. Xiao et al., "SmoothQuant", ICML 2023, with exponent 1/2).
 #[derive(Clone)]
 pub struct Projection {
-    matrix: Matrix<f16>,
+    matrix: Matrix<i8>,
     scales: Block<f32>,
     offset: Block<f32>,
+    center: Block<f32>,
+    weights: Block<f32>,
 }
 
-impl Projection {
-    /// Round `rows` x `cols` row-major values. Scales are powers of two, so that values which are halves already
-    /// stay what they are.
-    pub fn new(rows: usize, cols: usize, values: &[f32], offset: Block<f32>) -> Result<Self> {
-        let (mut halves, mut scales) = (Vec::with_capacity(values.len()), Vec::with_capacity(rows));
-        for row in values.chunks(cols.max(1)) {
-            let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            let scale = f32::from_bits(largest.to_bits() & f32::INFINITY.to_bits()).max(f32::MIN_POSITIVE);
-            halves.extend(row.iter().map(|value| f16::from_f32(value / scale)));
-            scales.push(scale);
-        }
-        Self::from_parts(Matrix::new(rows, cols, &halves), Block::copy_of(&scales), offset)
-    }
+/// A query as a [`Projection`] reads it.
+#[derive(Default)]
+pub struct Rounded {
+    values: Vec<f32>,
+    bytes: Vec<i8>,
+}
 
-    /// As a file holds it.
-    pub fn from_parts(matrix: Matrix<f16>, scales: Block<f32>, offset: Block<f32>) -> Result<Self> {
-        for (arg, values) in [("query_scales", &scales), ("query_offset", &offset)] {
-            if values.len() != matrix.rows() {
-                return Err(Error::value(arg, format!("of length {}", matrix.rows()), values.len()));
+/// Deviations count as this share of the largest at least.
+const LEAST_DEVIATION: f32 = 1e-3;
+
+/// The largest byte.
+const MOST: f32 = 127.0;
+
+impl Projection {
+    /// Round the map `z = values x + offset` (`rows` x `cols`, row-major), for queries of this mean and these
+    /// deviations, one a column.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+        offset: &[f32],
+        [mean, deviations]: [&[f32]; 2],
+    ) -> Result<Self> {
+        for (arg, given) in [("query_mean", mean), ("query_deviations", deviations)] {
+            if given.len() != cols {
+                return Err(Error::value(arg, format!("of length {cols}"), given.len()));
             }
         }
-        Ok(Projection { matrix, scales, offset })
+        let largest = deviations.iter().copied().fold(0.0, f32::max);
+        let floor = if largest > 0.0 { LEAST_DEVIATION * largest } else { 1.0 };
+        let weights: Vec<f32> = deviations.iter().map(|value| value.max(floor).sqrt().recip()).collect();
+        let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), Vec::with_capacity(rows));
+        let mut offset = offset.to_vec();
+        let weighted = |(value, weight): (&f32, &f32)| value / weight;
+        for (row, offset) in values.chunks(cols.max(1)).zip(&mut offset) {
+            let largest = row.iter().zip(&weights).map(weighted).fold(0.0f32, |a, b| a.max(b.abs()));
+            let scale = largest / MOST;
+            let code = |value: f32| if scale > 0.0 { round(value / scale) as i8 } else { 0 };
+            bytes.extend(row.iter().zip(&weights).map(weighted).map(code));
+            scales.push(scale);
+            let of_mean: f64 = row.iter().zip(mean).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            *offset = (f64::from(*offset) + of_mean) as f32;
+        }
+        let each = [&scales, &offset, mean, &weights].map(Block::copy_of);
+        Self::from_parts(Matrix::new(rows, cols, &bytes), each)
+    }
+
+    /// As a file holds it: the matrix, scales, offset, center and weights.
+    pub fn from_parts(
+        matrix: Matrix<i8>,
+        [scales, offset, center, weights]: [Block<f32>; 4],
+    ) -> Result<Self> {
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        let lengths = [
+            ("query_scales", &scales, rows),
+            ("query_offset", &offset, rows),
+            ("query_center", &center, cols),
+            ("query_weights", &weights, cols),
+        ];
+        for (arg, values, len) in lengths {
+            if values.len() != len {
+                return Err(Error::value(arg, format!("of length {len}"), values.len()));
+            }
+        }
+        if matrix.stride() > MOST_BYTES {
+            return Err(Error::value("query_map", format!("of at most {MOST_BYTES} columns"), cols));
+        }
+        Ok(Projection { matrix, scales, offset, center, weights })
     }
 
     /// The matrix.
-    pub fn matrix(&self) -> &Matrix<f16> {
+    pub fn matrix(&self) -> &Matrix<i8> {
         &self.matrix
     }
 
@@ -91,36 +142,43 @@ impl Projection {
         &self.scales
     }
 
-    /// What is added.
+    /// What is added: the coordinates of the mean query.
     pub fn offset(&self) -> &Block<f32> {
         &self.offset
     }
 
-    /// Apply to a zero-padded vector.
-    pub fn apply(&self, kernel: Kernel, x: &[f32], out: &mut Vec<f32>) {
-        out.clear();
-        out.resize(self.matrix.rows(), 0.0);
-        kernel.dot_rows(self.matrix.values(), self.matrix.stride(), x, out);
-        self.finish(out);
+    /// The mean query.
+    pub fn center(&self) -> &Block<f32> {
+        &self.center
     }
 
-    /// Apply to queries laid side by side, the same for each; `out` has room for so many of them.
-    pub fn apply_folded(&self, kernel: Kernel, queries: &[Folded], out: &mut [f32]) {
-        const ROWS: usize = 64;
-        let (stride, mut part) = (self.matrix.stride(), [[0.0; ROWS]; FOLD]);
-        for (i, rows) in self.matrix.values().chunks(ROWS * stride).enumerate() {
-            let n = rows.len() / stride;
-            kernel.dot_rows_folded(rows, stride, queries, part.each_mut().map(|part| &mut part[..n]));
-            for (out, part) in out.chunks_exact_mut(self.matrix.rows()).zip(&part) {
-                out[i * ROWS..][..n].copy_from_slice(&part[..n]);
-            }
-        }
-        out.chunks_exact_mut(self.matrix.rows()).for_each(|out| self.finish(out));
+    /// What each coordinate of a query is multiplied by, before it is rounded.
+    pub fn weights(&self) -> &Block<f32> {
+        &self.weights
     }
 
-    fn finish(&self, out: &mut [f32]) {
-        for ((value, scale), offset) in out.iter_mut().zip(&self.scales[..]).zip(&self.offset[..]) {
-            *value = *value * scale + offset;
+    /// Number of coordinates.
+    pub fn rows(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    /// Apply to a query; `out` has a place a row.
+    pub fn apply(&self, kernel: Kernel, query: &[f32], rounded: &mut Rounded, out: &mut [f32]) {
+        let Rounded { values, bytes } = rounded;
+        values.clear();
+        let shifted = query.iter().zip(&self.center[..]).map(|(value, center)| value - center);
+        // Infinite ones would make the others nothing, and themselves NaN.
+        let weighted = |(value, weight): (f32, &f32)| (value * weight).clamp(f32::MIN, f32::MAX);
+        values.extend(shifted.zip(&self.weights[..]).map(weighted));
+        let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        // Values too small to scale contribute nothing.
+        let (scale, inverse) = if largest > 1e-30 { (largest / MOST, MOST / largest) } else { (0.0, 0.0) };
+        bytes.clear();
+        bytes.extend(values.iter().map(|value| round(value * inverse) as i8));
+        bytes.resize(self.matrix.stride(), 0);
+        kernel.dot_bytes(self.matrix.values(), self.matrix.stride(), bytes, out);
+        for ((value, row), offset) in out.iter_mut().zip(&self.scales[..]).zip(&self.offset[..]) {
+            *value = *value * (row * scale) + offset;
         }
     }
 }

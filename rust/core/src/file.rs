@@ -14,7 +14,8 @@
 //! | `evidence` | F32 (n,) | fitted, where queries have been observed |
 //! | `level` | F32 (1,) | fitted |
 //! | `trust` | F32 (8,) | fitted, where trust has been learned |
-//! | `query_map`, `query_scales`, `query_offset` | F16 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
+//! | `query_map`, `query_scales`, `query_offset` | I8 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
+//! | `query_center`, `query_weights` | F32 (d,) | the same |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
 //!
@@ -52,6 +53,9 @@ const FORMAT: &str = "lss-rs";
 /// Names of sketches and of their half steps.
 const SKETCHES: [&str; 2] = ["sketches", "half_steps"];
 const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
+
+/// Names of what belongs to the query's map.
+const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
 
 /// A header longer than this is not one of ours.
 const MAX_HEADER: u64 = 16 << 20;
@@ -140,9 +144,11 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
         tensors.push(Tensor::new("always_include", Dtype::U32, vec![always_include.len()], always_include));
         if let Some(map) = coordinates {
             let (p, stride) = (map.matrix().rows(), map.matrix().stride());
-            tensors.push(Tensor::new("query_map", Dtype::F16, vec![p, stride], map.matrix().values()));
-            tensors.push(Tensor::new("query_scales", Dtype::F32, vec![p], map.scales()));
-            tensors.push(Tensor::new("query_offset", Dtype::F32, vec![p], map.offset()));
+            tensors.push(Tensor::new("query_map", Dtype::I8, vec![p, stride], map.matrix().values()));
+            let each = [map.scales(), map.offset(), map.center(), map.weights()];
+            let each = PROJECTION.into_iter().zip(each);
+            tensors
+                .extend(each.map(|(name, values)| Tensor::new(name, Dtype::F32, vec![values.len()], values)));
         }
         if let Some(sketched) = sketches {
             tensors.extend(sketch_tensors(SKETCHES, sketched));
@@ -283,10 +289,15 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         Err(_) => None,
         Ok(map) => {
             let p = map.shape().first().copied().unwrap_or(0);
-            let values = reader.block("query_map", Dtype::F16, &[p, padded(d)])?;
-            let scales = reader.block("query_scales", Dtype::F32, &[p])?;
-            let offset = reader.block("query_offset", Dtype::F32, &[p])?;
-            Some(Projection::from_parts(Matrix::from_padded(p, d, values)?, scales, offset)?)
+            let values = reader.block("query_map", Dtype::I8, &[p, padded(d)])?;
+            let [scales, offset, center, weights] = PROJECTION;
+            let each = [
+                reader.block(scales, Dtype::F32, &[p])?,
+                reader.block(offset, Dtype::F32, &[p])?,
+                reader.block(center, Dtype::F32, &[d])?,
+                reader.block(weights, Dtype::F32, &[d])?,
+            ];
+            Some(Projection::from_parts(Matrix::from_padded(p, d, values)?, each)?)
         }
     };
     let sketches = header.sketch_groups.map(|groups| reader.sketches(SKETCHES, groups, m)).transpose()?;

@@ -217,7 +217,7 @@ impl Fitted {
         {
             return bad("'always_include' of rising labels".into(), "others".into());
         }
-        let p = self.coordinates.as_ref().map_or(0, |map| map.matrix().rows());
+        let p = self.coordinates.as_ref().map_or(0, Projection::rows);
         if self.coordinates.as_ref().is_some_and(|map| map.matrix().cols() != d) {
             return bad(format!("coordinates of queries of dimension {d}"), "another dimension".into());
         }

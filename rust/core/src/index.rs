@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rayon::prelude::*;
 
 use crate::batch;
+use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{Exemplars, Lists, decode};
@@ -214,7 +215,7 @@ impl Index {
             return Err(Error::value("sketch_bytes", "64 or 128", 0));
         };
         let m = self.rows.m();
-        let p = p.min(sketcher.half_steps().len()).min(map.matrix().rows());
+        let p = p.min(sketcher.half_steps().len()).min(map.rows());
         let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
         let (mut all, mut bases) = (vec![0.0; m * p], vec![0.0; m]);
         let outputs = all.par_chunks_exact_mut(p.max(1)).zip(bases.par_iter_mut());
@@ -235,9 +236,17 @@ impl Index {
             return Err(Error::value("sketch_bytes", "64 or 128", 0));
         };
         let d = self.rows.d();
+        let (mut all, mut offset) = (Vec::with_capacity(map.rows() * d), map.offset().to_vec());
         let rows = map.matrix().values().chunks_exact(map.matrix().stride()).zip(&map.scales()[..]);
-        let all = rows.flat_map(|(row, scale)| row[..d].iter().map(move |value| value.to_f32() * scale));
-        Ok((all.collect(), map.offset().to_vec()))
+        for ((row, scale), offset) in rows.zip(&mut offset) {
+            let of = |(&byte, weight): (&i8, &f32)| f32::from(byte) * scale * weight;
+            let row = row[..d].iter().zip(&map.weights()[..]).map(of);
+            let of_mean: f64 =
+                row.clone().zip(&map.center()[..]).map(|(a, b)| f64::from(a) * f64::from(*b)).sum();
+            *offset = (f64::from(*offset) - of_mean) as f32;
+            all.extend(row);
+        }
+        Ok((all, offset))
     }
 
     /// Hash the exemplars anew, with planes over the leading coordinates. They were learned when there had been so
@@ -463,7 +472,7 @@ impl Index {
 /// How many leading coordinates the sketches of exemplars know.
 fn known_coordinates(fitted: &Fitted) -> usize {
     let covered = fitted.exemplars.as_ref().map_or(0, |exemplars| exemplars.weights().len());
-    covered.min(fitted.coordinates.as_ref().map_or(0, |map| map.matrix().rows()))
+    covered.min(fitted.coordinates.as_ref().map_or(0, Projection::rows))
 }
 
 /// Batches below this many queries stay on the calling thread: waking a pool costs more.

@@ -52,12 +52,24 @@ pub fn matrix_row<T: Pod>(matrix: &Matrix<T>, i: usize) -> &[T] {
     &matrix.values()[i * matrix.stride()..][..matrix.cols()]
 }
 
-/// `scales * (matrix x) + offset`: the map of a query.
-pub fn project(map: &Projection, x: &[f32]) -> Vec<f32> {
-    let row = |i: usize| -> Vec<f32> {
-        matrix_row(map.matrix(), i).iter().map(|&value| f32::from(value)).collect()
-    };
-    (0..map.matrix().rows()).map(|i| dot(&row(i), x) * map.scales()[i] + map.offset()[i]).collect()
+/// `scales * (matrix x) + offset`, x being the weighted distance from the mean, in whole parts of its largest number: the
+/// map of a query.
+pub fn project(map: &Projection, query: &[f32]) -> Vec<f32> {
+    let mut x = Vec::new();
+    for (i, value) in query.iter().enumerate() {
+        x.push(((value - map.center()[i]) * map.weights()[i]).clamp(f32::MIN, f32::MAX));
+    }
+    let largest = x.iter().map(|value| value.abs()).fold(0.0, f32::max);
+    let (scale, inverse) = if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    let mut z = Vec::new();
+    for i in 0..map.matrix().rows() {
+        let mut sum = 0i64;
+        for (&byte, value) in matrix_row(map.matrix(), i).iter().zip(&x) {
+            sum += i64::from(byte) * (value * inverse).round_ties_even() as i64;
+        }
+        z.push(sum as f32 * (map.scales()[i] * scale) + map.offset()[i]);
+    }
+    z
 }
 
 /// `matrix x` in double precision, then rounded, then the offset: the map of a row.
@@ -1070,9 +1082,10 @@ pub fn map(rows: &[Vec<f32>], offset: &[f32]) -> Result<Affine> {
     Affine::new(matrix(rows), Block::copy_of(offset))
 }
 
-/// A query's map from rows and offsets.
+/// A query's map from rows and offsets, for queries that vary alike around zero.
 pub fn projection(rows: &[Vec<f32>], offset: &[f32]) -> Result<Projection> {
-    Projection::new(rows.len(), rows.first().map_or(0, Vec::len), &rows.concat(), Block::copy_of(offset))
+    let cols = rows.first().map_or(0, Vec::len);
+    Projection::new(rows.len(), cols, &rows.concat(), offset, [&vec![0.0; cols], &vec![1.0; cols]])
 }
 
 /// A sketcher of any layout, with the half steps that the variances ask for.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::batch::Workspace;
 use crate::candidates::Union;
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
+use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
@@ -98,6 +99,7 @@ pub const STAGES: [&str; 6] = ["project", "probe", "exemplars", "candidates", "s
 #[derive(Default)]
 pub struct Scratch {
     query: Vec<f32>,
+    pub(crate) rounded: Rounded,
     /// Whether `z` is this query's already.
     projected: bool,
     z: Vec<f32>,
@@ -489,7 +491,8 @@ impl Searcher<'_> {
         if let Some(coordinates) = &self.fitted.coordinates
             && !scratch.projected
         {
-            coordinates.apply(self.kernel, &scratch.query, &mut scratch.z);
+            scratch.z.resize(coordinates.rows(), 0.0);
+            coordinates.apply(self.kernel, &scratch.query, &mut scratch.rounded, &mut scratch.z);
         }
         self.hash(scratch);
     }

@@ -22,17 +22,20 @@ pub struct Coordinates(CoreCoordinates);
 #[pymethods]
 impl Coordinates {
     #[new]
+    #[allow(clippy::too_many_arguments, reason = "arrays from Python, one by one")]
     fn new(
         query_map: PyReadonlyArray2<'_, f32>,
         query_offset: PyReadonlyArray1<'_, f32>,
+        query_mean: PyReadonlyArray1<'_, f32>,
+        query_deviations: PyReadonlyArray1<'_, f32>,
         row_map: PyReadonlyArray2<'_, f32>,
         row_offset: PyReadonlyArray1<'_, f32>,
         variances: PyReadonlyArray1<'_, f32>,
         base: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<Self> {
         let ([rows, cols], values) = matrix(&query_map)?;
-        let query =
-            Projection::new(rows, cols, values, Block::copy_of(vector(&query_offset)?)).map_err(raise)?;
+        let spread = [vector(&query_mean)?, vector(&query_deviations)?];
+        let query = Projection::new(rows, cols, values, vector(&query_offset)?, spread).map_err(raise)?;
         let ([rows, cols], values) = matrix(&row_map)?;
         let row = Affine::new(Matrix::new(rows, cols, values), Block::copy_of(vector(&row_offset)?));
         Ok(Coordinates(CoreCoordinates {

@@ -86,7 +86,7 @@ impl Layer {
         let values: Vec<f32> = rng.vector(d * d).iter().map(|value| scale * value).collect();
         let none = Block::copy_of(&vec![0.0; d]);
         let coordinates = Coordinates {
-            query: Projection::new(d, d, &values, none.clone()).unwrap(),
+            query: Projection::new(d, d, &values, &none, [&none, &vec![1.0; d]]).unwrap(),
             row: Affine::new(Matrix::new(d, d, &rng.vector(d * d)), none).unwrap(),
             variances: (0..d).map(|j| 6.0 * (-(j as f32) / 90.0).exp()).collect(),
             base: Block::copy_of(&vec![0.0; m]),

@@ -6,7 +6,8 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_folded, each_step, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
+    each_step, prefetch, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -111,6 +112,43 @@ pub(super) fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+    let ones = _mm256_set1_epi16(1);
+    let load = |bytes: &[i8; LANES]| {
+        // SAFETY: a step has 32 bytes.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    };
+    let (steps, _) = query.as_chunks::<LANES>();
+    each_rows_of_bytes(rows, d, out, |rows| {
+        let rows = rows.map(|row| row.as_chunks::<LANES>().0);
+        let mut sums = [_mm256_setzero_si256(); ROWS_OF_BYTES];
+        for (i, step) in steps.iter().enumerate() {
+            let query = load(step);
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                let row = load(&row[i]);
+                // Sums of 16 bits are exact: two products of at most 128 * 127.
+                let products = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(query, row));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, ones));
+            }
+        }
+        four_totals(sums)
+    });
+}
+
+/// The sum of each vector's lanes, as a float.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn four_totals([a, b, c, d]: [__m256i; ROWS_OF_BYTES]) -> [f32; ROWS_OF_BYTES] {
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    let all = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+    let mut out = [0.0; ROWS_OF_BYTES];
+    // SAFETY: four floats are written to an array of four.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_cvtepi32_ps(all)) };
+    out
 }
 
 #[inline]

@@ -6,8 +6,11 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::avx2::{sketch_each_with, tree};
-use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
+use super::avx2::{four_totals, sketch_each_with, tree};
+use super::{
+    AHEAD_ROWS, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes, each_step,
+    prefetch_range,
+};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -131,6 +134,49 @@ unsafe fn load16<T: Element>(from: *const T) -> __m512 {
         let bits = unsafe { _mm256_loadu_si256(from.cast()) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2")]
+fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+    const STEP: usize = 2 * LANES;
+    // One of the factors is without sign: 128 is added to bytes of rows, and to each sum 128 times that of the query.
+    let top = _mm512_set1_epi8(i8::MIN);
+    let load = |bytes: &[i8; STEP]| {
+        // SAFETY: a step has 64 bytes.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    };
+    let half = |bytes: &[i8]| {
+        let mut whole = [0; STEP];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        whole
+    };
+    let add = |sum, row, query| _mm512_dpbusd_epi32(sum, _mm512_xor_si512(row, top), query);
+    let (steps, tail) = query.as_chunks::<STEP>();
+    let tail = (!tail.is_empty()).then(|| half(tail));
+    let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
+    let below = _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()));
+    each_rows_of_bytes(rows, d, out, |rows| {
+        let mut sums = [below; ROWS_OF_BYTES];
+        let parts = rows.map(|row| row.as_chunks::<STEP>());
+        for (i, step) in steps.iter().enumerate() {
+            let query = load(step);
+            for (sum, (steps, _)) in sums.iter_mut().zip(&parts) {
+                *sum = add(*sum, load(&steps[i]), query);
+            }
+        }
+        if let Some(step) = &tail {
+            let query = load(step);
+            for (sum, (_, tail)) in sums.iter_mut().zip(&parts) {
+                *sum = add(*sum, load(&half(tail)), query);
+            }
+        }
+        four_totals(
+            sums.map(|sum| {
+                _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
+            }),
+        )
+    });
 }
 
 #[inline]

@@ -5,12 +5,13 @@
 //!
 //! * **dot**: [`LANES`] partial sums, element i fused into sum i mod 32, a tail padded with zeros, then a
 //!   pairwise tree (16, 8, 4, 2, 1 apart).
+//! * **dot of bytes**: one exact integer a row, then a float.
 //! * **sketch**: eight lanes; for each of the four widths lane l sums, as one exact integer, coordinates
 //!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `sketch_each` and `scan_blocks` of the
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes`, `sketch_each` and `scan_blocks` of the
 /// module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -42,6 +43,11 @@ macro_rules! verbs {
             ) {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { dot_rows_folded(rows, d, queries, out) }
+            }
+
+            pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_bytes(rows, d, query, out) }
             }
 
             pub(super) fn sketch_ids(
@@ -146,6 +152,13 @@ use crate::sketch::{SketchQuery, SketchView};
 
 /// Partial sums of a dot product.
 pub const LANES: usize = 32;
+
+/// The longest rows of bytes: their products' sum is an i32.
+pub const MOST_BYTES: usize = 1 << 17;
+
+/// Rows of bytes that share a pass over the query.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const ROWS_OF_BYTES: usize = 4;
 
 /// Queries that share a pass over rows.
 pub const FOLD: usize = 4;
@@ -304,6 +317,16 @@ impl Kernel {
         dispatch!(self, k => k.dot_rows_folded(rows, d, queries, out));
     }
 
+    /// `out[i] = rows[i] . query` for consecutive rows of bytes, whose length `d` is a multiple of [`LANES`] and at most
+    /// [`MOST_BYTES`]; those of the query lie within -127..=127.
+    #[inline]
+    pub fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+        assert!(d > 0 && d.is_multiple_of(LANES) && d <= MOST_BYTES, "rows of whole steps, not too long");
+        assert_eq!(query.len(), d, "a query as long as rows");
+        assert_eq!(rows.len(), out.len() * d, "one score a row");
+        dispatch!(self, k => k.dot_bytes(rows, d, query, out));
+    }
+
     /// `out[i]` = approximate logit of row `ids[i]` from its sketch. Panics on an id without a sketch.
     #[inline]
     pub fn sketch_ids(self, sketches: SketchView<'_>, query: &SketchQuery, ids: &[u32], out: &mut [f32]) {
@@ -373,6 +396,23 @@ fn each_folded<T: Element, const ROWS: usize>(
             last[..tail.len()].copy_from_slice(tail);
         }
         step(last.each_ref(), &queries[whole]);
+    }
+}
+
+/// Rows of bytes, [`ROWS_OF_BYTES`] at a time, and where their scores go; where fewer are left, the first stands for those
+/// that there are not. Compiled into its caller, with the caller's features.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn each_rows_of_bytes(
+    rows: &[i8],
+    d: usize,
+    out: &mut [f32],
+    mut sum: impl FnMut([&[i8]; ROWS_OF_BYTES]) -> [f32; ROWS_OF_BYTES],
+) {
+    for (rows, out) in rows.chunks(ROWS_OF_BYTES * d).zip(out.chunks_mut(ROWS_OF_BYTES)) {
+        let row = |i: usize| rows.get(i * d..(i + 1) * d).unwrap_or(&rows[..d]);
+        let sums = sum([row(0), row(1), row(2), row(3)]);
+        out.copy_from_slice(&sums[..out.len()]);
     }
 }
 

@@ -7,7 +7,8 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, each_folded, each_step, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
+    each_step, prefetch, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -142,17 +143,58 @@ fn tree([low, high]: [float32x4_t; 2]) -> f32 {
 
 #[inline]
 #[target_feature(enable = "neon")]
+fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+    dot_bytes_with(rows, d, query, out, |sum, row, query| add(sum, row, query));
+}
+
+/// Multiply rows of bytes by a query. `add` adds to four lanes the products of 16 bytes, four by four.
+///
+/// Compiled into its caller, with the caller's features.
+#[inline(always)]
+pub(super) fn dot_bytes_with(
+    rows: &[i8],
+    d: usize,
+    query: &[i8],
+    out: &mut [f32],
+    add: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
+) {
+    // SAFETY: NEON is part of aarch64.
+    let zero = unsafe { vdupq_n_s32(0) };
+    // SAFETY: the same, and sixteen bytes are read from an array of sixteen.
+    let load = |bytes: &[i8; 16]| unsafe { vld1q_s8(bytes.as_ptr()) };
+    let (steps, _) = query.as_chunks::<16>();
+    each_rows_of_bytes(rows, d, out, |rows| {
+        let rows = rows.map(|row| row.as_chunks::<16>().0);
+        let mut sums = [zero; ROWS_OF_BYTES];
+        for (i, step) in steps.iter().enumerate() {
+            let query = load(step);
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = add(*sum, load(&row[i]), query);
+            }
+        }
+        // SAFETY: NEON is part of aarch64.
+        sums.map(|sum| unsafe { vaddvq_s32(sum) } as f32)
+    });
+}
+
+/// Add the products of 16 codes and weights, four by four.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add(sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {
+    // Sums of 16 bits are exact: two products of at most 128 * 127.
+    let low = vmull_s8(vget_low_s8(codes), vget_low_s8(weights));
+    vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, weights)))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
 fn sketch_each(
     sketches: SketchView<'_>,
     query: &SketchQuery,
     id: impl Fn(usize) -> Option<u32>,
     out: &mut [f32],
 ) {
-    sketch_each_with(sketches, query, id, out, |sum, codes, weights| {
-        // Sums of 16 bits are exact: two products of at most 128 * 127.
-        let low = vmull_s8(vget_low_s8(codes), vget_low_s8(weights));
-        vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, weights)))
-    });
+    sketch_each_with(sketches, query, id, out, |sum, codes, weights| add(sum, codes, weights));
 }
 
 /// Score the sketch of row `id(i)` for each place `i` of `out`, until there is none. `add` adds to four lanes the

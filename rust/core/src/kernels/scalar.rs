@@ -65,6 +65,13 @@ impl Scalar {
         with_fma!(self, dot_rows_folded(rows: &[T], d: usize, queries: &[Folded], out: [&mut [f32]; FOLD]) where T)
     }
 
+    pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+        for (row, score) in rows.chunks_exact(d).zip(out) {
+            let products = row.iter().zip(query).map(|(&a, &b)| i32::from(a) * i32::from(b));
+            *score = products.sum::<i32>() as f32;
+        }
+    }
+
     pub(super) fn sketch_ids(
         self,
         sketches: SketchView<'_>,
