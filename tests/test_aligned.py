@@ -234,6 +234,6 @@ def test_kept_coordinates_have_the_sketch_of_all(d, fill, sketch_bytes):
 def test_thresholds_look_at_evenly_spaced_queries(n, step):
     Q = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     doubled = Alignment(
-        2 * np.eye(2, dtype=np.float32), np.ones(2, np.float32), *[np.ones(2, np.float32)] * 3
+        2 * np.eye(2, dtype=np.float32), np.ones(2, np.float32), *[np.ones(2, np.float32)] * 5
     )
     np.testing.assert_array_equal(_sample(doubled, QueryRows(Q, 2), 20_000), 2 * Q[::step] + 1)

@@ -421,6 +421,8 @@ fn contradicting_tensors_are_refused() {
         "query_map",
         "query_scales",
         "query_offset",
+        "query_center",
+        "query_weights",
         "sketches",
         "half_steps",
         "columns",

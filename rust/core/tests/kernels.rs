@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{DTYPES, Rng, assert_same, cases, pad, same};
 use half::{bf16, f16};
 use lss_core::kernels::gemm::{View, product};
-use lss_core::kernels::{FOLD, Folded, Kernel, LANES, fold};
+use lss_core::kernels::{FOLD, Folded, Kernel, LANES, MOST_BYTES, fold};
 use lss_core::memory::padded;
 use lss_core::reference;
 use lss_core::rows::Element;
@@ -166,6 +166,55 @@ fn every_f16() {
 #[test]
 fn every_bf16() {
     every_value(bf16::from_bits);
+}
+
+/// Rows of bytes: every number of rows and steps, any bytes, the extreme ones in the longest row.
+#[test]
+fn rows_of_bytes() {
+    let mut rng = Rng(7);
+    for d in (LANES..=9 * LANES).step_by(LANES) {
+        for n in 0..=9 {
+            for extreme in [false, true] {
+                let mut byte = |least: i8| {
+                    let any = if extreme { [least, 127][rng.below(2)] } else { rng.next() as i8 };
+                    any.max(least)
+                };
+                let rows: Vec<i8> = (0..n * d).map(|_| byte(-128)).collect();
+                let query: Vec<i8> = (0..d).map(|_| byte(-127)).collect();
+                for kernel in Kernel::available() {
+                    let mut out = vec![f32::NAN; n];
+                    kernel.dot_bytes(&rows, d, &query, &mut out);
+                    for (row, got) in rows.chunks_exact(d).zip(out) {
+                        let sum: i64 =
+                            row.iter().zip(&query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum();
+                        assert_eq!(got, sum as f32, "{} d={d} n={n}", kernel.name());
+                    }
+                }
+            }
+        }
+    }
+    for kernel in Kernel::available() {
+        for (row, query) in [(-128, 127), (127, 127), (-128, -127), (127, -127)] {
+            let mut out = [f32::NAN];
+            kernel.dot_bytes(&[row; MOST_BYTES], MOST_BYTES, &[query; MOST_BYTES], &mut out);
+            let sum = i64::from(row) * i64::from(query) * MOST_BYTES as i64;
+            assert_eq!(out, [sum as f32], "{} {row} {query}", kernel.name());
+        }
+        let dot_bytes = |rows: usize, d: usize, query: usize, n: usize| {
+            let (rows, query, mut out) = (vec![1; rows], vec![1; query], vec![0.0; n]);
+            catch_unwind(AssertUnwindSafe(|| kernel.dot_bytes(&rows, d, &query, &mut out))).is_err()
+        };
+        assert!(!dot_bytes(3 * LANES, LANES, LANES, 3));
+        assert!(
+            dot_bytes(3 * LANES, LANES, LANES, 2) && dot_bytes(3 * LANES, LANES, LANES, 4),
+            "other scores"
+        );
+        assert!(dot_bytes(3 * LANES, LANES, 2 * LANES, 3), "a longer query");
+        assert!(dot_bytes(0, 0, 0, 0), "no dimension");
+        assert!(dot_bytes(16, 16, 16, 1), "a part of a step");
+        let more = MOST_BYTES + LANES;
+        assert!(dot_bytes(more, more, more, 1), "too long");
+    }
 }
 
 /// The order of sums is the contract. These vectors give another number under any neighbouring order.
