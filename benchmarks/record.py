@@ -81,11 +81,11 @@ class Row(NamedTuple):
     peak_bytes: int | None
     """Memory that building needed at its worst, beyond the arrays given."""
     one_us: float | None
-    """One query at a time on one thread: median over rounds of a round's median."""
+    """One query at a time on one thread: median over rounds of a round's mean."""
     one_p95_us: float | None
     one_p99_us: float | None
     one_least_us: float | None
-    """The quickest round's median, and the slowest's: how noisy the machine was."""
+    """The quickest round's mean, and the slowest's: how noisy the machine was."""
     one_most_us: float | None
     one_2t_us: float | None
     """One query at a time, two threads allowed."""

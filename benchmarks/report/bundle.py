@@ -95,7 +95,7 @@ def section(name: str, head: dict[str, Any], rows: list[Row]) -> str:
             _leads(rows),
             "Time of a query, alone or as a share of a batch, each at the engine's best setting for it:\n",
             _batches(engines),
-            "One query's tails, medians of the quickest and the slowest round, and what building takes:\n",
+            "One query's tails, means of the quickest and the slowest round, and what building takes:\n",
             _tails(engines),
             f"<details><summary>All {len(rows)} settings</summary>\n",
             _grid(rows),
