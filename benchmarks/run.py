@@ -276,7 +276,7 @@ def _row(
 ) -> record.Row:
     one, five = (judge(found.labels, full, truth, k, unit) for k in (1, K))
     means = [float(np.mean(values)) for values in times.one]
-    every, us = np.concatenate(times.one), float(np.median(means))
+    every, us = np.concatenate(times.one), mean(times.one)
     if times.microjoules:
         spent = {"energy_uj": float(np.median(times.microjoules)), "energy_kind": "measured"}
     elif found.bytes_read is not None:
@@ -306,13 +306,18 @@ def _row(
         one_p99_us=float(np.percentile(every, 99)),
         one_least_us=min(means),
         one_most_us=max(means),
-        one_2t_us=float(np.median([np.mean(values) for values in times.one_2t])),
+        one_2t_us=mean(times.one_2t),
         b64_us=middle(times.batch[64, 1]),
         b64_2t_us=middle(times.batch[64, 2]),
         b1024_us=middle(times.batch[1024, 1]),
         b1024_2t_us=middle(times.batch[1024, 2]),
         **spent,
     )
+
+
+def mean(rounds: list[np.ndarray]) -> float:
+    """Median over rounds of a round's mean: what queries take, where some take far longer, too."""
+    return float(np.median([np.mean(values) for values in rounds]))
 
 
 def middle(rounds: list[np.ndarray]) -> float:

@@ -13,7 +13,7 @@ from benchmarks import record
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import Grid, Setting, grids
-from benchmarks.run import K, Team, folder, head, middle, text
+from benchmarks.run import K, Team, folder, head, mean, text
 from benchmarks.worker import EngineError, Worker
 from lss_rs.metrics import precision_at_k
 
@@ -92,7 +92,7 @@ def measure(
                 label_recall=each.label_recall,
                 sample=each.sample,
                 bytes_read=each.bytes_read,
-                one_us=middle(taken),
+                one_us=mean(taken),
                 one_p99_us=float(np.percentile(np.concatenate(taken), 99)),
                 build_s=each.team.built.seconds,
                 tables_s=each.team.built.stages.get("build"),

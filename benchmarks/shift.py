@@ -23,6 +23,7 @@ from benchmarks.run import (
     groups_of,
     head,
     judge,
+    mean,
     middle,
     ratio,
     start_teams,
@@ -166,7 +167,7 @@ def _cheapest(teams: list[Team], path: Path, full: np.ndarray) -> tuple[Team, Se
         for setting in team.settings:
             found = team.worker.answer(setting.search, K).labels
             quality = min(_share(judge(found, full, truth, k, None)) for k in (1, K))
-            us = middle([team.worker.one(setting.search, K, 1, 0.03, turn) for turn in range(3)])
+            us = mean([team.worker.one(setting.search, K, 1, 0.03, turn) for turn in range(3)])
             trials.append(_Trial(quality, us, team, setting))
     good = [trial for trial in trials if trial.quality >= DEFINITION["target"]]
     best = min(good, key=lambda trial: trial.us) if good else max(trials, key=lambda trial: trial.quality)

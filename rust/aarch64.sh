@@ -66,7 +66,7 @@ tests() {
   cargo test -p lss-core --target $target "$@" --skip the_environment_chooses_the_kernel
 }
 chosen() {
-  LSS_SIMD=$1 LSS_EXPECT_KERNEL=$2 tests --test kernels -- --exact the_kernel_is_the_one_asked_for
+  LSS_SIMD=$1 LSS_EXPECT_KERNEL=$2 tests --test kernels --test projection -- --exact the_kernel_is_the_one_asked_for
 }
 
 # CPUs with and without dot products of bytes.

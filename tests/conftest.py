@@ -26,8 +26,13 @@ collect_ignore_glob = [] if find_spec("tqdm") else _of_the_harness
 
 @pytest.fixture(scope="session", autouse=True)
 def tuning_counts():
-    """Tuning goes by what searches do, not by clocks: what it chooses is then the same on a busy machine."""
+    """Tuning goes by what searches do, not by clocks: what it chooses is then the same on a busy machine.
+
+    The value is the clock.
+    """
     from lss_rs import tuning
+
+    clock = tuning._time
 
     def time(trials, judge, _objective, _num_threads):
         def us(point):
@@ -39,7 +44,7 @@ def tuning_counts():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "_time", time)
-        yield
+        yield clock
 
 
 def tiny_llama(vocabulary, width, **options):

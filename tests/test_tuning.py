@@ -221,6 +221,30 @@ def test_buckets_of_rows_can_be_tuned(data, objective):
     assert index.apply(report.best).params["n_neighbors"] == 1
 
 
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_points_take_turns_at_the_clock(taught, data, tuning_counts, monkeypatch, objective):
+    judge = tuning.judge_on(taught, data[2][2000:2300], None, (1,), 0.9)
+    point = taught.operating_point
+    trials = [judge.glance(each) for each in (point, point._replace(exact=True))]
+    asked = []
+    search = Index.search
+
+    def counted(index, x, *args, **how):
+        asked.append((index.operating_point.exact, np.shape(x), how.get("num_threads")))
+        return search(index, x, *args, **how)
+
+    monkeypatch.setattr(Index, "search", counted)
+    timed = tuning_counts(trials, judge, objective, 2)
+    assert all(np.isfinite(trial.us) and trial.us > 0 for trial in timed)
+    assert [trial._replace(us=0.0) for trial in timed] == [trial._replace(us=0.0) for trial in trials]
+    alone, together = (False, (16,), None), (False, (300, 16), 2)
+    one = alone if objective == "latency" else together
+    turns = [exact for i, (exact, *_) in enumerate(asked) if i == 0 or asked[i - 1][0] != exact]
+    assert turns == [False, True] * 5
+    assert {(False, *how) for _, *how in asked} == {one}
+    assert len(asked) <= (200 if objective == "latency" else 1) * 10
+
+
 def test_progress_is_reported(taught, data):
     heard = []
     tune(taught, data[2][:300], effort="fixed", progress=False, callback=lambda *what: heard.append(what))

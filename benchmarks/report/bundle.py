@@ -220,7 +220,7 @@ def _tails(engines: list[tuple[str, list[Row]]]) -> str:
         built = [seconds(row.build_s), amount(row.peak_bytes), amount(row.size)]
         lines.append([title + _mark(row), *tails, *built])
     return table(
-        ["engine", "p50", "p95", "p99", "least - most round", "build time", "peak memory", "index size"],
+        ["engine", "mean", "p95", "p99", "least - most round", "build time", "peak memory", "index size"],
         lines,
     )
 

@@ -17,9 +17,9 @@ HOW_TO_READ = f"""## How to read it
 - **Quality.** P@1 and P@5 are measured against true labels; P@k divides by k. P@1/full is the share of the
   full layer's P@1 on the same queries, in brackets a 95 % interval by a paired bootstrap (over documents,
   where queries come from documents). It can exceed 1.
-- **Time.** One call from Python, with one query or a batch. Medians over rounds; in a round every setting of
-  every engine has its turn, in random order. Each engine has a process of its own, all pinned to the same
-  processors.
+- **Time.** One call from Python, with one query or a batch. Medians over rounds, for one query of a round's
+  mean; in a round every setting of every engine has its turn, in random order. Each engine has a process of
+  its own, all pinned to the same processors.
 - **Setting.** An engine is quoted at its cheapest setting that keeps {TARGET} of both P@1 and P@5, by the
   point estimate; "below" marks one without, quoted at its best. Settings are picked on these test queries,
   for all engines alike. The plots and the folded tables have all settings.

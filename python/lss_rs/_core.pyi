@@ -142,7 +142,7 @@ class Index:
     def row_coordinates(self, p: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Leading coordinates of all rows, (m, p), by their sketches, and their base logits, (m,)."""
     def query_map(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Map of queries into coordinates, (p, d), and what it adds, (p,)."""
+        """Map of queries into coordinates, (p, d), as bytes know it, and what it adds, (p,)."""
     @property
     def fits(self) -> int:
         """How often a fit was installed."""

@@ -75,7 +75,7 @@ class Alignment:
     query_map, row_map : ndarray of float32, shape (p, d)
     query_offset, row_offset : ndarray of float32, shape (p,)
     query_mean, query_deviations : ndarray of float32, shape (d,)
-        Of the training queries, in each direction of their own.
+        Of the training queries, of each of their d numbers.
     variances : ndarray of float32, shape (p,)
         Logit variance that each coordinate carries, falling.
     scale : float

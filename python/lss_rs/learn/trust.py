@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RIDGE = 1.0
 """Weight of the prior that a feature says nothing, in queries; the constant has none."""
 _STRANGER = 3.0
-"""How far from the mean query one is that must be wrong, in deviations of each feature."""
+"""How far from their mean the features of one are that must be wrong, in deviations of each."""
 _OF_TABLES = (0, 1, 1, 1, -1, 0, -1, -1)
 _OF_SCAN = (0, -1)
 """Where a stranger lies: far from exemplars and from the mean, with answers that few neighbours needed
@@ -101,9 +101,11 @@ def logistic(
     """
     x = features.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    mean[0], deviation[deviation < 1e-9] = 0.0, 1.0
+    constant = deviation < 1e-9
+    mean[0], deviation[constant] = 0.0, 1.0
     x = (x - mean) / deviation
     x = np.concatenate([x, np.zeros((1, x.shape[1])), _STRANGER * np.array([away], np.float64)])
+    x[-1, constant] = 0.0  # of which nothing is known
     x[:, 0] = 1.0
     y = np.concatenate([right, [True, False]]).astype(np.float64)
     prior = np.full(x.shape[1], _RIDGE)

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::index::{Answers, How};
 use crate::search::{Scratch, Searcher};
 
-/// Queries that are projected and ordered together, at most: their coordinates take a megabyte or two.
+/// Queries that are projected and ordered before any is searched, at most: their coordinates take a megabyte or two.
 pub const TOGETHER: usize = 1024;
 
 /// What a batch writes to beside its answers and a search's scratch. Reused.

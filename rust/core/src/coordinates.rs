@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Matrix};
-use crate::sketch::round;
+use crate::sketch::round_to_byte;
 
 /// `z(q) = query_map q + query_offset`; for rows `Z_w = row_map w + row_offset` and `base = w . mu + b`, so that
 /// `w . q + b = base_w + Z_w . z(q) + (a term equal for all rows)` when all coordinates are kept.
@@ -62,12 +62,43 @@ pub struct Projection {
     weights: Block<f32>,
 }
 
-/// A query as a [`Projection`] reads it.
+/// A query as a [`Projection`] reads it, and what is left of it.
 #[derive(Default)]
 pub struct Rounded {
     values: Vec<f32>,
     bytes: Vec<i8>,
+    rest: Vec<f32>,
 }
+
+impl Rounded {
+    /// Round the values to bytes, `len` with zeros at the end; returns the step.
+    fn round(&mut self, len: usize) -> f32 {
+        let largest = self.values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        // Values too small to scale contribute nothing.
+        let (scale, inverse) = if largest > 1e-30 { (largest / MOST, MOST / largest) } else { (0.0, 0.0) };
+        self.bytes.clear();
+        self.bytes.extend(self.values.iter().map(|value| round_to_byte(value * inverse)));
+        self.bytes.resize(len, 0);
+        scale
+    }
+
+    /// Keep what bytes of this step leave of the values.
+    fn subtract(&mut self, scale: f32) {
+        for (value, &byte) in self.values.iter_mut().zip(&self.bytes) {
+            *value -= f32::from(byte) * scale;
+        }
+    }
+
+    /// Whether bytes are coarse: where few numbers are far larger than all others, as in queries of another kind than
+    /// those that weights are made from.
+    fn coarse(&self) -> bool {
+        let sum: i32 = self.bytes.iter().map(|&byte| i32::from(byte).abs()).sum();
+        i64::from(sum) - (MOST as i64) < COARSE * (self.values.len() as i64 - 1)
+    }
+}
+
+/// What bytes must come to on average, without sign and but for the largest, or what they leave is rounded, too.
+const COARSE: i64 = 8;
 
 /// Deviations count as this share of the largest at least.
 const LEAST_DEVIATION: f32 = 1e-3;
@@ -90,6 +121,9 @@ impl Projection {
                 return Err(Error::value(arg, format!("of length {cols}"), given.len()));
             }
         }
+        if offset.len() != rows {
+            return Err(Error::value("query_offset", format!("of length {rows}"), offset.len()));
+        }
         let largest = deviations.iter().copied().fold(0.0, f32::max);
         let floor = if largest > 0.0 { LEAST_DEVIATION * largest } else { 1.0 };
         let weights: Vec<f32> = deviations.iter().map(|value| value.max(floor).sqrt().recip()).collect();
@@ -99,7 +133,7 @@ impl Projection {
         for (row, offset) in values.chunks(cols.max(1)).zip(&mut offset) {
             let largest = row.iter().zip(&weights).map(weighted).fold(0.0f32, |a, b| a.max(b.abs()));
             let scale = largest / MOST;
-            let code = |value: f32| if scale > 0.0 { round(value / scale) as i8 } else { 0 };
+            let code = |value: f32| if scale > 0.0 { round_to_byte(value / scale) } else { 0 };
             bytes.extend(row.iter().zip(&weights).map(weighted).map(code));
             scales.push(scale);
             let of_mean: f64 = row.iter().zip(mean).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -162,23 +196,35 @@ impl Projection {
         self.matrix.rows()
     }
 
-    /// Apply to a query; `out` has a place a row.
+    /// Bytes of it all.
+    pub fn nbytes(&self) -> usize {
+        let parts = [&self.scales, &self.offset, &self.center, &self.weights];
+        self.matrix.values().nbytes() + parts.map(Block::nbytes).iter().sum::<usize>()
+    }
+
+    /// Apply to a query, which may be padded; `out` has a place a row.
     pub fn apply(&self, kernel: Kernel, query: &[f32], rounded: &mut Rounded, out: &mut [f32]) {
-        let Rounded { values, bytes } = rounded;
-        values.clear();
+        assert!(query.len() >= self.matrix.cols(), "a query as long as rows");
+        let (rows, stride) = (self.matrix.values(), self.matrix.stride());
+        rounded.values.clear();
         let shifted = query.iter().zip(&self.center[..]).map(|(value, center)| value - center);
         // Infinite ones would make the others nothing, and themselves NaN.
         let weighted = |(value, weight): (f32, &f32)| (value * weight).clamp(f32::MIN, f32::MAX);
-        values.extend(shifted.zip(&self.weights[..]).map(weighted));
-        let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-        // Values too small to scale contribute nothing.
-        let (scale, inverse) = if largest > 1e-30 { (largest / MOST, MOST / largest) } else { (0.0, 0.0) };
-        bytes.clear();
-        bytes.extend(values.iter().map(|value| round(value * inverse) as i8));
-        bytes.resize(self.matrix.stride(), 0);
-        kernel.dot_bytes(self.matrix.values(), self.matrix.stride(), bytes, out);
+        rounded.values.extend(shifted.zip(&self.weights[..]).map(weighted));
+        let scale = rounded.round(stride);
+        kernel.dot_bytes(rows, stride, &rounded.bytes, out);
+        if scale > 0.0 && rounded.coarse() {
+            rounded.subtract(scale);
+            let share = rounded.round(stride) / scale;
+            rounded.rest.resize(out.len(), 0.0);
+            kernel.dot_bytes(rows, stride, &rounded.bytes, &mut rounded.rest);
+            for (value, rest) in out.iter_mut().zip(&rounded.rest) {
+                *value += rest * share;
+            }
+        }
         for ((value, row), offset) in out.iter_mut().zip(&self.scales[..]).zip(&self.offset[..]) {
-            *value = *value * (row * scale) + offset;
+            // In this order a row of zeros makes nothing of any query.
+            *value = *value * row * scale + offset;
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | `exemplar_offsets`, `exemplar_labels` | U32 | fitted, filled with queries |
 //! | `evidence` | F32 (n,) | fitted, where queries have been observed |
 //! | `level` | F32 (1,) | fitted |
-//! | `trust` | F32 (8,) | fitted, where trust has been learned |
+//! | `trust` | F32 (11,) | fitted, where trust has been learned |
 //! | `query_map`, `query_scales`, `query_offset` | I8 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
 //! | `query_center`, `query_weights` | F32 (d,) | the same |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |

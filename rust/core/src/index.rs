@@ -229,7 +229,7 @@ impl Index {
         Ok((all, bases))
     }
 
-    /// The query's map in single precision, p x d, and what it adds, p.
+    /// The query's map as its bytes know it, p x d, and what it adds, p. A search rounds the query besides.
     pub fn query_map(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let Some(map) = &fitted.coordinates else {

@@ -59,17 +59,33 @@ pub fn project(map: &Projection, query: &[f32]) -> Vec<f32> {
     for (i, value) in query.iter().enumerate() {
         x.push(((value - map.center()[i]) * map.weights()[i]).clamp(f32::MIN, f32::MAX));
     }
-    let largest = x.iter().map(|value| value.abs()).fold(0.0, f32::max);
-    let (scale, inverse) = if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    let (scale, bytes) = in_bytes(&x);
+    let others = bytes.iter().map(|byte| byte.abs()).sum::<i64>() - 127;
+    for (value, byte) in x.iter_mut().zip(&bytes) {
+        *value -= *byte as f32 * scale;
+    }
+    // Where bytes are coarse, what they leave is rounded, too.
+    let rest = (scale > 0.0 && others < 8 * (x.len() as i64 - 1)).then(|| in_bytes(&x));
     let mut z = Vec::new();
     for i in 0..map.matrix().rows() {
-        let mut sum = 0i64;
-        for (&byte, value) in matrix_row(map.matrix(), i).iter().zip(&x) {
-            sum += i64::from(byte) * (value * inverse).round_ties_even() as i64;
+        let dot = |bytes: &[i64]| -> f32 {
+            let row = matrix_row(map.matrix(), i);
+            row.iter().zip(bytes).map(|(&a, b)| i64::from(a) * b).sum::<i64>() as f32
+        };
+        let mut sum = dot(&bytes);
+        if let Some((step, bytes)) = &rest {
+            sum += dot(bytes) * (step / scale);
         }
-        z.push(sum as f32 * (map.scales()[i] * scale) + map.offset()[i]);
+        z.push(sum * map.scales()[i] * scale + map.offset()[i]);
     }
     z
+}
+
+/// Whole parts of the 127th of the largest number, and that 127th.
+fn in_bytes(x: &[f32]) -> (f32, Vec<i64>) {
+    let largest = x.iter().map(|value| value.abs()).fold(0.0, f32::max);
+    let (scale, inverse) = if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    (scale, x.iter().map(|value| (value * inverse).round_ties_even() as i64).collect())
 }
 
 /// `matrix x` in double precision, then rounded, then the offset: the map of a row.
@@ -1082,10 +1098,10 @@ pub fn map(rows: &[Vec<f32>], offset: &[f32]) -> Result<Affine> {
     Affine::new(matrix(rows), Block::copy_of(offset))
 }
 
-/// A query's map from rows and offsets, for queries that vary alike around zero.
-pub fn projection(rows: &[Vec<f32>], offset: &[f32]) -> Result<Projection> {
+/// A query's map from rows and offsets, for queries of this mean and these deviations.
+pub fn projection(rows: &[Vec<f32>], offset: &[f32], spread: [&[f32]; 2]) -> Result<Projection> {
     let cols = rows.first().map_or(0, Vec::len);
-    Projection::new(rows.len(), cols, &rows.concat(), offset, [&vec![0.0; cols], &vec![1.0; cols]])
+    Projection::new(rows.len(), cols, &rows.concat(), offset, spread)
 }
 
 /// A sketcher of any layout, with the half steps that the variances ask for.

@@ -266,7 +266,7 @@ fn the_least_useful_go_first() {
 #[test]
 fn what_is_found_many_times_is_kept_once() {
     let built = case(4).build();
-    let some = Rng(4).matrix(3, 12, Rng::normal);
+    let some = Rng(5).matrix(3, 12, Rng::normal);
     let queries: Vec<Vec<f32>> = (0..40).map(|i| some[i % 3].clone()).collect();
     let [added, all] = observe(&built, &queries, &vec![vec![]; 40], 4, usize::MAX);
     assert!((1..=3).contains(&added) && all == 60 + added, "{added} of 3 were new");

@@ -40,9 +40,8 @@ proptest! {
         let spread = 10f32.powi(size);
         let query: Vec<f32> =
             (0..d).map(|i| mean[i] + spread * deviations[i].max(0.01) * rng.normal()).collect();
-        let weighted: Vec<f64> = (0..d)
-            .map(|i| f64::from((query[i] - mean[i]) * map.weights()[i]))
-            .collect();
+        let weighted: Vec<f64> =
+            (0..d).map(|i| f64::from((query[i] - mean[i]) * map.weights()[i])).collect();
         let step = weighted.iter().fold(0.0, |a: f64, b| a.max(b.abs())) / 127.0;
         let expected = reference::project(&map, &query);
         for (j, row) in values.chunks(d).enumerate() {
@@ -87,11 +86,32 @@ fn outlying_coordinates_leave_room_for_others() {
     assert!(error < 0.06, "{error}");
 }
 
+/// Nor does one in which the training queries hardly varied, where a query of another kind is far out in it.
+#[test]
+fn queries_of_another_kind_keep_their_precision() {
+    let rng = &mut Rng(6);
+    let (p, d) = (32, 64);
+    let deviations: Vec<f32> = (0..d).map(|i| if i == 5 { 0.0 } else { 1.0 }).collect();
+    let values: Vec<f32> = (0..p * d).map(|at| if at % d == 5 { 0.0 } else { rng.normal() / 8.0 }).collect();
+    let map = Projection::new(p, d, &values, &vec![0.0; p], [&vec![0.0; d], &deviations]).unwrap();
+    for far in [1.0, 30.0, 1000.0] {
+        let mut query = rng.vector(d, Rng::normal);
+        query[5] = far;
+        for (row, z) in values.chunks(d).zip(reference::project(&map, &query)) {
+            let exact: f32 = row.iter().zip(&query).map(|(a, b)| a * b).sum();
+            assert!((z - exact).abs() < 0.1 + 1e-3 * far, "{z} for {exact}, {far}");
+        }
+    }
+}
+
 /// The largest numbers there are stay numbers, and a query at the mean lies where the mean does.
 #[test]
 fn extremes() {
     let rng = &mut Rng(4);
-    let Made { map, mean, .. } = made(rng, 9, 20);
+    let Made { values, offset, mean, deviations, .. } = made(rng, 9, 20);
+    let values: Vec<f32> =
+        values.iter().enumerate().map(|(at, x)| if at < 20 { 0.0 } else { 1e6 * x }).collect();
+    let map = Projection::new(9, 20, &values, &offset, [&mean, &deviations]).unwrap();
     for kernel in Kernel::available() {
         let of = |query: &[f32]| {
             let mut out = vec![f32::NAN; 9];
@@ -99,7 +119,7 @@ fn extremes() {
             out
         };
         assert_same(&of(&mean), map.offset(), "the mean");
-        for value in [f32::MAX, f32::MIN, f32::MIN_POSITIVE, 0.0] {
+        for value in [f32::MAX, f32::MIN, 1e-25, f32::MIN_POSITIVE, 0.0] {
             let query: Vec<f32> = (0..20).map(|i| if i % 2 == 0 { value } else { -value }).collect();
             assert_same(&of(&query), &reference::project(&map, &query), "extremes");
             assert!(of(&query).iter().all(|z| !z.is_nan()), "{value}");
@@ -115,7 +135,9 @@ fn parts_that_do_not_fit_are_refused() {
     assert!(Projection::new(2, 3, &values, &two, [&three, &three]).is_ok());
     assert!(refused(Projection::new(2, 3, &values, &two, [&two, &three])).contains("query_mean"));
     assert!(refused(Projection::new(2, 3, &values, &two, [&three, &two])).contains("query_deviations"));
-    assert!(refused(Projection::new(2, 3, &values, &three, [&three, &three])).contains("query_offset"));
+    for offset in [&three, &vec![1.0]] {
+        assert!(refused(Projection::new(2, 3, &values, offset, [&three, &three])).contains("query_offset"));
+    }
     let matrix = || Matrix::new(2, 3, &[1i8; 6]);
     let names = ["query_scales", "query_offset", "query_center", "query_weights"];
     for (at, name) in names.into_iter().enumerate() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use lss_core::coordinates::Projection;
 use lss_core::exemplars::{Exemplars, Lists};
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
@@ -117,7 +118,7 @@ impl Index {
         let columns = fitted.columns.as_ref().map_or(0, |columns| columns.codes().nbytes());
         nbytes.set_item("columns", columns)?;
         nbytes.set_item("observing", self.0.observer_nbytes())?;
-        let maps = fitted.coordinates.as_ref().map_or(0, |map| map.matrix().values().nbytes());
+        let maps = fitted.coordinates.as_ref().map_or(0, Projection::nbytes);
         nbytes.set_item("maps", maps + fitted.planes.matrix().values().nbytes())?;
 
         let layout = fitted.sketches.as_ref().map(|(sketcher, _)| *sketcher.layout());

@@ -1,4 +1,4 @@
-//! 512-bit vectors for rows, and dot products of bytes (VNNI) for sketches: lane l of a group of 32 codes is just what
+//! 512-bit vectors for rows, and dot products of bytes (VNNI) for the query's map and for sketches: lane l of a group of 32 codes is just what
 //! one instruction sums.
 
 use std::any::TypeId;
@@ -146,14 +146,13 @@ fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
         // SAFETY: a step has 64 bytes.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     };
-    let half = |bytes: &[i8]| {
-        let mut whole = [0; STEP];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        whole
+    let half = |bytes: &[i8; LANES]| {
+        // SAFETY: half a step has 32 bytes.
+        _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
     };
     let add = |sum, row, query| _mm512_dpbusd_epi32(sum, _mm512_xor_si512(row, top), query);
     let (steps, tail) = query.as_chunks::<STEP>();
-    let tail = (!tail.is_empty()).then(|| half(tail));
+    let tail = tail.first_chunk::<LANES>();
     let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
     let below = _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()));
     each_rows_of_bytes(rows, d, out, |rows| {
@@ -165,10 +164,10 @@ fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
                 *sum = add(*sum, load(&steps[i]), query);
             }
         }
-        if let Some(step) = &tail {
-            let query = load(step);
+        if let Some(tail) = tail {
+            let query = half(tail);
             for (sum, (_, tail)) in sums.iter_mut().zip(&parts) {
-                *sum = add(*sum, load(&half(tail)), query);
+                *sum = add(*sum, tail.first_chunk().map_or(top, half), query);
             }
         }
         four_totals(

@@ -1,4 +1,4 @@
-//! NEON, and dot products of bytes for sketches: a lane of a group of 32 codes is just what one instruction sums.
+//! NEON, and dot products of bytes for the query's map and for sketches: a lane of a group of 32 codes is just what one instruction sums.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -39,7 +39,7 @@ fn sketch_each(
     sketch_each_with(sketches, query, id, out, |sum, codes, weights| add(sum, codes, weights));
 }
 
-/// Add the products of 16 codes and weights, four by four. Assembly, because the intrinsic is not stable.
+/// Add the products of 16 bytes, four by four. Assembly, because the intrinsic is not stable.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn add(mut sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {

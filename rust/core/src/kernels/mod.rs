@@ -153,7 +153,7 @@ use crate::sketch::{SketchQuery, SketchView};
 /// Partial sums of a dot product.
 pub const LANES: usize = 32;
 
-/// The longest rows of bytes: their products' sum is an i32.
+/// The longest rows of bytes: the sum of their products with a query's, none of which is -128, is an i32.
 pub const MOST_BYTES: usize = 1 << 17;
 
 /// Rows of bytes that share a pass over the query.
@@ -324,6 +324,7 @@ impl Kernel {
         assert!(d > 0 && d.is_multiple_of(LANES) && d <= MOST_BYTES, "rows of whole steps, not too long");
         assert_eq!(query.len(), d, "a query as long as rows");
         assert_eq!(rows.len(), out.len() * d, "one score a row");
+        debug_assert!(!query.contains(&i8::MIN), "bytes of a query in -127..=127");
         dispatch!(self, k => k.dot_bytes(rows, d, query, out));
     }
 

@@ -177,7 +177,7 @@ pub(super) fn dot_bytes_with(
     });
 }
 
-/// Add the products of 16 codes and weights, four by four.
+/// Add the products of 16 bytes, four by four.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add(sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {

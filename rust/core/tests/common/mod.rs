@@ -306,8 +306,11 @@ impl Case {
             let variances = (0..p)
                 .map(|j| (0.3 * d as f32 + 0.1) * (-rate * j as f32).exp() * (1.0 - 1e-4 * j as f32))
                 .collect();
+            let mean = rng.vector(d, |rng| 0.2 * rng.normal());
+            let deviations = rng.vector(d, |rng| [0.0, 0.3, 1.0, 4.0][rng.below(4)]);
+            let offset = rng.vector(p, |rng| 0.1 * rng.normal());
             Coordinates {
-                query: reference::projection(&query, &rng.vector(p, |rng| 0.1 * rng.normal())).unwrap(),
+                query: reference::projection(&query, &offset, [&mean, &deviations]).unwrap(),
                 row: reference::map(&row, &row_offset).unwrap(),
                 variances,
                 base: Block::copy_of(&base),
