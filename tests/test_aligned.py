@@ -63,7 +63,7 @@ def test_logits_are_inner_products_of_coordinates(seed):
     logits = Q[:50].astype(np.float64) @ W.T.astype(np.float64) + b
     base = W.astype(np.float64) @ Q.mean(axis=0, dtype=np.float64) + b
     rest = logits - base - z_of(alignment, Q[:50]) @ rows_of(alignment, W).T
-    # what is left over is one number a query, the same for all rows, as far as half precision goes
+    # what is left over is one number a query, the same for all rows, as far as single precision goes
     assert np.ptp(rest, axis=1).max() < SINGLE * np.ptp(logits, axis=1).min()
 
 

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Matrix};
-use crate::sketch::round_to_byte;
+use crate::sketch::{LARGEST_BYTE, byte_step, round_to_byte};
 
 /// `z(q) = query_map q + query_offset`; for rows `Z_w = row_map w + row_offset` and `base = w . mu + b`, so that
 /// `w . q + b = base_w + Z_w . z(q) + (a term equal for all rows)` when all coordinates are kept.
@@ -73,9 +73,7 @@ pub struct Rounded {
 impl Rounded {
     /// Round the values to bytes, `len` with zeros at the end; returns the step.
     fn round(&mut self, len: usize) -> f32 {
-        let largest = self.values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-        // Values too small to scale contribute nothing.
-        let (scale, inverse) = if largest > 1e-30 { (largest / MOST, MOST / largest) } else { (0.0, 0.0) };
+        let (scale, inverse) = byte_step(&self.values);
         self.bytes.clear();
         self.bytes.extend(self.values.iter().map(|value| round_to_byte(value * inverse)));
         self.bytes.resize(len, 0);
@@ -93,7 +91,7 @@ impl Rounded {
     /// those that weights are made from.
     fn coarse(&self) -> bool {
         let sum: i32 = self.bytes.iter().map(|&byte| i32::from(byte).abs()).sum();
-        i64::from(sum) - (MOST as i64) < COARSE * (self.values.len() as i64 - 1)
+        i64::from(sum) - (LARGEST_BYTE as i64) < COARSE * (self.values.len() as i64 - 1)
     }
 }
 
@@ -102,9 +100,6 @@ const COARSE: i64 = 8;
 
 /// Deviations count as this share of the largest at least.
 const LEAST_DEVIATION: f32 = 1e-3;
-
-/// The largest byte.
-const MOST: f32 = 127.0;
 
 impl Projection {
     /// Round the map `z = values x + offset` (`rows` x `cols`, row-major), for queries of this mean and these
@@ -132,7 +127,7 @@ impl Projection {
         let weighted = |(value, weight): (&f32, &f32)| value / weight;
         for (row, offset) in values.chunks(cols.max(1)).zip(&mut offset) {
             let largest = row.iter().zip(&weights).map(weighted).fold(0.0f32, |a, b| a.max(b.abs()));
-            let scale = largest / MOST;
+            let scale = largest / LARGEST_BYTE;
             let code = |value: f32| if scale > 0.0 { round_to_byte(value / scale) } else { 0 };
             bytes.extend(row.iter().zip(&weights).map(weighted).map(code));
             scales.push(scale);

@@ -324,10 +324,7 @@ impl SketchQuery {
         for ((&groups, width), kept) in sketcher.layout.counts.iter().zip(WIDTHS).zip(&mut self.scales) {
             let to = from + groups * GROUP;
             let values = &self.values[from..to];
-            let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            // Values too small to scale contribute nothing.
-            let (scale, inverse) =
-                if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+            let (scale, inverse) = byte_step(values);
             let mut sum = 0i32;
             for (weight, value) in self.weights[from..to].iter_mut().zip(values) {
                 *weight = round_to_byte(value * inverse);
@@ -362,6 +359,16 @@ impl SketchQuery {
     pub(crate) fn fits(&self, layout: &Layout) -> bool {
         self.weights.len() == layout.groups() * GROUP
     }
+}
+
+/// The largest byte.
+pub(crate) const LARGEST_BYTE: f32 = 127.0;
+
+/// The step of which the largest of the values has [`LARGEST_BYTE`], and its inverse. Values too small to scale contribute
+/// nothing: both are zero then.
+pub(crate) fn byte_step(values: &[f32]) -> (f32, f32) {
+    let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    if largest > 1e-30 { (largest / LARGEST_BYTE, LARGEST_BYTE / largest) } else { (0.0, 0.0) }
 }
 
 /// Beside numbers so large there are no fractions.

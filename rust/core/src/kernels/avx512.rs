@@ -1,5 +1,5 @@
-//! 512-bit vectors for rows, and dot products of bytes (VNNI) for the query's map and for sketches: lane l of a group of 32 codes is just what
-//! one instruction sums.
+//! 512-bit vectors for rows, and dot products of bytes (VNNI) for the query's map and for sketches: lane l of a group of
+//! 32 codes is just what one instruction sums.
 
 use std::any::TypeId;
 use std::arch::x86_64::*;
