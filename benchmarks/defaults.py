@@ -66,6 +66,7 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
         core,
         learned.planes,
         learned.coordinates,
+        centers=None,
         fill="queries",
         always_include=np.empty(0, np.int64),
         sketch_bytes=chosen.sketch_bytes,

@@ -26,7 +26,7 @@ from lss_rs._core import (
     set_num_threads,
 )
 from lss_rs._versions import show_versions
-from lss_rs.config import IULOptions, LSSConfig, OperatingPoint
+from lss_rs.config import IULOptions, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.index import Index, Observed, SearchResult
 from lss_rs.tuning import TuneReport, tune
 
@@ -35,6 +35,7 @@ __all__ = [
     "IULOptions",
     "Index",
     "LSSConfig",
+    "ListPoint",
     "NotFittedError",
     "Observed",
     "OperatingPoint",

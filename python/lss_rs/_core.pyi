@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 __all__ = [
     "FORMAT_VERSION",
     "Builder",
+    "Centers",
     "Coordinates",
     "FormatError",
     "Index",
@@ -19,6 +20,7 @@ __all__ = [
     "cpu_features",
     "exemplar_widths",
     "get_num_threads",
+    "region_widths",
     "set_num_threads",
     "sketch_widths",
 ]
@@ -35,8 +37,10 @@ def cpu_features() -> dict[str, bool]: ...
 def active_kernel() -> str: ...
 
 # n_probes (a table, on average: buckets come in order of cost over all tables), max_entries (no further
-# bucket once so many have been met), n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge
-_Point: TypeAlias = tuple[int, int, int, int, bool, int, float, float, tuple[float, ...] | None]
+# bucket once so many have been met), n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge, list
+# (n_listed, n_rescore, trust, judge)
+_List: TypeAlias = tuple[int, int, float, tuple[float, ...]]
+_Point: TypeAlias = tuple[int, int, int, int, bool, int, float, float, tuple[float, ...] | None, _List | None]
 
 @final
 class Coordinates:
@@ -75,6 +79,19 @@ def sketch_widths(variances: NDArray[np.float32], n_bytes: int) -> list[int]:
 def exemplar_widths(variances: NDArray[np.float32]) -> list[int]:
     """Bits a coordinate, as :func:`sketch_widths`, for the sketches of exemplars."""
 
+def region_widths(variances: NDArray[np.float32]) -> list[int]:
+    """Bits a coordinate, as :func:`sketch_widths`, for the labels that regions list."""
+
+@final
+class Centers:
+    """Centers of regions."""
+
+    def __new__(
+        cls,
+        weights: NDArray[np.float32],  # (r,) what leading coordinates are multiplied by
+        centers: NDArray[np.float32],  # (n_regions, r) weighted
+    ) -> Self: ...
+
 @final
 class Builder:
     """Gathers training queries slice by slice; ``finish`` builds and swaps the result into the index."""
@@ -86,6 +103,7 @@ class Builder:
         coordinates: Coordinates | None,  # needed by space="aligned", fill="queries" and sketch_bytes > 0
         *,
         fill: Literal["queries", "rows"],
+        centers: Centers | None,
         always_include: NDArray[np.int64],
         sketch_bytes: int,  # 0, 64 or 128
         point: _Point,
@@ -94,8 +112,22 @@ class Builder:
         self,
         queries: NDArray[np.float32],  # (n, d)
         indptr: NDArray[np.int64],  # (n + 1,)
-        indices: NDArray[np.int64],  # labels of query i: indices[indptr[i]:indptr[i + 1]]
+        indices: NDArray[np.int64],  # labels of query i, most needed first: indices[indptr[i]:indptr[i + 1]]
     ) -> None: ...
+    def lists(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Labels that each region's queries needed, those needed most first: CSR (indptr, ids)."""
+    def lay_out(
+        self,
+        indptr: NDArray[np.int64],  # (n_regions + 1,)
+        ids: NDArray[np.int64],  # as of lists
+        query_maps: NDArray[np.float32],  # (n_regions, l, p) from a query's coordinates less its region's mean
+        centers: NDArray[np.float32],  # (n_regions, p) that mean
+        deviations: NDArray[np.float32],  # (n_regions, p) of coordinates around it
+        row_maps: NDArray[np.float32],  # (n_regions, l, d)
+        means: NDArray[np.float32],  # (n_regions, d) scale * (mean query of the region - that of all)
+        variances: NDArray[np.float32],  # (p,) falling: logit variances along the regions' coordinates
+    ) -> None:
+        """Have lists laid out by ``finish``, by coordinates of each region."""
     def finish(self) -> None: ...
 
 @final
@@ -156,6 +188,10 @@ class Index:
         NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]
     ]:
         """Answers by tables and a scan, (n, k), (n, 8) and (n, 2) features, whether candidates held all."""
+    def read_lists(
+        self, queries: NDArray[np.float32], k: int, n_listed: int, n_rescore: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Answers from the lists of regions, (n, k), and features (n, 9)."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
@@ -178,9 +214,11 @@ class Index:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """CSR (indptr, indices), ids rising within a query."""
     def profile(self, queries: NDArray[np.float32], k: int) -> tuple[list[str], NDArray[np.float64]]:
-        """Stages of a search by tables, and how long each takes for each query, in seconds, (n, stages)."""
+        """Stages of a search's first step, and how long each takes for each query, in seconds, (n, stages)."""
     def rows(self, first: int, n: int) -> NDArray[np.float32]:
         """Weights of rows first..first + n, (n, d), in single precision."""
+    def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of these rows, (n, d), in single precision."""
     @property
     def bias(self) -> NDArray[np.float32]: ...
     def validate(self) -> None: ...

@@ -19,6 +19,7 @@ _RANGES: Final = {
     "n_neighbors": (1, 2**31 - 1),
     "n_rescore": (1, 2**31 - 1),
     "teacher_top": (0, 65_536),
+    "n_regions": (0, 65_536),
     "capacity": (1, 2**31),
     "seed": (0, 2**63 - 1),
 }
@@ -47,9 +48,32 @@ _NEIGHBORS = 50
 _RESCORE = 64
 _TEACHER_TOP = 200
 _CAPACITY = 2
+_LOG2_QUERIES_PER_REGION = 10
+_MIN_REGIONS, _MIN_ROWS = 16, 16_384
 SPARE_COORDINATES = 2
 """Planes of the closed form lie in the leading n_bits coordinates and this many more: others carry less logit
 variance than a bit is worth."""
+
+
+class ListPoint(NamedTuple):
+    """How much a search reads of the list of its query's region, and when that is enough.
+
+    Attributes
+    ----------
+    n_listed : int
+        Labels read: those that the region's training queries needed most.
+    n_rescore : int
+        Of these scored in full precision.
+    trust : float
+        In 0..1. Where the answer is trusted less, the tables are searched. 0: never, 1: always.
+    judge : tuple of float
+        How trust is made from what a search shows of itself, as tuning has learned it.
+    """
+
+    n_listed: int
+    n_rescore: int
+    trust: float
+    judge: tuple[float, ...]
 
 
 class OperatingPoint(NamedTuple):
@@ -72,6 +96,9 @@ class OperatingPoint(NamedTuple):
     judge : tuple of float, optional
         How trust is made from what a search shows of itself, as tuning has learned it; None: there is no
         trust, and a search stays with the tables.
+    list : ListPoint, optional
+        What is read of the list of a query's region before the tables are searched; None: nothing. It needs a
+        judge and, in the index, regions.
     """
 
     n_probes: int
@@ -83,6 +110,7 @@ class OperatingPoint(NamedTuple):
     trust: float = 0.0
     scan_trust: float = 0.0
     judge: tuple[float, ...] | None = None
+    list: ListPoint | None = None
 
 
 POINT_NUMBERS: Final = OperatingPoint._fields[:4]
@@ -175,6 +203,10 @@ class LSSConfig:
     teacher_top : int, optional
         With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
         its true labels. 0: true labels only.
+    n_regions : int, optional
+        With ``fill="queries"`` and sketches, how many regions training queries are put together in. Each lists
+        the labels that its queries needed, which searches read first where tuning finds that quicker. 0: none.
+        By default one for about a thousand queries, and none where there are few queries or few rows.
     capacity : int, optional
         With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
         while it serves among them. Default: twice as many as it is fitted from.
@@ -217,6 +249,7 @@ class LSSConfig:
     sketch_bytes: Literal[0, 64, 128] = 128
     fill: Literal["queries", "rows"] = "queries"
     teacher_top: int | None = None
+    n_regions: int | None = None
     capacity: int | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     always_include: tuple[int, ...] = ()
@@ -243,10 +276,16 @@ class LSSConfig:
             if self.method == "refine":
                 expected = "another with fill='rows', which keeps no queries to be met"
                 raise _refuse(self, "method", expected, self.method)
+            if self.n_regions:
+                expected = "None or 0 with fill='rows', which keeps no queries"
+                raise _refuse(self, "n_regions", expected, self.n_regions)
             for name in ("n_neighbors", "capacity"):
                 if getattr(self, name) is not None:
                     expected = "None with fill='rows', which keeps no queries"
                     raise _refuse(self, name, expected, getattr(self, name))
+        if self.n_regions and not self.sketch_bytes:
+            expected = "None or 0 without sketches, which tell the labels of a region apart"
+            raise _refuse(self, "n_regions", expected, self.n_regions)
         if not isinstance(self.iul, IULOptions | None):
             raise _refuse(self, "iul", "IULOptions or None", self.iul)
         if self.iul is not None and self.method != "iul":
@@ -282,6 +321,9 @@ class LSSConfig:
         if method in ("refine", "aligned"):  # a table's planes are, or begin, orthonormal
             n_bits = min(n_bits, d)
         n_bits = _either(self.n_bits, n_bits)
+        n_regions = 2 ** round(math.log2(max(n, 1)) - _LOG2_QUERIES_PER_REGION) if n else 0
+        if by_rows or not self.sketch_bytes or n_regions < _MIN_REGIONS or m < _MIN_ROWS:
+            n_regions = 0
         n_tables = _TABLES_ROWS if by_rows or self.method == "iul" else _TABLES_QUERIES
         max_entries = _either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES)
         n_probes = _PROBES_ROWS if by_rows else min(PROBES_AN_ENTRY * max_entries, _RANGES["n_probes"][1])
@@ -294,6 +336,7 @@ class LSSConfig:
             max_entries=max_entries,
             n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
+            n_regions=_either(self.n_regions, int(n_regions)),
             capacity=None if by_rows else _either(self.capacity, max(_CAPACITY * n, 1)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
             iul=self.iul or (IULOptions() if self.method == "iul" else None),

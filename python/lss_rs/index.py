@@ -30,11 +30,12 @@ from lss_rs._arrays import (
     as_weights,
     message,
 )
-from lss_rs._core import Builder, FormatError, NotFittedError, ShortResultError
+from lss_rs._core import Builder, Centers, FormatError, NotFittedError, ShortResultError
 from lss_rs._core import Index as Core
-from lss_rs.config import POINT_NUMBERS, LSSConfig, OperatingPoint
+from lss_rs.config import POINT_NUMBERS, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.learn import learn, relearn
 from lss_rs.learn.progress import Progress
+from lss_rs.learn.regions import lay_out
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
 from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
@@ -270,8 +271,8 @@ class Index:
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "iul", "refine", "planes", "teacher", "build", "glancing", "trust", "tuning"
-            and "observing".
+            "queries", "rows", "iul", "refine", "regions", "planes", "teacher", "build", "glancing", "trust",
+            "lists", "tuning" and "observing".
 
         Returns
         -------
@@ -328,12 +329,14 @@ class Index:
         if by_rows:
             stream = ()  # nothing more to learn: rows are in the buckets
         with Progress(progress, callback) as report:
-            planes, coordinates, resolved, history = learn(core, taught_from, taught, config, k, report)
+            learned = learn(core, taught_from, taught, config, k, report)
+            resolved, regions = learned.config, learned.regions
             builder = Builder(
                 core,
-                planes,
-                coordinates,
+                learned.planes,
+                learned.coordinates,
                 fill=resolved.fill,
+                centers=None if regions is None else Centers(regions.weights, regions.centers),
                 always_include=as_ids(resolved.always_include, self.m),
                 sketch_bytes=resolved.sketch_bytes,
                 point=resolved._point,
@@ -346,6 +349,8 @@ class Index:
                     builder.add(block, needed.indptr, needed.indices)
                     done += len(block)
                     report("teacher", done, n)
+            if regions is not None:
+                lay_out(builder, core, regions, report)
             report("build", 0, 1)
             builder.finish()
             report("build", 1, 1)
@@ -358,7 +363,7 @@ class Index:
             fitted._observe(stream, report)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
             self._core.adopt(core)
-            self._settle(fitted._resolved, k, history)
+            self._settle(fitted._resolved, k, learned.history)
         return self
 
     # Asking
@@ -684,7 +689,8 @@ class Index:
             If the index is not fitted.
         """
         params: dict[str, Any] = self._core.params
-        return OperatingPoint(*(params[name] for name in OperatingPoint._fields))
+        point = OperatingPoint(*(params[name] for name in OperatingPoint._fields))
+        return point if point.list is None else point._replace(list=ListPoint(*point.list))
 
     def apply(self, point: OperatingPoint) -> Self:
         """Search with another operating point from now on.

@@ -15,9 +15,9 @@ import numpy as np
 
 from lss_rs._arrays import QueryRows, as_count, as_labels, message
 from lss_rs._intervals import Interval, paired_bootstrap
-from lss_rs.config import PROBES_AN_ENTRY, OperatingPoint
+from lss_rs.config import PROBES_AN_ENTRY, ListPoint, OperatingPoint
 from lss_rs.learn.progress import Progress
-from lss_rs.learn.trust import learn_trust
+from lss_rs.learn.trust import learn_list_trust, learn_trust
 from lss_rs.metrics import precision_per_query
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lss_rs._arrays import Labels
     from lss_rs.index import Index
-    from lss_rs.learn.trust import Compared
+    from lss_rs.learn.trust import Compared, Read
 
 __all__ = ["Trial", "TuneReport", "tune"]
 
@@ -51,6 +51,9 @@ _LOSSES = (1, 2, 4)
 
 _TRUSTED, _JUDGED, _CONFIRMED = 8, 4096, 3
 """Points that trust is learned at, at most, queries that it is learned from, and points to be confirmed."""
+
+_LISTED, _LIST_RESCORE = (1024, 2048, 4096), (32, 64)
+"""Labels read of a list and rows rescored, beside as many as there are."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -118,7 +121,7 @@ class TuneReport(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return a dict that ``json.dumps`` takes."""
         return {
-            "best": self.best._asdict() | {"judge": self.best.judge and list(self.best.judge)},
+            "best": _in_json(self.best),
             "feasible": self.feasible,
             "target": self.target,
             "queries": self.n,
@@ -287,6 +290,7 @@ def find_point(
         *timed, full = _time([*_cheaper(judge, report), full], judge, objective, num_threads)
         quicker = _frontier(sorted([trial for trial in timed if trial.us < full.us], key=_us))
         further = _further(judge, _spread(quicker, _TRUSTED), report, objective, num_threads)
+        further += _lists(judge, further, report, objective, num_threads)
         timed += further
         good = [trial for trial in further if judge.keeps(trial)]
     if not good:
@@ -344,6 +348,49 @@ def _further(
         share = float((compared.trust < trust).mean()) if trust < 1 else 1.0
         plans.append((tables.us + share * extra, wide._replace(trust=trust)))
     report("trust", len(trials), len(trials))
+    tried: list[Trial] = []
+    for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
+        tried.append(judge.trial(point))
+        if judge.keeps(tried[-1]):
+            break
+    return _time(tried, judge, objective, num_threads)
+
+
+def _lists(
+    judge: Judge,
+    trials: list[Trial],
+    report: Callable[[str, int, int], object],
+    objective: str,
+    num_threads: int | None,
+) -> list[Trial]:
+    """Have the lists of regions read before the quickest good one of these points is searched with.
+
+    The quickest way to keep the target is found as by :func:`_further`, and confirmed as there.
+    """
+    good = [trial for trial in trials if judge.keeps(trial)]
+    most = judge.index.params["n_listed"]
+    if not good or not most:
+        return []
+    after = min(good, key=_us)
+    labels = judge.answers(after.point)
+    plans = []
+    sizes = [n for n in _LISTED if n < most] + [most]
+    grid = [(n, r) for n in sizes for r in _LIST_RESCORE]
+    for done, (n, r) in enumerate(grid):
+        report("lists", done, len(grid))
+        read = judge.read_lists(n, r)
+        needed = _least_share(partial(judge.keeps_read, read, labels))
+        if needed is None:
+            continue
+        alone = after.point._replace(list=ListPoint(n, max(r, judge.k), 0.0, read.judge))
+        first, then = _time([after._replace(point=alone), after], judge, objective, num_threads)
+        share = needed + _INSURANCE * first.us / max(then.us, 1e-3)
+        if share < 1:
+            trust = _quantile(read.trust, share)
+            share = float((read.trust < trust).mean())
+            point = alone._replace(list=ListPoint(n, max(r, judge.k), trust, read.judge))
+            plans.append((first.us + share * then.us, point))
+    report("lists", len(grid), len(grid))
     tried: list[Trial] = []
     for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
         tried.append(judge.trial(point))
@@ -437,6 +484,22 @@ class Judge:
     def compare(self, point: OperatingPoint) -> Compared:
         """Learn what answers at a point are to be trusted."""
         return learn_trust(self.at(point)._core, self._judged.Q, self._best, self.k)
+
+    def read_lists(self, n_listed: int, n_rescore: int) -> Read:
+        """Learn what answers from lists are to be trusted."""
+        of = self._judged.Q, self._best, self.k, n_listed, max(n_rescore, self.k)
+        return learn_list_trust(self.index._core, *of)
+
+    def answers(self, point: OperatingPoint) -> NDArray[np.int64]:
+        """Answer the queries that trust is learned from."""
+        return self.at(point).search(self._judged.Q, self.k).labels
+
+    def keeps_read(self, read: Read, then: NDArray[np.int64], share: float) -> bool:
+        """Whether the target is kept where this share of the queries, the least trusted, is answered otherwise."""
+        if share == 1:
+            return self._keeps(then)
+        trusted = read.trust >= _quantile(read.trust, share)
+        return self._keeps(np.where(trusted[:, None], read.labels, then))
 
     def scan_trust(self, compared: Compared) -> float:
         """Find the least trust with which a scan's answer keeps the target."""
@@ -594,6 +657,12 @@ def _mean_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
     return 1e6 * float(np.mean(times))
 
 
+def _in_json(point: OperatingPoint) -> dict[str, Any]:
+    """Say a point in what ``json.dumps`` takes."""
+    listed = None if point.list is None else point.list._asdict() | {"judge": list(point.list.judge)}
+    return point._asdict() | {"judge": point.judge and list(point.judge), "list": listed}
+
+
 def _quantile(trust: NDArray[np.float64], share: float) -> float:
     """Trust that this share of the queries lacks, as an index keeps it: in single precision."""
     return float(np.float32(np.quantile(trust, share)))
@@ -606,7 +675,9 @@ def _worst(trial: Trial) -> float:
 def _row(trial: Trial) -> dict[str, Any]:
     shares = {f"P@{k} / full": share for k, share in trial.quality.items()}
     row: dict[str, Any] = trial.point._asdict()
-    del row["judge"]
+    del row["judge"], row["list"]
+    if trial.point.list is not None:
+        row |= {"n_listed": trial.point.list.n_listed, "list_trust": trial.point.list.trust}
     for name, share in shares.items():
         row |= {name: share.estimate, f"{name}, low": share.low}
     return row | {"candidates": trial.candidates, "us": trial.us, "n": trial.n}

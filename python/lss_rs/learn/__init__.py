@@ -13,6 +13,7 @@ from lss_rs._arrays import BLOCK, message
 from lss_rs.config import SPARE_COORDINATES
 from lss_rs.learn.aligned import Moments, align, aligned_planes
 from lss_rs.learn.refine import refined_planes
+from lss_rs.learn.regions import Regions, learn_regions
 from lss_rs.learn.simhash import simhash_planes
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Learned(NamedTuple):
     coordinates: _core.Coordinates | None
     config: LSSConfig
     history: tuple[Round, ...] = ()
+    regions: Regions | None = None
 
 
 def learn(
@@ -71,12 +73,13 @@ def learn(
         history: tuple[Round, ...] = ()
         if resolved.iul is not None:
             planes, history = _iul(index, queries, labels, planes, resolved, k, report)
-        coordinates = None
+        coordinates, regions = None, None
         if config.sketch_bytes or config.fill == "queries":
             alignment, base = _align(index, queries, report)
-            coordinates = _coordinates(alignment, base, config, 1)
+            kept = alignment.leading(_covered(alignment.variances, config))
+            coordinates, regions = _coordinates(kept, base), _regions(kept, queries, resolved, report)
         report("planes", 1, 1)
-        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history)
+        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history, regions)
     alignment, base = _align(index, queries, report)
     if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
         n_bits = alignment.rank
@@ -97,9 +100,11 @@ def learn(
         planes, thresholds = refined_planes(
             planes, thresholds, exemplars, seen.variances, r, config.seed, report
         )
-    coordinates = _coordinates(alignment, base, config, r)
+    kept = alignment.leading(max(r, _covered(alignment.variances, config)))
+    regions = _regions(kept, queries, resolved, report)
     report("planes", 1, 1)
-    return Learned(_core.Planes(planes, thresholds, "aligned"), coordinates, resolved)
+    planes = _core.Planes(planes, thresholds, "aligned")
+    return Learned(planes, _coordinates(kept, base), resolved, regions=regions)
 
 
 def relearn(index: _core.Index, config: LSSConfig, report: Report) -> _core.Planes:
@@ -192,13 +197,15 @@ def _align(index: _core.Index, queries: QueryRows, report: Report) -> tuple[Alig
     return alignment, (alignment.scale * base).astype(np.float32)
 
 
-def _coordinates(
-    alignment: Alignment, base: NDArray[np.float32], config: LSSConfig, at_least: int
-) -> _core.Coordinates:
-    """Keep what planes (``at_least``) or sketches read: a search projects onto every coordinate kept."""
-    kept = alignment.leading(max(at_least, _covered(alignment.variances, config)))
+def _coordinates(kept: Alignment, base: NDArray[np.float32]) -> _core.Coordinates:
+    """Hand over what planes or sketches read: a search projects onto every coordinate kept."""
     queries = kept.query_map, kept.query_offset, kept.query_mean, kept.query_deviations
     return _core.Coordinates(*queries, kept.row_map, kept.row_offset, kept.variances, base)
+
+
+def _regions(kept: Alignment, queries: QueryRows, config: LSSConfig, report: Report) -> Regions | None:
+    """Learn as many regions as the configuration asks for."""
+    return learn_regions(kept, queries, config.n_regions, config.seed, report) if config.n_regions else None
 
 
 def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
@@ -206,7 +213,7 @@ def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
     groups = len(_core.sketch_widths(variances, config.sketch_bytes)) if config.sketch_bytes else 0
     if config.fill == "queries":
         groups = max(groups, len(_core.exemplar_widths(variances)))
-    return min(32 * groups, len(variances))
+    return max(min(32 * groups, len(variances)), 1)
 
 
 def _sample(alignment: Alignment, queries: QueryRows, most: int) -> NDArray[np.float32]:

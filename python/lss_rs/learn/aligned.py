@@ -13,7 +13,7 @@ what tells the rows apart. A is never held: A^T A / m = S^(1/2) Cov(W) S^(1/2).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -113,6 +113,33 @@ class Alignment:
         return telling or len(self.variances)
 
 
+class Form(NamedTuple):
+    """Maps of queries and of rows, (p, p) each, and the variances of the logits along each coordinate, (p,)."""
+
+    query_map: NDArray[np.float64]
+    row_map: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    flat: float
+
+
+def closed_form(queries: NDArray[np.float64], rows: NDArray[np.float64]) -> Form:
+    """Solve for coordinates from the covariances of queries and of rows, (p, p) each.
+
+    ``flat`` is the share of the directions in which queries hardly vary.
+    """
+    values, vectors = np.linalg.eigh(queries)
+    deviations = np.sqrt(_floored(values))
+    root = (vectors * deviations) @ vectors.T
+    inverse_root = (vectors / deviations) @ vectors.T
+    variances, directions = np.linalg.eigh(root @ rows @ root)
+    variances, directions = np.maximum(variances[::-1], 0.0), directions[:, ::-1]
+    # an eigenvector's sign is LAPACK's whim: fix it
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(len(largest))])
+    flat = float(np.mean(values <= _FLOOR * values.max()))
+    return Form(directions.T @ inverse_root, directions.T @ root, variances, flat)
+
+
 def align(queries: Moments, rows: Moments) -> Alignment:
     """Solve the closed form for all d coordinates.
 
@@ -121,17 +148,9 @@ def align(queries: Moments, rows: Moments) -> Alignment:
     queries, rows : Moments
         Of the training queries, and of the rows of W.
     """
-    values, vectors = np.linalg.eigh(queries.covariance)
-    deviations = np.sqrt(_floored(values))
-    root = (vectors * deviations) @ vectors.T
-    inverse_root = (vectors / deviations) @ vectors.T
-    variances, directions = np.linalg.eigh(root @ rows.covariance @ root)
-    variances, directions = np.maximum(variances[::-1], 0.0), directions[:, ::-1]
-    # an eigenvector's sign is LAPACK's whim: fix it
-    largest = np.abs(directions).argmax(axis=0)
-    directions = directions * np.sign(directions[largest, np.arange(len(largest))])
-    scale = _scale(variances[0])
-    query_map, row_map = directions.T @ inverse_root, scale * directions.T @ root
+    form = closed_form(queries.covariance, rows.covariance)
+    scale = _scale(form.variances[0])
+    query_map, row_map = form.query_map, scale * form.row_map
     return Alignment(
         query_map=query_map.astype(np.float32),
         query_offset=(-query_map @ queries.mean).astype(np.float32),
@@ -139,9 +158,9 @@ def align(queries: Moments, rows: Moments) -> Alignment:
         row_offset=(-row_map @ rows.mean).astype(np.float32),
         query_mean=queries.mean.astype(np.float32),
         query_deviations=np.sqrt(np.maximum(np.diag(queries.covariance), 0.0)).astype(np.float32),
-        variances=(scale * scale * variances).astype(np.float32),
+        variances=(scale * scale * form.variances).astype(np.float32),
         scale=scale,
-        flat=float(np.mean(values <= _FLOOR * values.max())),
+        flat=form.flat,
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lss_rs._arrays import BLOCK, Labels, QueryRows, merge_labels
+from lss_rs._arrays import BLOCK, Labels, QueryRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def taught_slices(
     teacher: Teacher, queries: QueryRows, labels: Labels | None, top: int
 ) -> Iterator[tuple[NDArray[np.float32], Labels]]:
-    """Yield slices of queries with the union of their true labels and the full layer's best.
+    """Yield slices of queries with their true labels, then the full layer's best; a label may be both.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ def taught_slices(
         block = queries.slice(lo, hi)
         given = None if labels is None else labels.slice(lo, hi)
         best = teacher(block, top)[0] if top else np.empty((hi - lo, 0), np.int64)
-        yield block, union(given, best)
+        yield block, _joined(given, best)
 
 
-def union(labels: Labels | None, best: NDArray[np.int64]) -> Labels:
-    """Add the ids of row i of ``best`` to the labels of query i."""
+def _joined(labels: Labels | None, best: NDArray[np.int64]) -> Labels:
+    """Put the ids of row i of ``best`` behind the labels of query i."""
     n, top = best.shape
-    queries, ids = np.repeat(np.arange(n, dtype=np.int64), top), best.reshape(-1)
-    if labels is not None:
-        queries = np.concatenate([labels.query_of(), queries])
-        ids = np.concatenate([labels.indices, ids])
-    return merge_labels(queries, ids, n)
+    if labels is None:
+        return Labels(np.arange(n + 1) * top, best.reshape(-1))
+    queries = np.concatenate([labels.query_of(), np.repeat(np.arange(n), top)])
+    ids = np.concatenate([labels.indices, best.reshape(-1)])
+    return Labels(labels.indptr + np.arange(n + 1) * top, ids[np.argsort(queries, kind="stable")])

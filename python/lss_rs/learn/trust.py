@@ -28,6 +28,8 @@ _OF_TABLES = (0, 1, 1, 1, -1, 0, -1, -1)
 _OF_SCAN = (0, -1)
 """Where a stranger lies: far from exemplars and from the mean, with answers that few neighbours needed
 and that hardly stand out."""
+_OF_LISTS = (0, 1, 1, 1, -1, 0, 1, 1, -1)
+"""For a list: far from centers, with labels from its end."""
 _STEPS = 50
 
 
@@ -81,6 +83,40 @@ def learn_trust(
         trusts.append(1 / (1 + np.exp(-(features @ learned).astype(np.float64))))
     trust, scan_trust = trusts
     return Compared(by_tables, by_scan, held, trust, scan_trust, tuple(weights))
+
+
+class Read(NamedTuple):
+    """What answers of n queries from the lists of their regions came to, and what makes trust.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (n, k)
+    trust : ndarray of float64, shape (n,)
+        How far each answer is trusted.
+    judge : tuple of float
+        For :class:`lss_rs.ListPoint`.
+    """
+
+    labels: NDArray[np.int64]
+    trust: NDArray[np.float64]
+    judge: tuple[float, ...]
+
+
+def learn_list_trust(
+    index: _core.Index,
+    queries: NDArray[np.float32],
+    full: NDArray[np.int64],
+    k: int,
+    n_listed: int,
+    n_rescore: int,
+) -> Read:
+    """Learn what an answer from a list is to be trusted; parameters as of :func:`learn_trust`."""
+    best = np.ascontiguousarray(full[:, :k])
+    labels, features = index.read_lists(queries, k, n_listed, n_rescore)
+    right = (np.sort(labels, axis=1) == np.sort(best, axis=1)).all(axis=1)
+    learned = logistic(features, right, _OF_LISTS).astype(np.float32)
+    trust = 1 / (1 + np.exp(-(features @ learned).astype(np.float64)))
+    return Read(labels, trust, tuple(learned.tolist()))
 
 
 def logistic(

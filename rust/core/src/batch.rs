@@ -1,5 +1,5 @@
 //! Batches: queries are projected one after the other, so that their map stays in the caches, and searched in the order
-//! of their first buckets, so that what a query has read is there for the next.
+//! of their regions or first buckets, so that what a query has read is there for the next.
 
 use crate::coordinates::Projection;
 use crate::error::Error;
@@ -41,7 +41,7 @@ pub fn search(
     order.clear();
     for at in 0..work.len() as u32 {
         scratch.load_projected(of(at).0, of(at).1);
-        order.push((searcher.first_code(scratch), at));
+        order.push((searcher.first_place(scratch, how.effort), at));
     }
     order.sort_unstable();
     let mut failed: Option<(usize, Error)> = None;

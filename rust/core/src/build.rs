@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::Block;
+use crate::regions::{self, Centers, Place, RegionMap, Regions};
 use crate::rows::Rows;
 use crate::sketch::{Sketcher, Sketches};
 use crate::tables::Tables;
@@ -31,6 +32,8 @@ pub struct Recipe {
     pub coordinates: Option<Coordinates>,
     /// What stands in the buckets.
     pub fill: Fill,
+    /// Where regions are, if any are wanted.
+    pub centers: Option<Centers>,
     /// Labels that are candidates of every query.
     pub always_include: Vec<u32>,
     /// Bytes of a sketch: 0 (none), 64 or 128.
@@ -47,8 +50,12 @@ pub struct Builder {
     sketcher: Option<ExemplarSketcher>,
     sketches: Vec<u8>,
     codes: Vec<u32>,
+    /// The region of each query, with centers.
+    regions: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
+    /// The regions' lists, the maps into them, and the variances that their coordinates have.
+    laid: Option<(Vec<Vec<u32>>, Vec<RegionMap>, Vec<f32>)>,
 }
 
 impl Builder {
@@ -81,6 +88,18 @@ impl Builder {
             (Some(coordinates), Fill::Queries) => Some(ExemplarSketcher::new(&coordinates.variances)?),
             _ => None,
         };
+        if !matches!(recipe.sketch_bytes, 0 | 64 | 128) {
+            return Err(Error::value("sketch_bytes", "0, 64 or 128", recipe.sketch_bytes));
+        }
+        if let Some(centers) = &recipe.centers {
+            if recipe.sketch_bytes == 0 || recipe.fill == Fill::Rows {
+                return Err(Error::value("centers", "None without sketches and exemplars", "given"));
+            }
+            if centers.weights().len() > p {
+                let got = centers.weights().len();
+                return Err(Error::value("centers", format!("of at most {p} coordinates"), got));
+            }
+        }
         if (recipe.sketch_bytes > 0 || recipe.fill == Fill::Queries) && p == 0 {
             return Err(Error::value("coordinates", "given, because sketches need them", "None"));
         }
@@ -93,12 +112,14 @@ impl Builder {
             sketcher,
             sketches: Vec::new(),
             codes: Vec::new(),
+            regions: Vec::new(),
             offsets: vec![0],
             labels: Vec::new(),
+            laid: None,
         })
     }
 
-    /// Add training queries (n x d) and the labels that each needs.
+    /// Add training queries (n x d) and the labels that each needs, most of all the first.
     pub fn add(&mut self, queries: &[f32], lists: Lists<'_>) -> Result<()> {
         let rows = self.index.rows();
         let (m, d) = (rows.m(), rows.d());
@@ -109,19 +130,45 @@ impl Builder {
         let done = self.offsets.len() - 1;
         self.codes.resize((done + n) * n_tables, 0);
         self.sketches.resize((done + n) * SKETCH_BYTES, 0);
+        self.regions.resize(done + n, 0);
         let (codes, sketches) =
             (&mut self.codes[done * n_tables..], &mut self.sketches[done * SKETCH_BYTES..]);
-        read_queries(&self.recipe, sketcher, queries, d, codes, sketches)?;
+        let out = Read { codes, sketches, regions: &mut self.regions[done..] };
+        read_queries(&self.recipe, sketcher, queries, d, out)?;
         let end = self.labels.len();
         self.offsets.extend(lists.offsets[1..].iter().map(|&offset| offset + end));
         self.labels.extend_from_slice(lists.labels);
         Ok(())
     }
 
+    /// The labels that the queries of each region have needed so far, those needed most first, `most` at most.
+    pub fn lists(&self, most: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(centers) = &self.recipe.centers else { return Ok(Vec::new()) };
+        let mut without = self.recipe.always_include.clone();
+        without.sort_unstable();
+        let lists = Lists { offsets: &self.offsets, labels: &self.labels };
+        let m = self.index.rows().m();
+        threads::install(0, || regions::lists(centers.len(), &self.regions, lists, m, most, &without))
+    }
+
+    /// Have these lists laid out, by maps into the regions, whose coordinates have these variances.
+    pub fn lay_out(&mut self, lists: Vec<Vec<u32>>, maps: Vec<RegionMap>, variances: Vec<f32>) {
+        self.laid = Some((lists, maps, variances));
+    }
+
     /// Build tables and sketches and swap them in.
     pub fn finish(self) -> Result<()> {
-        let Builder { index, recipe, sketcher: of_exemplars, sketches: taught, codes, offsets, labels } =
-            self;
+        let Builder {
+            index,
+            recipe,
+            sketcher: of_exemplars,
+            sketches: taught,
+            codes,
+            offsets,
+            labels,
+            laid,
+            ..
+        } = self;
         let rows = index.rows();
         let m = rows.m();
         let mut sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
@@ -165,9 +212,16 @@ impl Builder {
                 _ => None,
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
+            let regions = match (recipe.centers, laid) {
+                (Some(centers), Some((lists, maps, variances))) => {
+                    Some(Arc::new(Regions::build(rows, base, centers, &lists, &maps, &variances)?))
+                }
+                _ => None,
+            };
             let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;
             Ok(Fitted {
                 level: level as f32,
+                regions,
                 observed: None,
                 fitted_from: exemplars.as_ref().map_or(0, Exemplars::len),
                 tables,
@@ -185,23 +239,29 @@ impl Builder {
     }
 }
 
-/// One pass over training queries (n x d): their codes, `n_tables` a query, and their sketches.
+/// What training queries are read into: codes, `n_tables` a query, sketches and regions.
+struct Read<'a> {
+    codes: &'a mut [u32],
+    sketches: &'a mut [u8],
+    regions: &'a mut [u32],
+}
+
+/// One pass over training queries (n x d).
 fn read_queries(
     recipe: &Recipe,
     sketcher: &ExemplarSketcher,
     queries: &[f32],
     d: usize,
-    codes: &mut [u32],
-    sketches: &mut [u8],
+    Read { codes, sketches, regions }: Read<'_>,
 ) -> Result<()> {
     let kernel = Kernel::active();
     let planes = &recipe.planes;
     let outputs =
-        (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES));
+        (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES), regions);
     threads::install(0, || {
         outputs.into_par_iter().zip(queries.par_chunks_exact(d)).for_each_init(
-            <(Rounded, [Vec<f32>; 3])>::default,
-            |(rounded, [z, x, margins]), ((codes, sketch), query)| {
+            <(Rounded, Place, [Vec<f32>; 3])>::default,
+            |(rounded, place, [z, x, margins]), ((codes, sketch, region), query)| {
                 // The same steps as a search: one code path, one rounding.
                 if let Some(coordinates) = &recipe.coordinates {
                     z.resize(coordinates.query.rows(), 0.0);
@@ -216,6 +276,9 @@ fn read_queries(
                     *code = value;
                 }
                 sketcher.encode(z, sketch);
+                if let Some(centers) = &recipe.centers {
+                    *region = centers.nearest(kernel, z, place).region as u32;
+                }
             },
         );
     })

@@ -12,15 +12,17 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::memory::{Block, Buffer};
+use crate::kernels::prefetch;
+use crate::memory::{Block, Buffer, LINE};
 use crate::sketch::{
-    GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round, unpack_group,
+    GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round, round_to_u16,
+    unpack_group,
 };
 
 /// Rows of a block: as many as the widest vectors have bytes.
 pub const BLOCK: usize = 64;
 
-/// Bytes of a row's sketch, of which four are the base logit.
+/// Bytes of a row's sketch, of which four are the base logit; at most, for columns of other kinds.
 const BYTES: usize = 64;
 
 /// Tables, at most, whose entries may be larger than [`NARROW`]: coordinates in which rows differ most would else make
@@ -44,34 +46,25 @@ impl Columns {
     /// Make columns of sketches.
     pub fn build(of_rows: &Sketcher, sketches: &Sketches) -> Result<Self> {
         let sketcher = shorter(of_rows)?;
-        let n = code_bytes(sketcher.layout());
-        let stride = stride(n);
         let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
         let m = view.codes.len() / view.layout.bytes();
         let recode = Recode::new(of_rows, &sketcher);
-        let mut buffer = Buffer::zeroed(m.div_ceil(BLOCK) * stride);
-        buffer.par_chunks_exact_mut(stride).enumerate().for_each(|(block, out)| {
-            let (codes, bases) = out.split_at_mut(n * BLOCK);
-            for (row, base) in bases.chunks_exact_mut(4).enumerate() {
-                let id = block * BLOCK + row;
-                if id >= m {
-                    break;
-                }
-                let long = view.get(id as u32);
-                let mut short = [0; BYTES];
-                recode.codes(long, &mut short);
-                for (column, &code) in codes.chunks_exact_mut(BLOCK).zip(&short) {
-                    column[place(row)] = code;
-                }
-                base.copy_from_slice(&view.layout.base(long).to_le_bytes());
-            }
+        let mut codes = Buffer::zeroed(bytes_of(sketcher.layout(), m));
+        lay(sketcher.layout(), m, &mut codes, |id, short| {
+            let long = view.get(id as u32);
+            recode.codes(long, short);
+            view.layout.base(long)
         });
-        Ok(Columns { sketcher, codes: buffer.freeze() })
+        Ok(Columns { sketcher, codes: codes.freeze() })
     }
 
     /// As a file holds them, beside the sketches of `m` rows.
-    pub fn from_parts(of_rows: &Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
-        let sketcher = shorter(of_rows)?;
+    pub fn beside(of_rows: &Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
+        Self::from_parts(shorter(of_rows)?, codes, m)
+    }
+
+    /// The columns of `m` rows.
+    pub fn from_parts(sketcher: Sketcher, codes: Block<u8>, m: usize) -> Result<Self> {
         let expected = m.div_ceil(BLOCK).checked_mul(stride(code_bytes(sketcher.layout())));
         // Base logits are read as they lie.
         let aligned = (codes.as_ptr() as usize).is_multiple_of(align_of::<f32>());
@@ -96,6 +89,30 @@ impl Columns {
     pub fn view(&self) -> ColumnsView<'_> {
         ColumnsView { n: code_bytes(self.sketcher.layout()), codes: &self.codes }
     }
+}
+
+/// Bytes of the columns of `m` rows.
+pub(crate) fn bytes_of(layout: &Layout, m: usize) -> usize {
+    m.div_ceil(BLOCK) * stride(code_bytes(layout))
+}
+
+/// Lay `m` rows out: `sketch` writes the codes of one into zeros and returns its base logit.
+pub(crate) fn lay(layout: &Layout, m: usize, to: &mut [u8], sketch: impl Fn(usize, &mut [u8]) -> f32 + Sync) {
+    let n = code_bytes(layout);
+    to.par_chunks_exact_mut(stride(n)).enumerate().for_each(|(block, out)| {
+        let (codes, bases) = out.split_at_mut(n * BLOCK);
+        for (row, base) in bases.chunks_exact_mut(4).enumerate() {
+            let id = block * BLOCK + row;
+            if id >= m {
+                break;
+            }
+            let mut short = [0; BYTES];
+            base.copy_from_slice(&sketch(id, &mut short[..layout.bytes()]).to_le_bytes());
+            for (column, &code) in codes.chunks_exact_mut(BLOCK).zip(&short) {
+                column[place(row)] = code;
+            }
+        }
+    });
 }
 
 /// How codes of sketches become those of shorter ones: the codes of the values that they stand for.
@@ -172,6 +189,17 @@ impl<'a> ColumnsView<'a> {
     #[inline(always)]
     pub fn blocks(&self) -> usize {
         self.codes.len() / stride(self.n)
+    }
+
+    /// Ask for a block, if there is one.
+    #[inline(always)]
+    pub fn prefetch(&self, block: usize) {
+        let stride = stride(self.n);
+        if let Some(block) = self.codes.get(block * stride..).and_then(|codes| codes.get(..stride)) {
+            for at in (0..stride).step_by(LINE) {
+                prefetch(block, at);
+            }
+        }
     }
 
     /// The codes of a block, column by column, and its base logits. Panics if there is no such block.
@@ -306,7 +334,15 @@ fn range(parts: &[[f32; 4]; 2]) -> f32 {
 }
 
 /// What a half byte adds above its least, in whole steps.
-fn entries(parts: &[[f32; 4]; 2], inverse: f32) -> [u16; 16] {
-    let [a, b] = parts.map(|part| part.map(|value| value - least(&part)));
-    std::array::from_fn(|code| round((a[code & 3] + b[code >> 2]) * inverse).min(MOST) as u16)
+#[inline(always)]
+fn entries([a, b]: &[[f32; 4]; 2], inverse: f32) -> [u16; 16] {
+    let (least_a, least_b) = (least(a), least(b));
+    let mut entries = [0; 16];
+    for (entries, b) in entries.chunks_exact_mut(4).zip(b) {
+        for (entry, a) in entries.iter_mut().zip(a) {
+            let steps = round(((a - least_a) + (b - least_b)) * inverse).min(MOST);
+            *entry = round_to_u16(steps);
+        }
+    }
+    entries
 }

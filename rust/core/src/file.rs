@@ -17,6 +17,12 @@
 //! | `query_map`, `query_scales`, `query_offset` | I8 (p, d padded to 32), F32 (p,), F32 (p,) | fitted, with aligned coordinates |
 //! | `query_center`, `query_weights` | F32 (d,) | the same |
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
+//! | `region_weights`, `region_centers` | F32 (r,), F32 (C, r padded to 32) | fitted, with regions |
+//! | `region_offsets`, `region_labels` | U32 (C + 1,), U32 | fitted, with regions |
+//! | `region_columns`, `region_half_steps` | U8, F32 (C x steps,) | fitted, with regions |
+//! | `region_maps`, `region_scales` | I8 (C x l x (p padded to 32),), F32 (C x l,) | fitted, with regions |
+//! | `region_mean`, `region_map_weights` | F32 (C x p,) | fitted, with regions |
+//! | `list_trust` | F32 (9,) | fitted, where lists are read |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
 //!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
@@ -26,6 +32,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytemuck::Pod;
 use memmap2::MmapOptions;
@@ -36,14 +43,15 @@ use crate::columns::Columns;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
-use crate::fitted::{Fitted, OperatingPoint};
+use crate::fitted::{Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::index::Index;
 use crate::memory::{Block, Bytes, LINE, Matrix, padded};
+use crate::regions::{self, Centers, Parts, Regions};
 use crate::rows::{Rows, Weights};
 use crate::sketch::{GROUP, Layout, Sketcher, Sketches};
 use crate::tables::Tables;
-use crate::trust::{NUMBERS, Trust};
+use crate::trust::{LISTED, NUMBERS, Trust};
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -56,6 +64,18 @@ const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 
 /// Names of what belongs to the query's map.
 const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
+
+/// Names of what belongs to regions, in the order of [`Parts`].
+const REGIONS: [&str; 8] = [
+    "region_offsets",
+    "region_labels",
+    "region_columns",
+    "region_half_steps",
+    "region_maps",
+    "region_scales",
+    "region_mean",
+    "region_map_weights",
+];
 
 /// A header longer than this is not one of ours.
 const MAX_HEADER: u64 = 16 << 20;
@@ -85,6 +105,16 @@ struct FittedHeader {
     sketch_groups: Option<[usize; 4]>,
     exemplar_groups: Option<[usize; 4]>,
     column_groups: Option<[usize; 4]>,
+    region_groups: Option<[usize; 4]>,
+    /// What of a list's point no tensor holds.
+    list: Option<ListHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ListHeader {
+    n_listed: usize,
+    n_rescore: usize,
+    trust: f32,
 }
 
 struct Tensor<'a> {
@@ -97,6 +127,10 @@ struct Tensor<'a> {
 impl<'a> Tensor<'a> {
     fn new<T: Pod>(name: &'static str, dtype: Dtype, shape: Vec<usize>, values: &'a [T]) -> Self {
         Tensor { name, dtype, shape, bytes: bytemuck::cast_slice(values) }
+    }
+
+    fn list<T: Pod>(name: &'static str, dtype: Dtype, values: &'a [T]) -> Self {
+        Self::new(name, dtype, vec![values.len()], values)
     }
 }
 
@@ -124,6 +158,7 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             always_include,
             sketches,
             columns,
+            regions,
             level,
             fitted_from,
             point,
@@ -156,6 +191,12 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
         if let Some(columns) = columns {
             tensors.push(Tensor::new("columns", Dtype::U8, vec![columns.codes().len()], columns.codes()));
         }
+        if let Some(regions) = regions {
+            tensors.extend(region_tensors(regions));
+        }
+        if let Some(list) = &point.list {
+            tensors.push(Tensor::new("list_trust", Dtype::F32, vec![list.judge.len()], &list.judge));
+        }
         if let Some(exemplars) = exemplars {
             tensors.extend(sketch_tensors(EXEMPLARS, exemplars.sketched()));
             let (offsets, labels) = (exemplars.offsets(), exemplars.labels());
@@ -180,6 +221,12 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             scan_trust: point.scan_trust,
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
             column_groups: columns.as_ref().map(|columns| columns.sketcher().layout().counts()),
+            region_groups: regions.as_ref().map(|regions| regions.layout().counts()),
+            list: point.list.map(|ListPoint { n_listed, n_rescore, trust, .. }| ListHeader {
+                n_listed,
+                n_rescore,
+                trust,
+            }),
             exemplar_groups: exemplars.as_ref().map(|exemplars| exemplars.sketched().0.layout().counts()),
         });
     }
@@ -195,6 +242,25 @@ fn sketch_tensors<'a>(
     [
         Tensor::new(name, Dtype::U8, shape, sketches.codes()),
         Tensor::new(steps, Dtype::F32, vec![half_steps.len()], half_steps),
+    ]
+}
+
+fn region_tensors(regions: &Regions) -> [Tensor<'_>; 10] {
+    let (centers, parts) = (regions.centers(), regions.parts());
+    let matrix = centers.matrix();
+    let shape = vec![matrix.rows(), matrix.stride()];
+    let [offsets, labels, columns, half_steps, maps, scales, mean, weights] = REGIONS;
+    [
+        Tensor::list("region_weights", Dtype::F32, centers.weights()),
+        Tensor::new("region_centers", Dtype::F32, shape, matrix.values()),
+        Tensor::list(offsets, Dtype::U32, &parts.offsets),
+        Tensor::list(labels, Dtype::U32, &parts.labels),
+        Tensor::list(columns, Dtype::U8, &parts.columns),
+        Tensor::list(half_steps, Dtype::F32, &parts.half_steps),
+        Tensor::list(maps, Dtype::I8, &parts.maps),
+        Tensor::list(scales, Dtype::F32, &parts.scales),
+        Tensor::list(mean, Dtype::F32, &parts.center),
+        Tensor::list(weights, Dtype::F32, &parts.weights),
     ]
 }
 
@@ -304,7 +370,8 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
     let exemplars = match header.exemplar_groups {
         None => None,
         Some(groups) => {
-            let (offsets, labels) = (reader.list("exemplar_offsets")?, reader.list("exemplar_labels")?);
+            let (offsets, labels) =
+                (reader.list("exemplar_offsets", Dtype::U32)?, reader.list("exemplar_labels", Dtype::U32)?);
             let sketched = reader.sketches(EXEMPLARS, groups, offsets.len().saturating_sub(1))?;
             let weights = reader.block("exemplar_weights", Dtype::F32, &[sketched.0.half_steps().len()])?;
             Some(Exemplars::from_parts(sketched, weights, offsets, labels)?)
@@ -313,7 +380,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
     let columns = match (&sketches, &exemplars) {
         (Some((sketcher, _)), Some(_)) => {
             let len = reader.tensor("columns")?.shape().first().copied().unwrap_or(0);
-            let columns = Columns::from_parts(sketcher, reader.block("columns", Dtype::U8, &[len])?, m)?;
+            let columns = Columns::beside(sketcher, reader.block("columns", Dtype::U8, &[len])?, m)?;
             let counts = columns.sketcher().layout().counts();
             if header.column_groups != Some(counts) {
                 return Err(Error::format(
@@ -325,6 +392,36 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         }
         _ => None,
     };
+    let regions = match header.region_groups {
+        None => None,
+        Some(groups) => {
+            let weights: Block<f32> = reader.list("region_weights", Dtype::F32)?;
+            let n = reader.tensor("region_centers")?.shape().first().copied().unwrap_or(0);
+            let values = reader.block("region_centers", Dtype::F32, &[n, padded(weights.len())])?;
+            let matrix = Matrix::from_padded(n, weights.len(), values)?;
+            let [offsets, labels, columns, half_steps, maps, scales, mean, map_weights] = REGIONS;
+            let parts = Parts {
+                offsets: reader.list(offsets, Dtype::U32)?,
+                labels: reader.list(labels, Dtype::U32)?,
+                columns: reader.list(columns, Dtype::U8)?,
+                half_steps: reader.list(half_steps, Dtype::F32)?,
+                maps: reader.list(maps, Dtype::I8)?,
+                scales: reader.list(scales, Dtype::F32)?,
+                center: reader.list(mean, Dtype::F32)?,
+                weights: reader.list(map_weights, Dtype::F32)?,
+            };
+            let layout = Layout::new(regions::SKETCH_BYTES, groups)?;
+            Some(Arc::new(Regions::from_parts(Centers::from_parts(weights, matrix)?, layout, parts)?))
+        }
+    };
+    let list = match header.list {
+        None => None,
+        Some(ListHeader { n_listed, n_rescore, trust }) => {
+            let mut judge = [0.0; LISTED];
+            judge.copy_from_slice(&reader.block::<f32>("list_trust", Dtype::F32, &[LISTED])?);
+            Some(ListPoint { n_listed, n_rescore, trust, judge })
+        }
+    };
     let judge = match reader.file.tensor("trust") {
         Err(_) => None,
         Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[NUMBERS])?)),
@@ -333,15 +430,16 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         tables: Tables::from_parts(
             header.n_tables,
             header.n_bits,
-            reader.list("offsets")?,
-            reader.list("entries")?,
+            reader.list("offsets", Dtype::U32)?,
+            reader.list("entries", Dtype::U32)?,
         )?,
-        always_include: reader.list("always_include")?,
+        always_include: reader.list("always_include", Dtype::U32)?,
         planes,
         coordinates,
         sketches,
         columns,
         exemplars,
+        regions,
         level: reader.block::<f32>("level", Dtype::F32, &[1])?[0],
         observed: None,
         fitted_from: header.fitted_from,
@@ -355,6 +453,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             trust: header.trust,
             scan_trust: header.scan_trust,
             judge,
+            list,
         },
     })
 }
@@ -394,9 +493,9 @@ impl Reader<'_> {
         Ok((Sketcher::from_parts(layout, half_steps.to_vec())?, Sketches::new(layout, codes, n)?))
     }
 
-    fn list(&self, name: &str) -> Result<Block<u32>> {
+    fn list<T: Pod>(&self, name: &str, dtype: Dtype) -> Result<Block<T>> {
         let len = self.tensor(name)?.shape().first().copied().unwrap_or(0);
-        self.block(name, Dtype::U32, &[len])
+        self.block(name, dtype, &[len])
     }
 }
 

@@ -9,9 +9,10 @@ use crate::exemplars::{Exemplars, SKETCH_BYTES};
 use crate::hash::{Planes, Space};
 use crate::memory::Block;
 use crate::observed::Observed;
+use crate::regions::Regions;
 use crate::sketch::{Sketcher, Sketches};
 use crate::tables::Tables;
-use crate::trust::Trust;
+use crate::trust::{LISTED, Trust};
 
 /// What stands in the buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +63,31 @@ pub struct OperatingPoint {
     pub scan_trust: f32,
     /// How trust is made from what a search shows, where that has been learned.
     pub judge: Option<Trust>,
+    /// Whether the list of the query's region is read first, where there are regions.
+    pub list: Option<ListPoint>,
+}
+
+/// How much a search does in the list of a region, and when that is enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ListPoint {
+    /// Labels read, from the first.
+    pub n_listed: usize,
+    /// Of these scored in full precision.
+    pub n_rescore: usize,
+    /// Answers that are trusted less are not enough: the tables are searched. At 1 always.
+    pub trust: f32,
+    /// How trust is made from what a search shows: probability that the answer is the full layer's.
+    pub judge: [f32; LISTED],
 }
 
 impl OperatingPoint {
     /// Refuse what cannot answer.
     pub fn check(self) -> Result<Self> {
         let OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, n_scan, .. } = self;
-        for (arg, trust) in [("trust", self.trust), ("scan_trust", self.scan_trust)] {
+        let list_trust = self.list.map_or(0.0, |list| list.trust);
+        for (arg, trust) in
+            [("trust", self.trust), ("scan_trust", self.scan_trust), ("list.trust", list_trust)]
+        {
             if !(0.0..=1.0).contains(&trust) {
                 return Err(Error::value(arg, "in 0..=1", trust));
             }
@@ -76,7 +95,17 @@ impl OperatingPoint {
         if let Some(judge) = self.judge {
             judge.check()?;
         }
+        if let Some(ListPoint { judge, .. }) = self.list {
+            if let Some(value) = judge.into_iter().find(|value| !value.is_finite()) {
+                return Err(Error::value("list.judge", "finite", value));
+            }
+            if self.judge.is_none() {
+                return Err(Error::value("list", "None without a judge", "given"));
+            }
+        }
         let all = [
+            ("list.n_listed", self.list.map_or(1, |list| list.n_listed)),
+            ("list.n_rescore", self.list.map_or(1, |list| list.n_rescore)),
             ("n_probes", n_probes),
             ("max_entries", max_entries),
             ("n_neighbors", n_neighbors),
@@ -89,6 +118,9 @@ impl OperatingPoint {
         }
     }
 }
+
+/// So many labels of a list for each that is scored in full have their sketches read.
+pub const FINALISTS: usize = 4;
 
 /// So many rows for each that a scan scores in full are listed by columns, and read again in their sketches.
 const SHORTLIST: usize = 8;
@@ -125,6 +157,8 @@ pub struct Fitted {
     pub sketches: Option<(Sketcher, Sketches)>,
     /// The same once more, shorter and for reading all of them, where searches can go on to a scan.
     pub columns: Option<Columns>,
+    /// Lists of labels by region, where these have been learned.
+    pub regions: Option<Arc<Regions>>,
     /// Mean base logit of the rows; 0 without coordinates.
     pub level: f32,
     /// How much a search does.
@@ -196,6 +230,9 @@ impl Fitted {
         if point.judge.is_some() && (self.sketches.is_none() || self.exemplars.is_none()) {
             return Err(Error::value("judge", "None without sketches and exemplars", "given"));
         }
+        if point.list.is_some() && self.regions.is_none() {
+            return Err(Error::value("list", "None without regions", "given"));
+        }
         point.check()
     }
 
@@ -235,6 +272,12 @@ impl Fitted {
         }
         if self.columns.is_some() != (self.sketches.is_some() && self.exemplars.is_some()) {
             return bad("columns where a scan may follow".into(), "none, or where none may".into());
+        }
+        if let Some(regions) = &self.regions {
+            if self.sketches.is_none() || self.exemplars.is_none() {
+                return bad("regions beside sketches and exemplars".into(), "none of these".into());
+            }
+            regions.validate(m, p)?;
         }
         if !self.level.is_finite() {
             return bad("a finite level".into(), format!("{}", self.level));

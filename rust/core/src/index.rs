@@ -10,7 +10,7 @@ use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{Exemplars, Lists, decode};
-use crate::fitted::{Fitted, OperatingPoint};
+use crate::fitted::{Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
@@ -18,7 +18,7 @@ use crate::rows::Rows;
 use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Step, Work};
 use crate::sketch::SketchView;
 use crate::threads;
-use crate::trust::{Features, SCAN, TABLES, Trust};
+use crate::trust::{Features, LISTED, SCAN, TABLES, Trust};
 
 /// An output layer that answers. Searches take `&self` and may run from many threads, also while a fit installs
 /// its result: a search sees the state before or after, never between.
@@ -310,6 +310,39 @@ impl Index {
         })
     }
 
+    /// Answer queries (n x d) from the lists of their regions, of which `n_listed` labels are read and `n_rescore` scored
+    /// in full, and say what the answers (n x k) show of themselves.
+    pub fn read_lists(
+        &self,
+        queries: &[f32],
+        k: usize,
+        [n_listed, n_rescore]: [usize; 2],
+        labels: &mut [i64],
+        features: &mut [[f32; LISTED]],
+    ) -> Result<()> {
+        self.check_queries(queries)?;
+        let (d, n) = (self.rows.d(), features.len());
+        if k == 0 || queries.len() != n * d || labels.len() != n * k {
+            return Err(Error::value("out", format!("{n} queries of {d} and {n} x {k} places"), "others"));
+        }
+        let fitted = self.fitted().ok_or(Error::NotFitted)?;
+        let Some(regions) = fitted.regions.as_deref() else {
+            return Err(Error::value("n_regions", "above 0", 0));
+        };
+        let list = ListPoint { n_listed, n_rescore, trust: 0.0, judge: [0.0; LISTED] };
+        let searcher = self.searcher(&fitted);
+        threads::install(0, || {
+            let outputs = labels.par_chunks_exact_mut(k).zip(features.par_iter_mut());
+            outputs.zip(queries.par_chunks_exact(d)).for_each_init(
+                || self.scratch(),
+                |scratch, ((labels, features), query)| {
+                    scratch.load(query);
+                    *features = searcher.read_list(scratch, regions, &list, labels);
+                },
+            );
+        })
+    }
+
     /// Borrow a scratch from the pool.
     pub fn scratch(&self) -> Lease<'_> {
         let pooled = self.scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -344,7 +377,7 @@ impl Index {
         self.searcher(&fitted).search(scratch, on_short, effort, labels, scores)
     }
 
-    /// How long each of the [`STAGES`] of a search by tables takes, in seconds, for queries (n x d) one after the other.
+    /// How long each of the [`STAGES`] of a search's first step takes, in seconds, for queries (n x d) one after the other.
     pub fn profile(&self, queries: &[f32], k: usize) -> Result<Vec<[f64; STAGES.len()]>> {
         if k == 0 || k > self.rows.m() {
             return Err(Error::value("k", format!("in 1..={}", self.rows.m()), k));

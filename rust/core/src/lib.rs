@@ -24,6 +24,7 @@ pub mod memory;
 pub mod observed;
 pub mod probe;
 pub mod reference;
+pub mod regions;
 pub mod rows;
 pub mod search;
 pub mod sketch;
@@ -35,7 +36,7 @@ pub mod trust;
 
 pub use build::{Builder, Recipe};
 pub use error::{Error, Result};
-pub use fitted::{Fill, Fitted, OperatingPoint};
+pub use fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 pub use index::{Answers, How, Index, Observing};
 pub use search::{Effort, OnShort, Step, Work};
 pub use trust::{Features, Trust};

@@ -111,6 +111,12 @@ impl<T: Pod> Block<T> {
     pub fn nbytes(&self) -> usize {
         self.len * size_of::<T>()
     }
+
+    /// `len` elements from `first` on, in the same memory. Panics if there are fewer.
+    pub fn part(&self, first: usize, len: usize) -> Self {
+        assert!(first.checked_add(len).is_some_and(|end| end <= self.len), "elements that exist");
+        Block { offset: self.offset + first * size_of::<T>(), len, ..self.clone() }
+    }
 }
 
 impl<T: Pod> Deref for Block<T> {

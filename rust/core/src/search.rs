@@ -9,16 +9,17 @@ use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
-use crate::fitted::{Fitted, Scan};
+use crate::fitted::{FINALISTS, Fitted, ListPoint, Scan};
 use crate::hash::{Space, augment, code, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
+use crate::regions::{Nearest, Place, Region, Regions};
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::topk::TopK;
-use crate::trust::{Features, Met, NOWHERE, Scanned, Trust, share_needed};
+use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
 /// What to do when a query has fewer candidates than answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ impl Effort {
 /// How far a search went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// The list of the query's region.
+    List,
     /// Candidates from tables.
     #[default]
     Tables,
@@ -92,8 +95,10 @@ pub struct Work {
     pub trust: f32,
 }
 
-/// The stages of a search by tables, in order.
-pub const STAGES: [&str; 6] = ["project", "probe", "exemplars", "candidates", "sketch", "rescore"];
+/// The stages of a search's first step, in order: the list of a region has no probes, exemplars and candidates, tables
+/// have no region and columns.
+pub const STAGES: [&str; 8] =
+    ["project", "region", "columns", "probe", "exemplars", "candidates", "sketch", "rescore"];
 
 /// Everything that one search writes to. Reused, so that the steady state allocates nothing.
 #[derive(Default)]
@@ -116,6 +121,11 @@ pub struct Scratch {
     logits: Vec<f32>,
     distances: Vec<f32>,
     scanned: (Vec<u32>, Vec<f32>),
+    place: Place,
+    /// Coordinates in a region.
+    local: Vec<f32>,
+    /// Labels of a list whose columns promise most.
+    listed: Vec<u32>,
     answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
     best: TopK,
@@ -164,11 +174,31 @@ impl Searcher<'_> {
         if point.exact && all <= effort.max_cost {
             return Ok(self.exact(scratch, labels, scores));
         }
-        let mut work = self.candidates(scratch);
         let answers = k.max(point.judge.map_or(0, |trust| trust.k));
+        let mut cost = 0.0;
+        if effort.adaptive
+            && let (Some(list), Some(regions)) = (&point.list, self.fitted.regions.as_deref())
+        {
+            let (near, n) = self.by_list(scratch, regions, list, answers);
+            cost += self.list_cost(regions, n, scratch);
+            let found = scratch.finalists.len();
+            let trust = if found < answers { 0.0 } else { self.trust_in_list(scratch, list, near) };
+            if !doubted(trust, list.trust) {
+                labels.copy_from_slice(&scratch.answer.0[..k]);
+                scores.copy_from_slice(&scratch.answer.1[..k]);
+                return Ok(Work {
+                    candidates: n + self.fitted.always_include.len(),
+                    rescored: found,
+                    step: Step::List,
+                    trust,
+                    ..Work::default()
+                });
+            }
+        }
+        let mut work = self.candidates(scratch);
         self.by_tables(scratch, answers);
         work.trust = f32::NAN;
-        let mut cost = self.tables_cost(&work, scratch.finalists.len());
+        cost += self.tables_cost(&work, scratch.finalists.len());
         if let Some(trust) = &point.judge {
             work.trust = self.trust(trust, scratch, answers);
             let scan = self.scan_cost(answers);
@@ -195,6 +225,19 @@ impl Searcher<'_> {
         labels.copy_from_slice(&scratch.answer.0[..k]);
         scores.copy_from_slice(&scratch.answer.1[..k]);
         Ok(work)
+    }
+
+    /// Answer the loaded query from the list of its region, as the point says, and say what the answer shows of itself.
+    pub fn read_list(
+        &self,
+        scratch: &mut Scratch,
+        regions: &Regions,
+        list: &ListPoint,
+        labels: &mut [i64],
+    ) -> [f32; LISTED] {
+        let (near, _) = self.by_list(scratch, regions, list, labels.len());
+        labels.copy_from_slice(&scratch.answer.0);
+        self.listed(scratch, labels.len(), near).features()
     }
 
     /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself, and whether the
@@ -284,6 +327,93 @@ impl Searcher<'_> {
         nbytes as f64 / row + rescored as f64
     }
 
+    /// What reading `n` labels of a list has cost in full rows.
+    fn list_cost(&self, regions: &Regions, n: usize, scratch: &Scratch) -> f64 {
+        let row = self.rows.weights().nbytes() as f64 / self.rows.m() as f64;
+        let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
+        let read = n * regions.layout().bytes() + scratch.listed.len() * sketches;
+        read as f64 / row + scratch.finalists.len() as f64
+    }
+
+    /// Answer with `k` labels from the list of the query's region; returns where that is and how many labels were read.
+    fn by_list(
+        &self,
+        scratch: &mut Scratch,
+        regions: &Regions,
+        list: &ListPoint,
+        k: usize,
+    ) -> (Nearest, usize) {
+        self.place(scratch);
+        let near = self.region(scratch, regions);
+        let n = self.read_columns(scratch, &regions.each()[near.region], list, k);
+        self.estimate_listed(scratch, list, k);
+        self.rescore(scratch, k);
+        (near, n)
+    }
+
+    /// Find the query's region, and its coordinates there.
+    fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
+        let Scratch { z, rounded, place, local, .. } = scratch;
+        let near = regions.centers().nearest(self.kernel, z, place);
+        let map = &regions.each()[near.region].map;
+        local.resize(map.rows(), 0.0);
+        map.apply(self.kernel, &z[..map.matrix().cols()], rounded, local);
+        near
+    }
+
+    /// List the labels whose columns promise most, among the first of a region; returns how many there are.
+    fn read_columns(&self, scratch: &mut Scratch, region: &Region, list: &ListPoint, k: usize) -> usize {
+        let Scratch { local, listed, scanned, cut, .. } = scratch;
+        let n = region.labels.len().min(list.n_listed);
+        let most = FINALISTS * list.n_rescore.max(k);
+        listed.clear();
+        if most < n {
+            cut.gather(self.kernel, &region.columns, local, n, most, scanned);
+            listed.extend(scanned.0.iter().map(|&at| region.labels[at as usize]));
+        } else {
+            (scanned.0.clear(), scanned.0.extend(0..n as u32));
+            listed.extend_from_slice(&region.labels[..n]);
+        }
+        // They are in no list, and rank with the first.
+        listed.extend_from_slice(&self.fitted.always_include);
+        scanned.0.resize(listed.len(), 0);
+        n
+    }
+
+    /// Choose the listed labels to rescore by their sketches.
+    fn estimate_listed(&self, scratch: &mut Scratch, list: &ListPoint, k: usize) {
+        let Scratch { z, listed, finalists, estimates, cut, .. } = scratch;
+        if let Some(sketched) = &self.fitted.sketches {
+            cut.best(self.kernel, sketched, z, listed, list.n_rescore.max(k), true, finalists, estimates);
+        }
+    }
+
+    /// How far an answer from a list is to be trusted.
+    fn trust_in_list(&self, scratch: &Scratch, list: &ListPoint, near: Nearest) -> f32 {
+        let k = self.fitted.point.judge.map_or(1, |trust| trust.k);
+        trust_in_list(&list.judge, &self.listed(scratch, k, near))
+    }
+
+    /// What an answer from a list shows by its best k.
+    fn listed(&self, scratch: &Scratch, k: usize, near: Nearest) -> Listed {
+        let (labels, scores) = (&scratch.answer.0[..k], &scratch.answer.1[..k]);
+        let rank = |&label: &i64| {
+            let at = scratch.listed.iter().position(|&id| i64::from(id) == label);
+            at.map_or(0.0, |at| (1.0 + scratch.scanned.0[at] as f32).ln())
+        };
+        let [best, kth] =
+            [scores.first(), scores.last()].map(|score| score.copied().unwrap_or(f32::NEG_INFINITY));
+        let scanned = scanned(scratch, k);
+        Listed {
+            distances: near.distances,
+            spread: best - kth,
+            kth: kth - scanned.shift - self.fitted.level,
+            rank_best: labels.first().map_or(0.0, rank),
+            rank: labels.iter().map(rank).sum::<f32>() / k.max(1) as f32,
+            scanned,
+        }
+    }
+
     /// Answer from the candidates, `k` labels.
     fn by_tables(&self, scratch: &mut Scratch, k: usize) {
         self.estimate(scratch, k);
@@ -316,7 +446,7 @@ impl Searcher<'_> {
         scratch.best.write(labels, scores);
     }
 
-    /// How long each of the [`STAGES`] of a search by tables takes for the loaded query, in seconds.
+    /// How long each of the [`STAGES`] of a search's first step takes for the loaded query, in seconds.
     pub fn profile(&self, scratch: &mut Scratch, k: usize) -> [f64; STAGES.len()] {
         let mut taken = [0.0; STAGES.len()];
         let mut time = |stage: usize, work: &mut dyn FnMut()| {
@@ -325,12 +455,20 @@ impl Searcher<'_> {
             taken[stage] = begin.elapsed().as_secs_f64();
         };
         let k = k.max(self.fitted.point.judge.map_or(0, |trust| trust.k));
-        time(0, &mut || self.project(scratch));
-        time(1, &mut || _ = self.probe(scratch));
-        time(2, &mut || self.meet(scratch));
-        time(3, &mut || self.list(scratch));
-        time(4, &mut || self.estimate(scratch, k));
-        time(5, &mut || self.rescore(scratch, k));
+        if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
+            let mut region = 0;
+            time(0, &mut || self.place(scratch));
+            time(1, &mut || region = self.region(scratch, regions).region);
+            time(2, &mut || _ = self.read_columns(scratch, &regions.each()[region], list, k));
+            time(6, &mut || self.estimate_listed(scratch, list, k));
+        } else {
+            time(0, &mut || self.project(scratch));
+            time(3, &mut || _ = self.probe(scratch));
+            time(4, &mut || self.meet(scratch));
+            time(5, &mut || self.list(scratch));
+            time(6, &mut || self.estimate(scratch, k));
+        }
+        time(7, &mut || self.rescore(scratch, k));
         taken
     }
 
@@ -488,17 +626,30 @@ impl Searcher<'_> {
 
     /// Compute the query's coordinates and its margins.
     fn project(&self, scratch: &mut Scratch) {
+        self.place(scratch);
+        self.hash(scratch);
+    }
+
+    /// Compute the query's coordinates, where these are not known yet.
+    fn place(&self, scratch: &mut Scratch) {
         if let Some(coordinates) = &self.fitted.coordinates
             && !scratch.projected
         {
             scratch.z.resize(coordinates.rows(), 0.0);
             coordinates.apply(self.kernel, &scratch.query, &mut scratch.rounded, &mut scratch.z);
+            scratch.projected = true;
         }
-        self.hash(scratch);
     }
 
-    /// The first table's bucket of the loaded query, whose coordinates are known.
-    pub fn first_code(&self, scratch: &mut Scratch) -> u32 {
+    /// Where the loaded query, whose coordinates are known, begins to search: queries of which this is the same read the
+    /// same memory. It is their region, where lists are read first, else the first table's bucket.
+    pub fn first_place(&self, scratch: &mut Scratch, effort: Effort) -> u32 {
+        if effort.adaptive
+            && self.fitted.point.list.is_some()
+            && let Some(regions) = self.fitted.regions.as_deref()
+        {
+            return regions.centers().nearest(self.kernel, &scratch.z, &mut scratch.place).region as u32;
+        }
         self.hash(scratch);
         code(&scratch.margins[..self.fitted.planes.n_bits()])
     }
@@ -611,6 +762,12 @@ const SCAN_ROWS: usize = 256;
 /// One block of columns of so many is asked beforehand what scores are worth keeping.
 const SAMPLED: usize = 16;
 
+/// Blocks of a list that are asked beforehand, at least.
+const GATHERED: usize = 8;
+
+/// A score that at least so many of these reach is known well enough.
+const LEAST_RANK: usize = 12;
+
 /// Scratch of a choice by sketches: of exemplars, of candidates, of all rows.
 #[derive(Default)]
 struct Cut {
@@ -706,6 +863,49 @@ impl Cut {
             self.offer_columns(kernel, view, m);
         }
         self.best.unordered(ids, scores);
+    }
+
+    /// List about `n` of the first `m` rows, rising, by what their columns promise: all above a score that so many of
+    /// some blocks reach. Where that fails, the best `n`.
+    fn gather(
+        &mut self,
+        kernel: Kernel,
+        columns: &Columns,
+        z: &[f32],
+        m: usize,
+        n: usize,
+        kept: &mut (Vec<u32>, Vec<f32>),
+    ) {
+        self.tables.prepare(columns, z);
+        let view = columns.view();
+        let blocks = m.div_ceil(BLOCK);
+        let apart = (blocks / GATHERED).clamp(1, SAMPLED);
+        self.scores.clear();
+        let mut block = [Promised::NOTHING];
+        for at in (apart / 2..blocks).step_by(apart) {
+            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
+            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
+        }
+        let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
+        let floor = *self.scores.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1;
+        let ids = &mut kept.0;
+        ids.clear();
+        let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
+        for from in (0..m).step_by(SCAN_ROWS) {
+            let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
+            kernel.scan_blocks(view, &self.tables, from / BLOCK, floor, blocks);
+            for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
+                let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
+                while above != 0 {
+                    ids.push(first as u32 + above.trailing_zeros());
+                    above &= above - 1;
+                }
+            }
+        }
+        if ids.len() < n / 4 || ids.len() > 4 * n {
+            self.shortlist(kernel, columns, z, m, n, kept);
+            kept.0.sort_unstable();
+        }
     }
 
     /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.

@@ -14,6 +14,9 @@ pub const GROUP: usize = 32;
 /// Widths in bits, in the order in which groups of them stand in a sketch.
 pub const WIDTHS: [usize; 4] = [8, 4, 2, 1];
 
+/// Bytes that a sketch may have: those of rows one or two cache lines, those in the columns of a region fewer.
+const SIZES: [usize; 3] = [36, 64, 128];
+
 /// For each of [`WIDTHS`]: step of the best uniform quantiser of a unit Gaussian, and its squared error
 /// (J. Max, 1960).
 const QUANTISER: [(f64, f64); 4] =
@@ -29,7 +32,7 @@ pub struct Layout {
 impl Layout {
     /// Check that the groups and the base logit fit.
     pub fn new(bytes: usize, counts: [usize; 4]) -> Result<Self> {
-        if bytes != 64 && bytes != 128 {
+        if !SIZES.contains(&bytes) {
             return Err(Error::value("sketch_bytes", "0, 64 or 128", bytes));
         }
         let units =
@@ -49,7 +52,7 @@ impl Layout {
         if variances.is_empty() {
             return Err(Error::value("variances", "at least one coordinate", 0));
         }
-        if bytes != 64 && bytes != 128 {
+        if !SIZES.contains(&bytes) {
             return Err(Error::value("sketch_bytes", "0, 64 or 128", bytes));
         }
         let units = bytes / 4 - 1;
@@ -378,6 +381,12 @@ const SHIFT: f32 = 12_582_912.0;
 #[inline(always)]
 pub(crate) fn round(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
+}
+
+/// The same as an integer, for 0 <= x < 65536.
+#[inline(always)]
+pub(crate) fn round_to_u16(x: f32) -> u16 {
+    (x + SHIFT).to_bits() as u16
 }
 
 /// The same as an integer, for |x| < 128, in one addition: it is in the last bits.

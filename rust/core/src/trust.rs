@@ -26,6 +26,12 @@ pub const TABLES: usize = 8;
 /// What a scan shows: a constant, and the k-th logit above the last estimate kept, in units of estimates' error.
 pub const SCAN: usize = 2;
 
+/// What an answer from the list of a region shows, in this order: a constant; the logarithms of the query's distance to
+/// the region's center, to the second nearest center, and to the mean query; the k-th logit above the mean of all rows, and
+/// the best above the k-th, in units of the first distance; the logarithm of the best label's rank in the list, and its mean
+/// over all k; and what a scan shows.
+pub const LISTED: usize = 9;
+
 /// Answers that trust can be about.
 const MOST_ANSWERS: usize = 1 << 16;
 
@@ -116,10 +122,7 @@ pub struct Met {
 
 impl Met {
     fn features(&self) -> [f32; TABLES] {
-        let distance = |distance: f32| {
-            if distance.is_nan() { NOWHERE } else { distance.clamp(NEAR, NOWHERE) }
-        };
-        let [nearest, last, mean] = [self.nearest, self.last, self.mean].map(distance);
+        let [nearest, last, mean] = [self.nearest, self.last, self.mean].map(bounded_distance);
         [
             1.0,
             nearest.ln(),
@@ -136,6 +139,47 @@ impl Met {
 /// Logarithm of the share of `n` neighbours that needed a label, where `count` did: halves keep it finite.
 pub fn share_needed(count: u16, n: usize) -> f32 {
     ((f32::from(count) + 0.5) / (n as f32 + 1.0)).ln()
+}
+
+/// What a search in the list of a region has computed of one query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Listed {
+    /// Distances to the region's center, to the second nearest center, and to the mean query.
+    pub distances: [f32; 3],
+    /// Best logit of the answer above its k-th.
+    pub spread: f32,
+    /// k-th logit of the answer above the mean of all rows.
+    pub kth: f32,
+    /// Logarithm of the rank of the best label in the list, from one.
+    pub rank_best: f32,
+    /// Its mean over all k.
+    pub rank: f32,
+    /// What estimates show.
+    pub scanned: Scanned,
+}
+
+impl Listed {
+    /// Numbers that a logistic function is fitted on.
+    pub fn features(&self) -> [f32; LISTED] {
+        let [near, second, mean] = self.distances.map(bounded_distance);
+        let [_, margin] = self.scanned.features();
+        [
+            1.0,
+            near.ln(),
+            second.ln(),
+            mean.ln(),
+            bounded(self.kth / near),
+            bounded(self.spread / near),
+            self.rank_best,
+            self.rank,
+            margin,
+        ]
+    }
+}
+
+/// Probability that an answer from a list is the full layer's.
+pub fn trust_in_list(weights: &[f32; LISTED], listed: &Listed) -> f32 {
+    logistic(weights, &listed.features())
 }
 
 /// What a scan has computed of one query.
@@ -183,6 +227,10 @@ impl Features {
     pub fn new(met: &Met, scanned: &Scanned, held: bool) -> Self {
         Features { tables: met.features(), scan: scanned.features(), held }
     }
+}
+
+fn bounded_distance(distance: f32) -> f32 {
+    if distance.is_nan() { NOWHERE } else { distance.clamp(NEAR, NOWHERE) }
 }
 
 fn bounded(x: f32) -> f32 {

@@ -53,10 +53,10 @@ proptest! {
         let long = Sketched::of(&(sketcher.clone(), sketches));
         prop_assert_eq!(Sketched::of_columns(&columns, m), long.columns());
         // Read from a file they are the same.
-        let again = Columns::from_parts(&sketcher, columns.codes().clone(), m).unwrap();
+        let again = Columns::beside(&sketcher, columns.codes().clone(), m).unwrap();
         prop_assert_eq!(Sketched::of_columns(&again, m), long.columns());
         let few = Block::copy_of(&columns.codes()[1..]);
-        prop_assert!(Columns::from_parts(&sketcher, few, m).is_err());
+        prop_assert!(Columns::beside(&sketcher, few, m).is_err());
     }
 
     #[test]
@@ -135,7 +135,7 @@ fn the_largest_sums_are_exact() {
         for fill in [0, 0xff] {
             let mut codes = vec![fill; len];
             codes[n * BLOCK..].fill(0);
-            let columns = Columns::from_parts(&sketcher, Block::copy_of(&codes), 64).unwrap();
+            let columns = Columns::beside(&sketcher, Block::copy_of(&codes), 64).unwrap();
             for (sign, outliers) in [(1.0f32, 0), (-1.0, 0), (1.0, 16), (-1.0, 16)] {
                 let mut z = vec![sign; columns.sketcher().half_steps().len()];
                 z.iter_mut().take(outliers).for_each(|z| *z *= 16.0);

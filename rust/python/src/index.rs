@@ -10,8 +10,10 @@ use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
 use lss_core::search::STAGES;
 use lss_core::tables::Tables;
-use lss_core::trust::{NUMBERS, SCAN, TABLES};
-use lss_core::{Answers, Effort, Error, Features, How, OnShort, OperatingPoint, Trust, Work, file, teacher};
+use lss_core::trust::{LISTED, NUMBERS, SCAN, TABLES};
+use lss_core::{
+    Answers, Effort, Error, Features, How, ListPoint, OnShort, OperatingPoint, Trust, Work, file, teacher,
+};
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
     PyUntypedArrayMethods,
@@ -27,10 +29,11 @@ use crate::learn::{Planes, labels, offsets};
 pub struct Index(pub Arc<lss_core::Index>);
 
 type One<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
-type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
+pub type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 type Top<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
 type Placed<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<f32>>);
 type Counted<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<f32>>);
+type Listed<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
 type Compared<'py> = (
     Bound<'py, PyArray2<i64>>,
     Bound<'py, PyArray2<i64>>,
@@ -117,6 +120,7 @@ impl Index {
         )?;
         let columns = fitted.columns.as_ref().map_or(0, |columns| columns.codes().nbytes());
         nbytes.set_item("columns", columns)?;
+        nbytes.set_item("regions", fitted.regions.as_ref().map_or(0, |regions| regions.nbytes()))?;
         nbytes.set_item("observing", self.0.observer_nbytes())?;
         let maps = fitted.coordinates.as_ref().map_or(0, Projection::nbytes);
         nbytes.set_item("maps", maps + fitted.planes.matrix().values().nbytes())?;
@@ -139,6 +143,12 @@ impl Index {
         dict.set_item("scan_trust", fitted.point.scan_trust)?;
         let judge = fitted.point.judge.map(|judge| judge.to_array());
         dict.set_item("judge", judge.map(|weights| PyTuple::new(py, weights)).transpose()?)?;
+        let list = fitted.point.list.map(|ListPoint { n_listed, n_rescore, trust, judge }| {
+            PyTuple::new(py, judge).map(|judge| (n_listed, n_rescore, trust, judge))
+        });
+        dict.set_item("list", list.transpose()?)?;
+        let listed = fitted.regions.as_ref().map_or(0, |regions| regions.most());
+        dict.set_item("n_listed", listed)?;
         dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
         dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;
@@ -236,6 +246,26 @@ impl Index {
             PyArray1::from_vec(py, of_scan).reshape([n, SCAN])?,
             PyArray1::from_vec(py, held),
         ))
+    }
+
+    /// Answer from the lists of regions: labels (n, k), and features of each answer.
+    fn read_lists<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        k: usize,
+        n_listed: usize,
+        n_rescore: usize,
+    ) -> PyResult<Listed<'py>> {
+        let (n, queries) = self.queries("x", &queries)?;
+        let labels = PyArray2::<i64>::zeros(py, [n, k], false);
+        let mut features = vec![[0.0f32; LISTED]; n];
+        {
+            let mut labels = labels.readwrite();
+            let labels = labels.as_slice_mut()?;
+            enter(py, || self.0.read_lists(&queries, k, [n_listed, n_rescore], labels, &mut features))?;
+        }
+        Ok((labels, PyArray1::from_vec(py, features.into_flattened()).reshape([n, LISTED])?))
     }
 
     /// The same rows, not fitted.
@@ -377,6 +407,22 @@ impl Index {
         PyArray1::from_vec(py, values).reshape([n, d])
     }
 
+    /// The rows of these labels in single precision.
+    fn rows_of<'py>(
+        &self,
+        py: Python<'py>,
+        labels: PyReadonlyArray1<'_, i64>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let (m, d) = (self.0.rows().m(), self.0.rows().d());
+        let ids = crate::learn::labels("labels", vector(&labels)?, m)?;
+        let (mut values, mut row) = (Vec::with_capacity(ids.len() * d), Vec::new());
+        for &id in &ids {
+            self.0.rows().widen_into(id as usize, 1, &mut row);
+            values.extend_from_slice(&row);
+        }
+        PyArray1::from_vec(py, values).reshape([ids.len(), d])
+    }
+
     #[getter]
     fn bias<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
         PyArray1::from_slice(py, self.0.rows().bias())
@@ -433,14 +479,31 @@ impl Index {
 }
 
 /// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan,
-/// trust, scan_trust, judge.
-pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; NUMBERS]>);
+/// trust, scan_trust, judge, list.
+pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; NUMBERS]>, Option<List>);
+
+/// What is read of lists: n_listed, n_rescore, trust, judge.
+type List = (usize, usize, f32, [f32; LISTED]);
 
 /// What an index searches with.
 pub fn operating_point(point: Point) -> OperatingPoint {
-    let (n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge) = point;
+    let (n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge, list) =
+        point;
     let judge = judge.map(|weights| Trust::from_array(&weights));
-    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge }
+    let list =
+        list.map(|(n_listed, n_rescore, trust, judge)| ListPoint { n_listed, n_rescore, trust, judge });
+    OperatingPoint {
+        n_probes,
+        max_entries,
+        n_neighbors,
+        n_rescore,
+        exact,
+        n_scan,
+        trust,
+        scan_trust,
+        judge,
+        list,
+    }
 }
 
 /// Larger k take the general way, which checks them.

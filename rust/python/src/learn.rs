@@ -6,14 +6,15 @@ use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
+use lss_core::regions::{self, Centers as CoreCenters, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::door::{check_dim, cube, enter, matrix, raise, vector};
-use crate::index::{Index, Point, operating_point};
+use crate::index::{Csr, Index, Point, operating_point};
 
 /// Logit-aligned coordinates of queries and rows.
 #[pyclass(frozen)]
@@ -87,6 +88,27 @@ pub fn exemplar_widths(variances: PyReadonlyArray1<'_, f32>) -> PyResult<Vec<usi
     Ok(sketcher.sketcher().layout().widths().collect())
 }
 
+/// The same for the labels of regions.
+#[pyfunction]
+pub fn region_widths(variances: PyReadonlyArray1<'_, f32>) -> PyResult<Vec<usize>> {
+    Ok(Layout::allocate(vector(&variances)?, regions::SKETCH_BYTES).map_err(raise)?.widths().collect())
+}
+
+/// Centers of regions in weighted leading coordinates.
+#[pyclass(frozen)]
+pub struct Centers(CoreCenters);
+
+#[pymethods]
+impl Centers {
+    #[new]
+    fn new(weights: PyReadonlyArray1<'_, f32>, centers: PyReadonlyArray2<'_, f32>) -> PyResult<Self> {
+        let ([_, cols], values) = matrix(&centers)?;
+        let weights = vector(&weights)?;
+        check_dim("centers", weights.len(), cols)?;
+        Ok(Centers(CoreCenters::new(weights, values).map_err(raise)?))
+    }
+}
+
 /// Gathers training queries, then builds.
 #[pyclass(frozen)]
 pub struct Builder {
@@ -98,13 +120,14 @@ pub struct Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (index, planes, coordinates, *, fill, always_include, sketch_bytes, point))]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, centers, always_include, sketch_bytes, point))]
     #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
     fn new(
         index: &Index,
         planes: &Planes,
         coordinates: Option<&Coordinates>,
         fill: &str,
+        centers: Option<&Centers>,
         always_include: PyReadonlyArray1<'_, i64>,
         sketch_bytes: usize,
         point: Point,
@@ -113,6 +136,7 @@ impl Builder {
             planes: planes.0.clone(),
             coordinates: coordinates.map(|coordinates| coordinates.0.clone()),
             fill: Fill::from_name(fill).map_err(raise)?,
+            centers: centers.map(|centers| centers.0.clone()),
             always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
             sketch_bytes,
             point: operating_point(point),
@@ -134,6 +158,71 @@ impl Builder {
         let labels = labels("Y", vector(&indices)?, self.m)?;
         let offsets = offsets(vector(&indptr)?)?;
         enter(py, || self.with(|builder| builder.add(&queries, Lists { offsets: &offsets, labels: &labels })))
+    }
+
+    /// Labels that the queries of each region needed, those needed most first, as indptr and ids.
+    fn lists<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Csr<'py>> {
+        let lists = enter(py, || self.with(|builder| builder.lists(most)))?;
+        let mut offsets = vec![0i64];
+        offsets.extend(lists.iter().scan(0, |end, list| {
+            *end += list.len() as i64;
+            Some(*end)
+        }));
+        let ids = lists.into_iter().flatten().map(i64::from).collect();
+        Ok((PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids)))
+    }
+
+    /// Have such lists laid out, by coordinates of each region.
+    #[allow(clippy::too_many_arguments, reason = "arrays from Python, one by one")]
+    fn lay_out(
+        &self,
+        py: Python<'_>,
+        indptr: PyReadonlyArray1<'_, i64>,
+        ids: PyReadonlyArray1<'_, i64>,
+        query_maps: PyReadonlyArray3<'_, f32>,
+        centers: PyReadonlyArray2<'_, f32>,
+        deviations: PyReadonlyArray2<'_, f32>,
+        row_maps: PyReadonlyArray3<'_, f32>,
+        means: PyReadonlyArray2<'_, f32>,
+        variances: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<()> {
+        let (offsets, ids) = (offsets(vector(&indptr)?)?, labels("ids", vector(&ids)?, self.m)?);
+        let lists = Lists { offsets: &offsets, labels: &ids };
+        let ([n, p, q], query_maps) = cube(&query_maps)?;
+        let ([_, _, d], row_maps) = cube(&row_maps)?;
+        let ([_, _], centers) = matrix(&centers)?;
+        let ([_, _], deviations) = matrix(&deviations)?;
+        let ([_, _], means) = matrix(&means)?;
+        let sizes = [centers.len(), deviations.len(), row_maps.len(), means.len(), d];
+        if sizes != [n * q, n * q, n * p * d, n * d, self.d] {
+            let got = format!("{sizes:?}");
+            return Err(raise(Error::Value { arg: "query_maps", expected: "of one size".into(), got }));
+        }
+        lists.check(n, self.m).map_err(raise)?;
+        let region = |at: usize| {
+            let center = &centers[at * q..][..q];
+            let map = &query_maps[at * p * q..][..p * q];
+            let offset: Vec<f32> = map
+                .chunks_exact(q)
+                .map(|row| -row.iter().zip(center).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>())
+                .map(|offset| offset as f32)
+                .collect();
+            let spread = [center, &deviations[at * q..][..q]];
+            Ok(RegionMap {
+                query: Projection::new(p, q, map, &offset, spread)?,
+                row: row_maps[at * p * d..][..p * d].to_vec(),
+                mean: means[at * d..][..d].to_vec(),
+            })
+        };
+        let variances = vector(&variances)?.to_vec();
+        let all: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
+        enter(py, || {
+            let maps = (0..n).map(region).collect::<lss_core::Result<Vec<_>>>()?;
+            self.with(|builder| {
+                builder.lay_out(all, maps, variances);
+                Ok(())
+            })
+        })
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {

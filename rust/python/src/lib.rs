@@ -52,6 +52,7 @@ fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("FormatError", py.get_type::<FormatError>())?;
     module.add_class::<index::Index>()?;
     module.add_class::<learn::Builder>()?;
+    module.add_class::<learn::Centers>()?;
     module.add_class::<learn::Coordinates>()?;
     module.add_class::<learn::Planes>()?;
     module.add_function(wrap_pyfunction!(set_num_threads, module)?)?;
@@ -60,5 +61,6 @@ fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(active_kernel, module)?)?;
     module.add_function(wrap_pyfunction!(learn::sketch_widths, module)?)?;
     module.add_function(wrap_pyfunction!(learn::exemplar_widths, module)?)?;
+    module.add_function(wrap_pyfunction!(learn::region_widths, module)?)?;
     Ok(())
 }

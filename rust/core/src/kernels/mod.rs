@@ -185,6 +185,10 @@ const AHEAD_ROWS: usize = 2;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const AHEAD_SKETCHES: usize = 20;
 
+/// Blocks of columns are fetched this many before they are used.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const AHEAD_BLOCKS: usize = 2;
+
 /// A kernel that this CPU can run. Holding one is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {

@@ -1,0 +1,188 @@
+"""Regions: parts of the space of queries, each with a list of the labels that its queries needed.
+
+Queries are put together around centers by k-means, in the coordinates and weights by which exemplars are near:
+near each other are queries for which all rows' logits are alike (``rust/core/src/exemplars.rs``). Within a region
+queries differ by less, and along other directions, so each region has coordinates of its own: the closed form of
+:mod:`lss_rs.learn.aligned` once more, for its queries and the labels of its list.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lss_rs import _core
+from lss_rs.learn.aligned import closed_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lss_rs._arrays import QueryRows
+    from lss_rs.learn.aligned import Alignment
+
+    Report = Callable[[str, int, int], None]
+
+MOST_LISTED = 8192
+"""Labels that a region lists, at most."""
+_WIDTH = 64
+"""Leading coordinates, at most, that queries are put together by."""
+_SAMPLE = 100_000
+"""Training queries, at most, that regions are learned from."""
+_STEPS = 12
+_ROWS = 2048
+"""Labels of a list, at most, whose covariance stands for that of all."""
+_PRIOR = 0.5
+"""What the covariance of queries in all regions counts in each, in queries a coordinate."""
+
+
+class Regions(NamedTuple):
+    """Where regions are, and what the queries in each are like.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (r,)
+        What coordinates are multiplied by, for distances.
+    centers : ndarray of float32, shape (n_regions, r)
+        Weighted.
+    means : ndarray of float64, shape (n_regions, d)
+        Mean query of each.
+    covariances : ndarray of float32, shape (n_regions, p, p)
+        Of the queries' coordinates around their mean, as far as few queries tell.
+    alignment : Alignment
+        The p coordinates that an index keeps.
+    """
+
+    weights: NDArray[np.float32]
+    centers: NDArray[np.float32]
+    means: NDArray[np.float64]
+    covariances: NDArray[np.float32]
+    alignment: Alignment
+
+
+def learn_regions(
+    alignment: Alignment, queries: QueryRows, n_regions: int, seed: int, report: Report
+) -> Regions:
+    """Put training queries together.
+
+    Parameters
+    ----------
+    alignment : Alignment
+        The coordinates that an index keeps.
+    queries : QueryRows
+        Training queries.
+    n_regions : int
+    seed : int
+    report : callable
+        ``report(stage, done, total)``.
+    """
+    r = min(_WIDTH, len(alignment.variances))
+    largest = alignment.variances[0]
+    weights = np.sqrt(alignment.variances[:r] / largest) if largest > 0 else np.ones(r, np.float32)
+    leading = alignment.leading(r)
+    step = -(-queries.n // _SAMPLE)
+    sample = np.concatenate(
+        [(block @ leading.query_map.T + leading.query_offset) * weights for block in queries.blocks(step)]
+    )
+    centers = _k_means(sample, min(n_regions, len(sample)), seed, report)
+    p, d = alignment.query_map.shape
+    counts = np.zeros(len(centers))
+    sums, means = np.zeros((len(centers), p)), np.zeros((len(centers), d))
+    products = np.zeros((len(centers), p, p), np.float32)
+    for block in queries.blocks(step):
+        z = block @ alignment.query_map.T + alignment.query_offset
+        regions = _nearest(z[:, :r] * weights, centers)
+        for region in np.unique(regions):
+            members = regions == region
+            here = z[members]
+            counts[region] += len(here)
+            sums[region] += here.sum(axis=0)
+            means[region] += block[members].sum(axis=0)
+            products[region] += here.T @ here
+    known = np.maximum(counts, 1.0)[:, None]
+    sums, means = sums / known, means / known
+    means[counts == 0] = alignment.query_mean
+    products -= (counts[:, None, None] * sums[:, :, None] * sums[:, None, :]).astype(np.float32)
+    # few queries tell little of their covariance: what is missing is that within all regions
+    within = products.sum(axis=0) / counts.sum()
+    prior = _PRIOR * p
+    products += prior * within
+    products /= (counts + prior).astype(np.float32)[:, None, None]
+    return Regions(weights.astype(np.float32), centers, means, products, alignment)
+
+
+def lay_out(
+    builder: _core.Builder, index: _core.Index, regions: Regions, report: Report
+) -> None:
+    """Learn coordinates for each region from its queries and its list, and have the lists laid out.
+
+    Parameters
+    ----------
+    builder : _core.Builder
+        Knows all training queries and the labels that they needed.
+    index : _core.Index
+        Holds the rows.
+    regions : Regions
+    report : callable
+        ``report(stage, done, total)``.
+    """
+    indptr, ids = builder.lists(MOST_LISTED)
+    alignment, n = regions.alignment, len(regions.centers)
+    p = len(alignment.variances)
+    variances = np.zeros((n, p))
+    query_maps, row_maps = np.empty((n, p, p), np.float32), np.empty((n, p, p), np.float32)
+    for region in range(n):
+        listed = ids[indptr[region] : indptr[region + 1]]
+        rows = index.rows_of(np.ascontiguousarray(listed[:: -(-len(listed) // _ROWS) or 1]))
+        z = rows @ alignment.row_map.T
+        z -= z.mean(axis=0) if len(z) else 0.0
+        covariance = z.T @ z / max(len(z), 1)
+        covariance += np.diag(alignment.variances) / (1 + len(z))  # of few labels, too
+        form = closed_form(regions.covariances[region].astype(np.float64), covariance.astype(np.float64))
+        query_maps[region], row_maps[region], variances[region] = form.query_map, form.row_map, form.variances
+        report("regions", region + 1, n)
+    of_all = variances.mean(axis=0).astype(np.float32)
+    kept = min(32 * len(_core.region_widths(of_all)), p)
+    to_rows = row_maps[:, :kept] @ alignment.row_map
+    z_means = (
+        regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset
+    ).astype(np.float32)
+    spread = np.sqrt(np.maximum(np.diagonal(regions.covariances, axis1=1, axis2=2), 0.0))
+    builder.lay_out(
+        indptr,
+        ids,
+        np.ascontiguousarray(query_maps[:, :kept]),
+        z_means,
+        np.ascontiguousarray(spread),
+        np.ascontiguousarray(to_rows),
+        (alignment.scale * (regions.means - alignment.query_mean)).astype(np.float32),
+        of_all,
+    )
+
+
+def _nearest(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:
+    halves = 0.5 * (centers * centers).sum(axis=1)
+    return np.argmax(points @ centers.T - halves, axis=1)
+
+
+def _k_means(
+    points: NDArray[np.float32], n: int, seed: int, report: Report
+) -> NDArray[np.float32]:
+    """Lloyd's algorithm from points drawn at random; a center that nothing is near to stays."""
+    rng = np.random.default_rng(seed)
+    centers = points[rng.choice(len(points), n, replace=False)]
+    for done in range(_STEPS):
+        sums, counts = np.zeros((n, points.shape[1])), np.zeros(n)
+        for lo in range(0, len(points), 8192):
+            part = points[lo : lo + 8192]
+            nearest = _nearest(part, centers)
+            order = np.argsort(nearest, kind="stable")
+            found, starts = np.unique(nearest[order], return_index=True)
+            sums[found] += np.add.reduceat(part[order], starts, axis=0)
+            counts[found] += np.diff([*starts, len(part)])
+        met = counts > 0
+        centers[met] = (sums[met] / counts[met, None]).astype(np.float32)
+        report("regions", done + 1, _STEPS)
+    return centers

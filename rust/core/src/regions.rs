@@ -1,0 +1,432 @@
+//! Regions: where a query lies says which labels queries like it needed, and in what order to look at them.
+//!
+//! Training queries are put together around centers, by the distance that exemplars are met by: near each other are
+//! queries for which all rows' logits are alike. Each region lists the labels that its queries needed, those needed most
+//! first, and lays them out as columns of their own. A search reads the beginning of one list in order, which costs a
+//! tenth of what it costs to find labels one by one.
+//!
+//! Within a region queries differ by less than everywhere and along other directions, so a region has coordinates of its
+//! own, aligned for its queries and its labels, and base logits of its mean query: half as many bytes of them tell rows
+//! apart as well.
+
+use crate::columns::{self, Columns};
+use crate::coordinates::Projection;
+use crate::error::{Error, Result};
+use crate::exemplars::Lists;
+use crate::kernels::Kernel;
+use crate::kernels::gemm::{View, product};
+use crate::memory::{Block, Buffer, Matrix, padded};
+use crate::rows::Rows;
+use crate::sketch::{GROUP, Layout, Sketcher};
+use rayon::prelude::*;
+
+/// Bytes of a label's sketch in the columns of a region, of which four are the base logit.
+pub const SKETCH_BYTES: usize = 36;
+
+/// Labels whose coordinates are computed at a time.
+const LABELS: usize = 1024;
+
+/// A label counts for a query as one over this and its rank among those that the query needed.
+const RANKS: f32 = 5.0;
+
+/// Where regions are.
+#[derive(Clone)]
+pub struct Centers {
+    /// What a coordinate is multiplied by, for distances.
+    weights: Block<f32>,
+    /// Weighted coordinates, a row each.
+    matrix: Matrix,
+    /// Half of each row's square.
+    halves: Vec<f32>,
+}
+
+/// Scratch of the choice of a region.
+#[derive(Default)]
+pub struct Place {
+    weighted: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+/// How a query lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nearest {
+    /// The nearest center.
+    pub region: usize,
+    /// Distances to the nearest and to the second nearest center, and to the mean query.
+    pub distances: [f32; 3],
+}
+
+impl Centers {
+    /// Centers in the leading coordinates, weighted.
+    pub fn new(weights: &[f32], centers: &[f32]) -> Result<Self> {
+        let cols = weights.len();
+        if cols == 0 || centers.is_empty() || !centers.len().is_multiple_of(cols) {
+            let got = format!("{} values", centers.len());
+            return Err(Error::value("centers", format!("rows of {cols} coordinates"), got));
+        }
+        let matrix = Matrix::new(centers.len() / cols, cols, centers);
+        Self::from_parts(Block::copy_of(weights), matrix)
+    }
+
+    /// As a file holds them.
+    pub fn from_parts(weights: Block<f32>, matrix: Matrix) -> Result<Self> {
+        if weights.is_empty() || matrix.rows() == 0 || weights.len() != matrix.cols() {
+            let got = format!("{} of {}", matrix.rows(), matrix.cols());
+            return Err(Error::value("centers", format!("some, of {} coordinates", weights.len()), got));
+        }
+        let half = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>() / 2.0;
+        let halves = matrix.values().chunks_exact(matrix.stride()).map(half).collect();
+        Ok(Centers { weights, matrix, halves })
+    }
+
+    /// Number of regions.
+    pub fn len(&self) -> usize {
+        self.halves.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.halves.is_empty()
+    }
+
+    /// What coordinates are multiplied by.
+    pub fn weights(&self) -> &Block<f32> {
+        &self.weights
+    }
+
+    /// Weighted coordinates, a row each.
+    pub fn matrix(&self) -> &Matrix {
+        &self.matrix
+    }
+
+    /// How a query with coordinates `z` lies; of equally near centers the first is nearest.
+    pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
+        let Place { weighted, scores } = place;
+        weighted.clear();
+        weighted.extend(z.iter().zip(&self.weights[..]).map(|(z, weight)| z * weight));
+        let own: f32 = weighted.iter().map(|value| value * value).sum();
+        weighted.resize(padded(self.weights.len()), 0.0);
+        scores.resize(self.len(), 0.0);
+        kernel.dot_rows(self.matrix.values(), self.matrix.stride(), weighted, scores);
+        let (mut region, mut best, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for (at, (score, half)) in scores.iter().zip(&self.halves).enumerate() {
+            let score = score - half;
+            if score > best {
+                (region, second, best) = (at, best, score);
+            } else if score > second {
+                second = score;
+            }
+        }
+        let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
+        Nearest { region, distances: [distance(best), distance(second), own.sqrt()] }
+    }
+}
+
+/// What learning has found for a region.
+#[derive(Clone)]
+pub struct RegionMap {
+    /// From a query's coordinates to those of the region.
+    pub query: Projection,
+    /// From rows to them, one row-major row a coordinate.
+    pub row: Vec<f32>,
+    /// By what the region's mean query differs from that of all, on the scale of base logits.
+    pub mean: Vec<f32>,
+}
+
+/// One region.
+#[derive(Clone)]
+pub struct Region {
+    /// From a query's coordinates to those of the region.
+    pub map: Projection,
+    /// The labels, those needed most first.
+    pub labels: Block<u32>,
+    /// Their columns, in this order.
+    pub columns: Columns,
+}
+
+/// All regions.
+#[derive(Clone)]
+pub struct Regions {
+    centers: Centers,
+    layout: Layout,
+    each: Vec<Region>,
+    parts: Parts,
+}
+
+/// What the regions consist of, region after region, as a file holds it.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where the labels of each region begin, and where the last ones end.
+    pub offsets: Block<u32>,
+    /// All labels.
+    pub labels: Block<u32>,
+    /// All columns.
+    pub columns: Block<u8>,
+    /// Half steps of the columns' codes.
+    pub half_steps: Block<f32>,
+    /// Maps of queries, padded rows.
+    pub maps: Block<i8>,
+    /// What each row of these is multiplied by.
+    pub scales: Block<f32>,
+    /// Mean query of each region.
+    pub center: Block<f32>,
+    /// What each coordinate of a query is multiplied by.
+    pub weights: Block<f32>,
+}
+
+impl Regions {
+    /// Lay out the labels of each region.
+    ///
+    /// `variances` are those that a region's coordinates have in logits, and `base` the logits of the mean query of all.
+    pub fn build(
+        rows: &Rows,
+        base: &[f32],
+        centers: Centers,
+        lists: &[Vec<u32>],
+        maps: &[RegionMap],
+        variances: &[f32],
+    ) -> Result<Self> {
+        let layout = Layout::allocate(variances, SKETCH_BYTES)?;
+        let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
+        let Some(q) = maps.first().map(|map| map.query.matrix().cols()) else {
+            return Err(Error::value("maps", "one a region", "none"));
+        };
+        let fits = |map: &RegionMap| {
+            let matrix = map.query.matrix();
+            (matrix.rows(), matrix.cols(), map.row.len(), map.mean.len()) == (p, q, p * d, d)
+        };
+        if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
+            let got = format!("{} maps and {} lists", maps.len(), lists.len());
+            return Err(Error::value("maps", format!("{} of {p} coordinates", centers.len()), got));
+        }
+        let mut offsets = vec![0u32];
+        let mut end = 0usize;
+        for list in lists {
+            end += list.len();
+            offsets.push(u32::try_from(end).map_err(|_| Error::value("lists", "of fewer labels", end))?);
+        }
+        let sizes: Vec<usize> = lists.iter().map(|list| columns::bytes_of(&layout, list.len())).collect();
+        let mut all = Buffer::zeroed(sizes.iter().sum());
+        let mut rest: &mut [u8] = &mut all;
+        let mut outputs = Vec::new();
+        for &size in &sizes {
+            let part;
+            (part, rest) = rest.split_at_mut(size);
+            outputs.push(part);
+        }
+        let steps = outputs.into_par_iter().zip(lists).zip(maps).map(|((out, list), map)| {
+            let sketcher = lay_region(rows, base, list, map, &layout, p, out);
+            sketcher.half_steps().to_vec()
+        });
+        let half_steps = steps.collect::<Vec<_>>().concat();
+        let of = |part: fn(&Projection) -> &Block<f32>| {
+            let values: Vec<f32> = maps.iter().flat_map(|map| part(&map.query).iter().copied()).collect();
+            Block::copy_of(&values)
+        };
+        let matrices: Vec<i8> = maps.iter().flat_map(|map| map.query.matrix().values().to_vec()).collect();
+        let parts = Parts {
+            offsets: Block::copy_of(&offsets),
+            labels: Block::copy_of(&lists.concat()),
+            columns: all.freeze(),
+            half_steps: Block::copy_of(&half_steps),
+            maps: Block::copy_of(&matrices),
+            scales: of(Projection::scales),
+            center: of(Projection::center),
+            weights: of(Projection::weights),
+        };
+        Self::from_parts(centers, layout, parts)
+    }
+
+    /// As a file holds them; [`Regions::validate`] checks the contents.
+    pub fn from_parts(centers: Centers, layout: Layout, parts: Parts) -> Result<Self> {
+        let n = centers.len();
+        let bad = |what: &str| Err(Error::format("regions whose parts fit each other", what));
+        let Parts { offsets, labels, columns, half_steps, maps, scales, center, weights } = &parts;
+        if layout.bytes() != SKETCH_BYTES {
+            return bad("sketches of another size");
+        }
+        let steps = layout.groups() * GROUP;
+        let (p, q) = (scales.len() / n, center.len() / n);
+        let stride = padded(q);
+        if offsets.len() != n + 1
+            || offsets[0] != 0
+            || offsets[n] as usize != labels.len()
+            || half_steps.len() != n * steps
+            || (p == 0 || p > steps || scales.len() != n * p)
+            || (q == 0 || center.len() != n * q || weights.len() != n * q)
+            || Some(maps.len()) != p.checked_mul(stride).and_then(|each| each.checked_mul(n))
+        {
+            return bad("other sizes");
+        }
+        let (mut each, mut at) = (Vec::with_capacity(n), 0);
+        for (region, ends) in offsets.windows(2).enumerate() {
+            let Some(size) = ends[1].checked_sub(ends[0]) else { return bad("falling offsets") };
+            let bytes = columns::bytes_of(&layout, size as usize);
+            if columns.len() - at < bytes {
+                return bad("fewer columns");
+            }
+            let matrix = Matrix::from_padded(p, q, maps.part(region * p * stride, p * stride))?;
+            let of_query = [
+                scales.part(region * p, p),
+                Block::copy_of(&vec![0.0; p]),
+                center.part(region * q, q),
+                weights.part(region * q, q),
+            ];
+            let sketcher = Sketcher::from_parts(layout, half_steps[region * steps..][..steps].to_vec())?;
+            each.push(Region {
+                map: Projection::from_parts(matrix, of_query)?,
+                labels: labels.part(ends[0] as usize, size as usize),
+                columns: Columns::from_parts(sketcher, columns.part(at, bytes), size as usize)?,
+            });
+            at += bytes;
+        }
+        if at != columns.len() {
+            return bad("more columns");
+        }
+        Ok(Regions { centers, layout, each, parts })
+    }
+
+    /// Prove that each list has different labels below `m`, and that coordinates of queries are `p`.
+    pub fn validate(&self, m: usize, p: usize) -> Result<()> {
+        let bad = |what: String| Err(Error::format("valid regions", what));
+        if self.each[0].map.matrix().cols() > p || self.centers.weights.len() > p {
+            return bad(format!("more coordinates than {p}"));
+        }
+        let mut seen = vec![usize::MAX; m];
+        for (region, Region { labels, .. }) in self.each.iter().enumerate() {
+            for &label in &labels[..] {
+                match seen.get_mut(label as usize) {
+                    Some(last) if *last != region => *last = region,
+                    Some(_) => return bad(format!("label {label} twice in region {region}")),
+                    None => return bad(format!("label {label} of {m} in region {region}")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where they are.
+    pub fn centers(&self) -> &Centers {
+        &self.centers
+    }
+
+    /// What the columns' codes are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Each of them.
+    pub fn each(&self) -> &[Region] {
+        &self.each
+    }
+
+    /// What they consist of.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Labels in the longest list.
+    pub fn most(&self) -> usize {
+        self.each.iter().map(|region| region.labels.len()).max().unwrap_or(0)
+    }
+
+    /// Bytes of it all.
+    pub fn nbytes(&self) -> usize {
+        let Parts { offsets, labels, columns, half_steps, maps, scales, center, weights } = &self.parts;
+        let floats = [half_steps, scales, center, weights].map(Block::nbytes).iter().sum::<usize>();
+        offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + floats
+    }
+}
+
+/// Sketch the labels of one region into its columns; returns how they are read.
+fn lay_region(
+    rows: &Rows,
+    base: &[f32],
+    list: &[u32],
+    map: &RegionMap,
+    layout: &Layout,
+    p: usize,
+    out: &mut [u8],
+) -> Sketcher {
+    let (d, n) = (rows.d(), list.len());
+    let (mut zs, mut bases) = (vec![0.0; n * p], vec![0.0f32; n]);
+    let (mut wide, mut row) = (Vec::new(), Vec::new());
+    let outputs = zs.chunks_mut(LABELS * p).zip(bases.chunks_mut(LABELS));
+    for (labels, (zs, bases)) in list.chunks(LABELS).zip(outputs) {
+        wide.clear();
+        for (&label, base_here) in labels.iter().zip(bases) {
+            rows.widen_into(label as usize, 1, &mut row);
+            let further: f64 = row.iter().zip(&map.mean).map(|(w, q)| f64::from(*w) * f64::from(*q)).sum();
+            *base_here = (f64::from(base[label as usize]) + further) as f32;
+            wide.extend_from_slice(&row);
+        }
+        product(
+            View { values: &wide, rows: labels.len(), cols: d, stride: d },
+            View { values: &map.row, rows: p, cols: d, stride: d },
+            zs,
+        );
+    }
+    // What all labels have in common changes no order.
+    let mut moments = vec![[0.0f64; 2]; p];
+    for z in zs.chunks_exact(p) {
+        for ([sum, squares], &z) in moments.iter_mut().zip(z) {
+            *sum += f64::from(z);
+            *squares += f64::from(z) * f64::from(z);
+        }
+    }
+    let count = n.max(1) as f64;
+    let means: Vec<f32> = moments.iter().map(|[sum, _]| (sum / count) as f32).collect();
+    let variances: Vec<f32> = moments
+        .iter()
+        .map(|[sum, squares]| (squares / count - (sum / count) * (sum / count)).max(0.0) as f32)
+        .collect();
+    for z in zs.chunks_exact_mut(p) {
+        z.iter_mut().zip(&means).for_each(|(z, mean)| *z -= mean);
+    }
+    let mut sketcher = Sketcher::with_layout(*layout, &variances);
+    let mut reach = vec![0.0f32; sketcher.covering().min(p)];
+    for z in zs.chunks_exact(p) {
+        reach.iter_mut().zip(z).for_each(|(reach, z)| *reach = reach.max(z.abs()));
+    }
+    sketcher.cover(&reach);
+    columns::lay(layout, n, out, |at, sketch| {
+        sketcher.encode(&zs[at * p..][..p], bases[at], sketch);
+        bases[at]
+    });
+    sketcher
+}
+
+/// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most. Query i lies in
+/// `regions[i]`, and needed the first of its labels most of all. Labels in `without` (rising) are left out.
+pub fn lists(
+    n: usize,
+    regions: &[u32],
+    lists: Lists<'_>,
+    m: usize,
+    most: usize,
+    without: &[u32],
+) -> Vec<Vec<u32>> {
+    let mut members: Vec<Vec<usize>> = vec![Vec::new(); n];
+    for (query, &region) in regions.iter().enumerate() {
+        members[region as usize].push(query);
+    }
+    let of_region = |used: &mut Vec<f32>, members: &Vec<usize>| {
+        used.resize(m, 0.0);
+        let mut touched = Vec::new();
+        for &query in members {
+            for (rank, &label) in lists.get(query).iter().enumerate() {
+                let used = &mut used[label as usize];
+                if *used == 0.0 {
+                    touched.push(label);
+                }
+                *used += 1.0 / (RANKS + 1.0 + rank as f32);
+            }
+        }
+        let mut order: Vec<(f32, u32)> =
+            touched.iter().map(|&label| (std::mem::take(&mut used[label as usize]), label)).collect();
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let ranked = order.into_iter().map(|(_, label)| label);
+        ranked.filter(|label| without.binary_search(label).is_err()).take(most).collect::<Vec<u32>>()
+    };
+    members.par_iter().map_init(Vec::new, of_region).collect()
+}
