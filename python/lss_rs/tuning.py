@@ -52,7 +52,7 @@ _LOSSES = (1, 2, 4)
 _TRUSTED, _JUDGED, _CONFIRMED = 8, 4096, 3
 """Points that trust is learned at, at most, queries that it is learned from, and points to be confirmed."""
 
-_LISTED, _LIST_RESCORE = (1024, 2048, 4096), (32, 64)
+_LISTED, _LIST_RESCORE = (256, 512, 1024, 2048, 4096), (16, 32, 64, 128)
 """Labels read of a list and rows rescored, beside as many as there are."""
 
 _GLANCE = 1024

@@ -14,7 +14,7 @@ use crate::index::Index;
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::Block;
-use crate::regions::{self, Centers, Place, RegionMap, Regions};
+use crate::regions::{self, Centers, Place, Plan, Regions};
 use crate::rows::Rows;
 use crate::sketch::{Sketcher, Sketches};
 use crate::tables::Tables;
@@ -54,8 +54,8 @@ pub struct Builder {
     regions: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
-    /// The regions' lists, the maps into them, and the variances that their coordinates have.
-    laid: Option<(Vec<Vec<u32>>, Vec<RegionMap>, Vec<f32>)>,
+    /// What regions are laid out from.
+    plan: Option<Plan>,
 }
 
 impl Builder {
@@ -115,7 +115,7 @@ impl Builder {
             regions: Vec::new(),
             offsets: vec![0],
             labels: Vec::new(),
-            laid: None,
+            plan: None,
         })
     }
 
@@ -151,9 +151,9 @@ impl Builder {
         threads::install(0, || regions::lists(centers.len(), &self.regions, lists, m, most, &without))
     }
 
-    /// Have these lists laid out, by maps into the regions, whose coordinates have these variances.
-    pub fn lay_out(&mut self, lists: Vec<Vec<u32>>, maps: Vec<RegionMap>, variances: Vec<f32>) {
-        self.laid = Some((lists, maps, variances));
+    /// Have lists laid out.
+    pub fn lay_out(&mut self, plan: Plan) {
+        self.plan = Some(plan);
     }
 
     /// Build tables and sketches and swap them in.
@@ -166,7 +166,7 @@ impl Builder {
             codes,
             offsets,
             labels,
-            laid,
+            plan,
             ..
         } = self;
         let rows = index.rows();
@@ -212,10 +212,8 @@ impl Builder {
                 _ => None,
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
-            let regions = match (recipe.centers, laid) {
-                (Some(centers), Some((lists, maps, variances))) => {
-                    Some(Arc::new(Regions::build(rows, base, centers, &lists, &maps, &variances)?))
-                }
+            let regions = match (recipe.centers, plan) {
+                (Some(centers), Some(plan)) => Some(Arc::new(Regions::build(rows, base, centers, &plan)?)),
                 _ => None,
             };
             let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;

@@ -12,8 +12,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernels::prefetch;
-use crate::memory::{Block, Buffer, LINE};
+use crate::memory::{Block, Buffer};
 use crate::sketch::{
     GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round, round_to_u16,
     unpack_group,
@@ -191,17 +190,6 @@ impl<'a> ColumnsView<'a> {
         self.codes.len() / stride(self.n)
     }
 
-    /// Ask for a block, if there is one.
-    #[inline(always)]
-    pub fn prefetch(&self, block: usize) {
-        let stride = stride(self.n);
-        if let Some(block) = self.codes.get(block * stride..).and_then(|codes| codes.get(..stride)) {
-            for at in (0..stride).step_by(LINE) {
-                prefetch(block, at);
-            }
-        }
-    }
-
     /// The codes of a block, column by column, and its base logits. Panics if there is no such block.
     #[inline(always)]
     pub fn block(&self, block: usize) -> (&'a [[u8; BLOCK]], &'a [f32; BLOCK]) {
@@ -240,8 +228,10 @@ pub struct ColumnQuery {
 }
 
 impl ColumnQuery {
-    /// Make tables for a query with coordinates `z`; missing ones count as zero.
-    pub fn prepare(&mut self, columns: &Columns, z: &[f32]) {
+    /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel:
+    /// [`crate::kernels::Kernel::prepare_columns`].
+    #[inline(always)]
+    pub(crate) fn prepare(&mut self, columns: &Columns, z: &[f32]) {
         let half_steps = columns.sketcher.half_steps();
         self.values.clear();
         self.values.extend(z.iter().zip(half_steps).map(|(z, half_step)| 2.0 * (z * half_step)));
@@ -304,6 +294,7 @@ impl ColumnQuery {
 
 /// What the lower and the upper two bits of each half byte add, for a group of coordinates of one width. `values` is
 /// what a step of the code adds.
+#[inline(always)]
 fn parts(values: &[f32], width: usize, parts: &mut Vec<[[f32; 4]; 2]>) {
     // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
     let line = |value: f32| std::array::from_fn(|code| value * code as f32);
@@ -323,11 +314,13 @@ fn parts(values: &[f32], width: usize, parts: &mut Vec<[[f32; 4]; 2]>) {
     }
 }
 
+#[inline(always)]
 fn least(values: &[f32; 4]) -> f32 {
     values.iter().copied().fold(f32::INFINITY, f32::min)
 }
 
 /// From the least to the most that a half byte adds.
+#[inline(always)]
 fn range(parts: &[[f32; 4]; 2]) -> f32 {
     let [a, b] = parts.map(|part| part.into_iter().fold(f32::NEG_INFINITY, f32::max) - least(&part));
     a + b

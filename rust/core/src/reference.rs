@@ -20,14 +20,15 @@ use crate::columns::Columns;
 use crate::coordinates::{Affine, Coordinates, Projection};
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
-use crate::fitted::{Fill, Fitted, OperatingPoint};
+use crate::fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
+use crate::regions::Region;
 use crate::rows::{Rows, Weights};
 use crate::search::{Effort, OnShort, Step, Work};
 use crate::sketch::{Layout, Sketcher, Sketches};
 use crate::tables::Tables;
-use crate::trust::TABLES;
+use crate::trust::{LISTED, TABLES};
 
 // ---------------------------------------------------------------------------------------------------- project
 
@@ -459,6 +460,30 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
     columns.codes.iter().zip(&columns.base).map(|(codes, &base)| score(codes, base)).collect()
 }
 
+/// The places, rising, of about `most` scores: all above the one of a certain rank among the scores of some blocks of 64.
+/// These are at least eight blocks if there are so many, and every sixteenth at least; the rank is that which `most` has
+/// among all, and at least 12. Where that gives less than a quarter of `most` or more than four times as many: the best.
+pub fn gather(scores: &[f32], most: usize) -> Vec<u32> {
+    let blocks = scores.len().div_ceil(64);
+    let apart = (blocks / 8).clamp(1, 16);
+    let seen = (apart / 2..blocks).step_by(apart).flat_map(|block| {
+        let from = 64 * block;
+        scores[from..scores.len().min(from + 64)].iter().map(|&score| (score, 0))
+    });
+    let seen: Vec<(f32, u32)> = seen.collect();
+    let rank = (most * seen.len() / scores.len()).max(12).min(seen.len() - 1);
+    let floor = top(&seen, seen.len())[rank].0;
+    let below = |score: f32| score <= floor;
+    let mut places: Vec<u32> =
+        (0..scores.len() as u32).filter(|&place| !below(scores[place as usize])).collect();
+    if places.len() < most / 4 || places.len() > 4 * most {
+        let all: Vec<(f32, u32)> = scores.iter().copied().zip(0..).collect();
+        places = top(&all, most).into_iter().map(|(_, place)| place).collect();
+        places.sort_unstable();
+    }
+    places
+}
+
 // ------------------------------------------------------------------------------------------------------ top-k
 
 /// The best `n` of (score, id): highest score first, equal scores by the lowest id. Negative zero is zero.
@@ -620,6 +645,18 @@ impl Kept {
     }
 }
 
+/// A region of an index, and its list.
+#[derive(Clone)]
+struct Listing {
+    /// Weighted coordinates of its center.
+    center: Vec<f32>,
+    /// From a query's coordinates to those of the region.
+    map: Projection,
+    /// Labels, those needed most first, and their columns.
+    labels: Vec<u32>,
+    columns: Sketched,
+}
+
 /// An index in ordered sets, which answers slowly.
 #[derive(Clone)]
 pub struct Reference {
@@ -636,6 +673,8 @@ pub struct Reference {
     always_include: BTreeSet<u32>,
     sketched: Option<Sketched>,
     columns: Option<Sketched>,
+    /// What a coordinate is multiplied by for the distance to a center, and the regions.
+    regions: Option<(Vec<f32>, Vec<Listing>)>,
     /// Bytes of a row's sketch, of all columns, and of a row.
     sketch_bytes: usize,
     column_bytes: usize,
@@ -700,6 +739,7 @@ impl Reference {
             bias,
             column_bytes: columns.as_ref().map_or(0, column_bytes),
             columns,
+            regions: None,
             planes: planes.clone(),
             coordinates: of_query.cloned(),
             buckets,
@@ -732,9 +772,20 @@ impl Reference {
                 always_met.extend(first as u32..kept.labels.len() as u32);
             }
         }
+        let regions = fitted.regions.as_deref().map(|regions| {
+            let listing = |(at, region): (usize, &Region)| Listing {
+                center: matrix_row(regions.centers().matrix(), at).to_vec(),
+                map: region.map.clone(),
+                labels: region.labels.to_vec(),
+                columns: Sketched::of_columns(&region.columns, region.labels.len()),
+            };
+            let all = regions.each().iter().enumerate().map(listing).collect();
+            (regions.centers().weights().to_vec(), all)
+        });
         Reference {
             weights: widen(rows),
             bias: rows.bias().to_vec(),
+            regions,
             planes: fitted.planes.clone(),
             coordinates: fitted.coordinates.clone(),
             buckets,
@@ -856,13 +907,35 @@ impl Reference {
         if self.point.exact && affords_all {
             return Ok(self.exact(query, k));
         }
+        let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
+        let mut before = 0.0;
+        if let (true, Some(list), Some(judge)) = (effort.adaptive, self.point.list, self.point.judge)
+            && self.regions.is_some()
+        {
+            let listed = self.by_list(query, answers, list);
+            let features = self.list_features(query, &first(&listed.best, judge.k), &listed);
+            let few = listed.finalists.len() < answers;
+            let trusted = if few { 0.0 } else { logistic(&list.judge, &features) };
+            let read = 36 * listed.n + self.sketch_bytes * listed.positions.len();
+            before = read as f64 / self.row_bytes + listed.finalists.len() as f64;
+            if trusted >= list.trust && list.trust < 1.0 {
+                let work = Work {
+                    candidates: listed.n + self.always_include.len(),
+                    rescored: listed.finalists.len(),
+                    step: Step::List,
+                    trust: trusted,
+                    ..Work::default()
+                };
+                return Ok(Answer { work, ..first(&listed.best, k) });
+            }
+        }
         let (candidates, work) = self.few_candidates(query);
         let found = candidates.len();
-        let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
         let (best, finalists) = self.by_tables(query, answers, &candidates);
         let m = self.bias.len();
         let exemplars = if self.kept.is_some() { 64 * work.entries } else { 0 };
-        let cost = (exemplars + found * self.sketch_bytes) as f64 / self.row_bytes + finalists.len() as f64;
+        let cost = before
+            + ((exemplars + found * self.sketch_bytes) as f64 / self.row_bytes + finalists.len() as f64);
         let too_short = |work: Work, best: &Answer| match on_short {
             _ if found >= k => Ok(Answer { work, ..first(best, k) }),
             OnShort::Raise => Err(Error::Short { query: 0, found, k }),
@@ -906,11 +979,116 @@ impl Reference {
 
     /// The answer from these candidates, and the rows scored for it with their estimates.
     fn by_tables(&self, query: &[f32], k: usize, candidates: &BTreeSet<u32>) -> (Answer, Estimates) {
-        let finalists = match self.sketch_scores(query, candidates) {
-            Some(scores) => top(&scores, self.point.n_rescore.max(k)),
+        let r = self.point.n_rescore.max(k);
+        // Where nothing is to be chosen and nobody asks for trust, estimates are not made.
+        let needed = self.point.judge.is_some() || candidates.len() > r;
+        let finalists = match self.sketch_scores(query, candidates).filter(|_| needed) {
+            Some(scores) => {
+                let likely = top(&scores, r);
+                let n = self.enough(query, k, &likely, 0);
+                likely[..n].to_vec()
+            }
             None => candidates.iter().map(|&id| (f32::NAN, id)).collect(),
         };
         (self.answer_from(query, k, &finalists), finalists)
+    }
+
+    /// How many of these, of which the first have been scored before, are scored in full: sixteen (or k) at first, then
+    /// eight at a time, until the next estimate, corrected by the mean error of those before, is 3.5 of their deviations
+    /// below the k-th logit.
+    pub fn enough(&self, query: &[f32], k: usize, likely: &[(f32, u32)], before: usize) -> usize {
+        let (mut n, mut step) = (before, k.max(16));
+        while n < likely.len() {
+            n = likely.len().min(n + step);
+            step = 8;
+            if n == likely.len() {
+                break;
+            }
+            let logits: Vec<(f32, u32)> =
+                likely[..n].iter().map(|&(_, id)| (self.logit(query, id), id)).collect();
+            let (mut sum, mut squares) = (0.0f32, 0.0f32);
+            for (&(estimate, _), &(logit, _)) in likely.iter().zip(&logits) {
+                sum += logit - estimate;
+            }
+            let shift = sum / n as f32;
+            for (&(estimate, _), &(logit, _)) in likely.iter().zip(&logits) {
+                squares += (logit - estimate - shift) * (logit - estimate - shift);
+            }
+            let error = (squares / n as f32).sqrt();
+            let best = top(&logits, k);
+            if best.len() == k && likely[n].0 + shift + 3.5 * error < best[k - 1].0 {
+                break;
+            }
+        }
+        n
+    }
+
+    /// The answer from the list of the query's region.
+    fn by_list(&self, query: &[f32], k: usize, list: ListPoint) -> Listed {
+        let (Some((weights, regions)), Some(map)) = (&self.regions, &self.coordinates) else {
+            panic!("lists need regions")
+        };
+        let z = project(map, query);
+        let weighted: Vec<f32> = z.iter().zip(weights).map(|(z, weight)| z * weight).collect();
+        let own: f32 = weighted.iter().map(|value| value * value).sum();
+        let half = |center: &[f32]| center.iter().map(|value| value * value).sum::<f32>() / 2.0;
+        let scores: Vec<f32> =
+            regions.iter().map(|region| dot(&region.center, &weighted) - half(&region.center)).collect();
+        let mut order: Vec<usize> = (0..regions.len()).collect();
+        order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(std::cmp::Ordering::Equal));
+        let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
+        let second = order.get(1).map_or(f32::NEG_INFINITY, |&at| scores[at]);
+        let region = &regions[order[0]];
+        let local = project(&region.map, &z[..region.map.matrix().cols()]);
+        let n = region.labels.len().min(list.n_listed);
+        let r = list.n_rescore.max(k);
+        let likely: Vec<u32> = if 4 * r < n {
+            gather(&column_scores(&region.columns, &local)[..n], 4 * r)
+        } else {
+            (0..n as u32).collect()
+        };
+        let mut positions: BTreeMap<u32, u32> =
+            likely.into_iter().map(|at| (region.labels[at as usize], at)).collect();
+        positions.extend(self.always_include.iter().map(|&label| (label, 0)));
+        let ids: BTreeSet<u32> = positions.keys().copied().collect();
+        let estimates = self.sketch_scores(query, &ids).unwrap_or_default();
+        let likely = top(&estimates, r);
+        let enough = self.enough(query, k, &likely, 0);
+        let least = match likely.get(enough) {
+            Some(&(estimate, _)) => estimate,
+            None if estimates.len() > r => likely[r - 1].0,
+            None => f32::NEG_INFINITY,
+        };
+        let finalists = likely[..enough].to_vec();
+        let best = self.answer_from(query, k, &finalists);
+        let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
+        Listed { best, finalists, n, positions, distances, least }
+    }
+
+    /// What an answer from a list shows of itself, in the order that [`crate::trust::LISTED`] documents.
+    fn list_features(&self, query: &[f32], best: &Answer, listed: &Listed) -> [f64; LISTED] {
+        let (shift, _) = self.errors(query, &listed.finalists);
+        let [near, second, mean] = listed.distances.map(|distance| {
+            let distance = f64::from(distance);
+            if distance.is_nan() { 1e3 } else { distance.clamp(1e-3, 1e3) }
+        });
+        let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
+        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
+        let rank = |&label: &i64| {
+            let at = u32::try_from(label).ok().and_then(|label| listed.positions.get(&label));
+            at.map_or(0.0, |&at| (1.0 + f64::from(at)).ln())
+        };
+        [
+            1.0,
+            near.ln(),
+            second.ln(),
+            mean.ln(),
+            bounded((kth - shift - f64::from(self.level)) / near),
+            bounded((first - kth) / near),
+            rank(&best.labels[0]),
+            best.labels.iter().map(rank).sum::<f64>() / best.labels.len() as f64,
+            self.margin(query, best, &listed.finalists, listed.least),
+        ]
     }
 
     /// The rows whose sketches a scan reads to score `r`: eight times as many, whose columns promise most, where that is
@@ -930,11 +1108,18 @@ impl Reference {
     fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
         let r = self.point.n_scan.max(k);
         let scores = self.sketch_scores(query, &self.listed(query, r)).unwrap_or_default();
-        let mut finalists = top(&scores, r);
-        let least = if scores.len() > r { finalists[r - 1].0 } else { f32::NEG_INFINITY };
-        let known: BTreeSet<u32> = finalists.iter().map(|&(_, id)| id).collect();
-        finalists.extend(before.iter().filter(|(_, id)| !known.contains(id)));
-        (self.answer_from(query, k, &finalists), finalists, least)
+        let kept = top(&scores, r);
+        let known: BTreeSet<u32> = before.iter().map(|&(_, id)| id).collect();
+        let mut likely = before.clone();
+        likely.extend(kept.iter().filter(|(_, id)| !known.contains(id)));
+        let enough = self.enough(query, k, &likely, before.len());
+        let least = match likely.get(enough) {
+            Some(&(estimate, _)) => estimate,
+            None if scores.len() > r => kept[r - 1].0,
+            None => f32::NEG_INFINITY,
+        };
+        likely.truncate(enough);
+        (self.answer_from(query, k, &likely), likely, least)
     }
 
     fn answer_from(&self, query: &[f32], k: usize, finalists: &Estimates) -> Answer {
@@ -1029,6 +1214,21 @@ impl Reference {
         let distance = |&(score, _): &(f32, u32)| f64::from((own - 2.0 * score).max(0.0).sqrt());
         near.iter().map(distance).map(|distance| distance.clamp(1e-3, 1e3)).collect()
     }
+}
+
+/// An answer from a list.
+struct Listed {
+    best: Answer,
+    /// Rows scored.
+    finalists: Estimates,
+    /// Labels read.
+    n: usize,
+    /// Where the labels whose sketches were read stand in the list.
+    positions: BTreeMap<u32, u32>,
+    /// To the region's center, to the second nearest one, and to the mean query.
+    distances: [f32; 3],
+    /// The largest estimate of a row that was not scored.
+    least: f32,
 }
 
 /// Estimates and ids.

@@ -133,6 +133,17 @@ pub struct RegionMap {
     pub mean: Vec<f32>,
 }
 
+/// What regions are laid out from.
+#[derive(Clone)]
+pub struct Plan {
+    /// The labels of each region, those needed most first.
+    pub lists: Vec<Vec<u32>>,
+    /// The map into each.
+    pub maps: Vec<RegionMap>,
+    /// Logit variances along the regions' coordinates, falling.
+    pub variances: Vec<f32>,
+}
+
 /// One region.
 #[derive(Clone)]
 pub struct Region {
@@ -175,17 +186,9 @@ pub struct Parts {
 }
 
 impl Regions {
-    /// Lay out the labels of each region.
-    ///
-    /// `variances` are those that a region's coordinates have in logits, and `base` the logits of the mean query of all.
-    pub fn build(
-        rows: &Rows,
-        base: &[f32],
-        centers: Centers,
-        lists: &[Vec<u32>],
-        maps: &[RegionMap],
-        variances: &[f32],
-    ) -> Result<Self> {
+    /// Lay out the labels of each region. `base` are the logits of the mean query of all.
+    pub fn build(rows: &Rows, base: &[f32], centers: Centers, plan: &Plan) -> Result<Self> {
+        let Plan { lists, maps, variances } = plan;
         let layout = Layout::allocate(variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let Some(q) = maps.first().map(|map| map.query.matrix().cols()) else {

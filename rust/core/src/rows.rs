@@ -156,6 +156,11 @@ impl Rows {
     pub fn logits(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut Vec<f32>) {
         out.clear();
         out.resize(ids.len(), 0.0);
+        self.logits_of(kernel, query, ids, out);
+    }
+
+    /// The same for the first of `ids`, as many as there are places; the rows of the next are on their way then.
+    pub fn logits_of(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut [f32]) {
         with_weights!(&self.weights, block => kernel.dot_ids(block, self.d, query, ids, out));
         let bias = &self.bias[..];
         for (score, &id) in out.iter_mut().zip(ids) {

@@ -11,14 +11,14 @@ use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
 use crate::fitted::{FINALISTS, Fitted, ListPoint, Scan};
 use crate::hash::{Space, augment, code, lead};
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, prefetch};
 use crate::memory::padded;
 use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
 use crate::regions::{Nearest, Place, Region, Regions};
 use crate::rows::Rows;
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
-use crate::topk::TopK;
+use crate::topk::{TopK, nth};
 use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
 /// What to do when a query has fewer candidates than answers are wanted.
@@ -355,7 +355,8 @@ impl Searcher<'_> {
     fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
         let Scratch { z, rounded, place, local, .. } = scratch;
         let near = regions.centers().nearest(self.kernel, z, place);
-        let map = &regions.each()[near.region].map;
+        let region = &regions.each()[near.region];
+        let map = &region.map;
         local.resize(map.rows(), 0.0);
         map.apply(self.kernel, &z[..map.matrix().cols()], rounded, local);
         near
@@ -368,10 +369,11 @@ impl Searcher<'_> {
         let most = FINALISTS * list.n_rescore.max(k);
         listed.clear();
         if most < n {
-            cut.gather(self.kernel, &region.columns, local, n, most, scanned);
+            cut.gather(self.kernel, region, local, n, most, scanned);
             listed.extend(scanned.0.iter().map(|&at| region.labels[at as usize]));
         } else {
-            (scanned.0.clear(), scanned.0.extend(0..n as u32));
+            scanned.0.clear();
+            scanned.0.extend(0..n as u32);
             listed.extend_from_slice(&region.labels[..n]);
         }
         // They are in no list, and rank with the first.
@@ -437,13 +439,42 @@ impl Searcher<'_> {
 
     /// Score them in full precision and choose the best `k`.
     fn rescore(&self, scratch: &mut Scratch, k: usize) {
-        self.rows.logits(self.kernel, &scratch.query, &scratch.finalists, &mut scratch.logits);
         scratch.best.reset(k);
-        scratch.best.extend(&scratch.logits, &scratch.finalists);
-        let (labels, scores) = &mut scratch.answer;
+        scratch.logits.clear();
+        self.score(scratch, k, false);
+    }
+
+    /// Score the finalists in full precision that have no logit yet, those of the largest estimates first, until no other is
+    /// likely to be among the best `k`: all where that is asked for, or estimates are not known. Choose the best.
+    fn score(&self, scratch: &mut Scratch, k: usize, all: bool) {
+        let Scratch { query, finalists, estimates, logits, best, cut, answer, .. } = scratch;
+        let (mut scored, n) = (logits.len(), finalists.len());
+        logits.resize(n, 0.0);
+        let all = all || estimates.is_empty();
+        let mut at_once = if all { n } else { k.max(AT_FIRST) };
+        while scored < n {
+            let to = n.min(scored + at_once);
+            self.rows.logits_of(self.kernel, query, &finalists[scored..], &mut logits[scored..to]);
+            best.extend(&logits[scored..to], &finalists[scored..to]);
+            scored = to;
+            at_once = AT_ONCE;
+            if scored < n
+                && let Some(kth) = best.kth()
+            {
+                let (shift, error) = spread(&logits[..scored], &estimates[..scored]);
+                if estimates[scored] + shift + SURE * error < kth {
+                    cut.floor = estimates[scored];
+                    break;
+                }
+            }
+        }
+        finalists.truncate(scored);
+        logits.truncate(scored);
+        estimates.truncate(scored);
+        let (labels, scores) = answer;
         labels.resize(k, 0);
         scores.resize(k, 0.0);
-        scratch.best.write(labels, scores);
+        best.write(labels, scores);
     }
 
     /// How long each of the [`STAGES`] of a search's first step takes for the loaded query, in seconds.
@@ -478,9 +509,7 @@ impl Searcher<'_> {
         let (Some(sketched), Some(columns)) = (&self.fitted.sketches, &self.fitted.columns) else { return };
         let m = self.rows.m();
         let Scan { rescored: r, listed, .. } = self.fitted.scan(k.max(least), m);
-        let Scratch {
-            query, z, candidates, finalists, estimates, logits, scanned, answer, cut, best, ..
-        } = scratch;
+        let Scratch { z, candidates, finalists, estimates, scanned, cut, .. } = scratch;
         match listed {
             Some(listed) => {
                 cut.shortlist(self.kernel, columns, z, m, listed, scanned);
@@ -496,7 +525,6 @@ impl Searcher<'_> {
         // Marks of the candidates have done their work: now they mark what has been scored.
         candidates.start(self.rows.m());
         candidates.add(finalists);
-        let old = finalists.len();
         for (&id, &estimate) in scanned.0.iter().zip(&scanned.1) {
             let before = candidates.ids().len();
             candidates.add(&[id]);
@@ -505,12 +533,7 @@ impl Searcher<'_> {
                 estimates.push(estimate);
             }
         }
-        // The logits of new finalists, behind those of the old.
-        let new = &finalists[old..];
-        self.rows.logits(self.kernel, query, new, &mut scanned.1);
-        logits.extend_from_slice(&scanned.1);
-        best.extend(&scanned.1, new);
-        best.write(&mut answer.0, &mut answer.1);
+        self.score(scratch, k, least > k);
     }
 
     /// What a search by tables shows by its best k.
@@ -705,21 +728,30 @@ fn doubted(trust: f32, least: f32) -> bool {
 
 /// What a scan shows by its best k.
 fn scanned(scratch: &Scratch, k: usize) -> Scanned {
-    let shift = shift(scratch);
-    let squares = errors(scratch).map(|error| (error - shift) * (error - shift));
-    let error = (squares.sum::<f32>() / scratch.estimates.len().max(1) as f32).sqrt();
+    let (shift, error) = spread(&scratch.logits, &scratch.estimates);
     let kth = scratch.answer.1[..k].last().copied().unwrap_or(f32::NEG_INFINITY);
     Scanned { kth, shift, error, cut: scratch.cut.floor }
 }
 
-/// What exact logits are above estimates, on average.
-fn shift(scratch: &Scratch) -> f32 {
-    errors(scratch).sum::<f32>() / scratch.estimates.len().max(1) as f32
+/// Rows scored in full before it is first asked whether these are enough, and between such questions.
+const AT_FIRST: usize = 16;
+const AT_ONCE: usize = 8;
+
+/// A row of which the estimate, corrected by the mean error of others, lies so many of their deviations below the k-th
+/// logit is not among the best k.
+const SURE: f32 = 3.5;
+
+/// What logits are above estimates on average, and their deviation from that.
+fn spread(logits: &[f32], estimates: &[f32]) -> (f32, f32) {
+    let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
+    let n = estimates.len().max(1) as f32;
+    let shift = errors().sum::<f32>() / n;
+    (shift, (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt())
 }
 
-/// What each exact logit is above its estimate.
-fn errors(scratch: &Scratch) -> impl Iterator<Item = f32> {
-    scratch.logits.iter().zip(&scratch.estimates).map(|(logit, estimate)| logit - estimate)
+/// What exact logits are above estimates, on average.
+fn shift(scratch: &Scratch) -> f32 {
+    spread(&scratch.logits, &scratch.estimates).0
 }
 
 /// Add the labels of these exemplars, which are numbered through all parts, to the candidates.
@@ -774,6 +806,7 @@ struct Cut {
     query: SketchQuery,
     tables: ColumnQuery,
     scores: Vec<f32>,
+    keys: Vec<u32>,
     best: TopK,
     /// How many are kept, and how many have been offered.
     r: usize,
@@ -851,7 +884,7 @@ impl Cut {
         n: usize,
         (ids, scores): &mut (Vec<u32>, Vec<f32>),
     ) {
-        self.tables.prepare(columns, z);
+        kernel.prepare_columns(&mut self.tables, columns, z);
         let view = columns.view();
         let floor = self.sampled(kernel, view, m, n);
         self.best.reset(n);
@@ -870,13 +903,13 @@ impl Cut {
     fn gather(
         &mut self,
         kernel: Kernel,
-        columns: &Columns,
+        Region { columns, labels, .. }: &Region,
         z: &[f32],
         m: usize,
         n: usize,
         kept: &mut (Vec<u32>, Vec<f32>),
     ) {
-        self.tables.prepare(columns, z);
+        kernel.prepare_columns(&mut self.tables, columns, z);
         let view = columns.view();
         let blocks = m.div_ceil(BLOCK);
         let apart = (blocks / GATHERED).clamp(1, SAMPLED);
@@ -887,7 +920,7 @@ impl Cut {
             self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
         }
         let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
-        let floor = *self.scores.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1;
+        let floor = nth(&mut self.keys, &self.scores, rank);
         let ids = &mut kept.0;
         ids.clear();
         let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
@@ -897,7 +930,9 @@ impl Cut {
             for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
                 let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
                 while above != 0 {
-                    ids.push(first as u32 + above.trailing_zeros());
+                    let at = first as u32 + above.trailing_zeros();
+                    prefetch(labels, at as usize);
+                    ids.push(at);
                     above &= above - 1;
                 }
             }
@@ -944,7 +979,7 @@ impl Cut {
 
     /// Write what is kept, in no order, and the scores.
     fn keep(&mut self, kept: &mut Vec<u32>, scores: &mut Vec<f32>) {
-        self.best.unordered(kept, scores);
+        self.best.ordered(kept, scores);
         let cut = self.offered > self.r;
         self.floor =
             if cut { scores.iter().copied().fold(f32::INFINITY, f32::min) } else { f32::NEG_INFINITY };

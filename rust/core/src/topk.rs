@@ -1,12 +1,25 @@
 //! Top-k: the best scores, ties to the lowest id.
 
-/// A score and an id as one integer that sorts like (score, lower id first). Scores are not NaN.
+/// A score as an integer that sorts like it; NaN below all.
 #[inline(always)]
-fn key(score: f32, id: u32) -> u64 {
+fn ordered(score: f32) -> u32 {
     // Adding zero turns -0.0 into 0.0: the two are one score.
     let bits = if score.is_nan() { f32::NAN.to_bits() | 0x8000_0000 } else { (score + 0.0).to_bits() };
-    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
-    (u64::from(ordered) << 32) | u64::from(!id)
+    bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000)
+}
+
+/// A score and an id as one integer that sorts like (score, lower id first).
+#[inline(always)]
+fn key(score: f32, id: u32) -> u64 {
+    (u64::from(ordered(score)) << 32) | u64::from(!id)
+}
+
+/// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
+pub fn nth(keys: &mut Vec<u32>, scores: &[f32], rank: usize) -> f32 {
+    keys.clear();
+    keys.extend(scores.iter().map(|&score| !ordered(score)));
+    let (_, &mut key, _) = keys.select_nth_unstable(rank);
+    score(u64::from(!key) << 32)
 }
 
 #[inline(always)]
@@ -101,6 +114,22 @@ impl TopK {
             self.floor = *kth;
             self.keys.truncate(self.k);
         }
+    }
+
+    /// The ids selected so far, at most k, the best first, and their scores.
+    pub fn ordered(&mut self, ids: &mut Vec<u32>, scores: &mut Vec<f32>) {
+        self.cut();
+        self.keys.sort_unstable_by(|a, b| b.cmp(a));
+        self.unordered(ids, scores);
+    }
+
+    /// The least score of the k best so far, if there are so many.
+    pub fn kth(&mut self) -> Option<f32> {
+        self.cut();
+        if self.keys.len() < self.k {
+            return None;
+        }
+        self.keys.iter().min().map(|&key| score(key))
     }
 
     /// The ids selected so far, at most k, in no order, and their scores.

@@ -72,6 +72,7 @@ fn build(space: Space, sketch_bytes: usize, fill: Fill) -> Built {
         wide: Wide { trust: 0.6, scan_trust: 0.4, n_scan: 30, max_cost: f64::INFINITY },
         n_train: 100,
         n_queries: 40,
+        n_regions: 0,
     }
     .build()
 }

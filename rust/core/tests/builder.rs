@@ -151,6 +151,7 @@ fn case() -> Case {
         wide: common::TABLES_ALONE,
         n_train: 10,
         n_queries: 1,
+        n_regions: 0,
     }
 }
 

@@ -77,8 +77,8 @@ proptest! {
         }
         let expected = reference::column_scores(&Sketched::of_columns(&columns, m), &z);
         let mut query = ColumnQuery::default();
-        query.prepare(&columns, &[1.0, -5.0]);  // what was there before does not show
-        query.prepare(&columns, &z);
+        Kernel::active().prepare_columns(&mut query, &columns, &[1.0, -5.0]);  // what was there before does not show
+        Kernel::active().prepare_columns(&mut query, &columns, &z);
         let n = m.div_ceil(BLOCK);
         let first = rng.below(n);
         for kernel in Kernel::available() {
@@ -110,7 +110,7 @@ proptest! {
             })
             .collect();
         let mut query = ColumnQuery::default();
-        query.prepare(&columns, &z);
+        Kernel::active().prepare_columns(&mut query, &columns, &z);
         // What is the same for all rows is left out of scores; rounding errs by half a step at most, by 0.29 in the mean.
         let apart: Vec<f64> = exact.iter().zip(&scores).map(|(a, &b)| a - f64::from(b)).collect();
         let shift = apart.iter().sum::<f64>() / m as f64;
@@ -140,7 +140,7 @@ fn the_largest_sums_are_exact() {
                 let mut z = vec![sign; columns.sketcher().half_steps().len()];
                 z.iter_mut().take(outliers).for_each(|z| *z *= 16.0);
                 let mut query = ColumnQuery::default();
-                query.prepare(&columns, &z);
+                Kernel::active().prepare_columns(&mut query, &columns, &z);
                 let expected = reference::column_scores(&Sketched::of_columns(&columns, 64), &z);
                 for kernel in Kernel::available() {
                     let mut promised = [Promised::NOTHING];
@@ -163,7 +163,7 @@ fn blocks_outside_are_refused() {
     let sketches = Sketches::new(*sketcher.layout(), Block::copy_of(&[0; 70 * 128]), 70).unwrap();
     let columns = Columns::build(&sketcher, &sketches).unwrap();
     let mut query = ColumnQuery::default();
-    query.prepare(&columns, &[1.0]);
+    Kernel::active().prepare_columns(&mut query, &columns, &[1.0]);
     for kernel in Kernel::available() {
         let panics = |query: &ColumnQuery, first: usize, n: usize| {
             let mut promised = vec![Promised::NOTHING; n];

@@ -90,6 +90,7 @@ fn small() -> Case {
         wide: common::TABLES_ALONE,
         n_train: 20,
         n_queries: 4,
+        n_regions: 0,
     }
 }
 

@@ -58,6 +58,7 @@ fn every_bucket_of_every_table_is_its_own() {
         let recipe = Recipe {
             planes: signs(n_tables, n_bits, n_bits + 1),
             coordinates: None,
+            centers: None,
             fill: Fill::Rows,
             always_include: vec![],
             sketch_bytes: 0,
@@ -188,6 +189,7 @@ fn tables_have_planes_of_their_own() {
         wide: common::TABLES_ALONE,
         n_train: 0,
         n_queries: 1,
+        n_regions: 0,
     };
     let planes = case.prepare().recipe.planes;
     let mut margins = Vec::new();

@@ -41,6 +41,7 @@ fn case(seed: u64) -> Case {
         wide: Wide { trust: UNTRUSTED, n_scan: 16, ..TABLES_ALONE },
         n_train: 60,
         n_queries: 40,
+        n_regions: 0,
     }
 }
 
@@ -113,7 +114,8 @@ proptest! {
                 // Those scored are the best by sketches; of them, and of what the tables gave, the best by logits.
                 let mut scored: BTreeSet<u32> = lss_core::reference::top(&twin.sketch_scores(query, &listed).unwrap(), t.max(16)).into_iter().map(|(_, id)| id).collect();
                 let by_tables = twin.sketch_scores(query, &twin.candidates(query).0).unwrap();
-                scored.extend(lss_core::reference::top(&by_tables, 20).into_iter().map(|(_, id)| id));
+                let likely = lss_core::reference::top(&by_tables, 20);
+                scored.extend(likely[..twin.enough(query, 2, &likely, 0)].iter().map(|&(_, id)| id));
                 let logits: Vec<(f32, u32)> = scored.iter().map(|&id| (twin.logit(query, id), id)).collect();
                 let mut needed: BTreeSet<u32> = lss_core::reference::top(&logits, t).into_iter().map(|(_, id)| id).collect();
                 needed.extend(labels);

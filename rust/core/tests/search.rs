@@ -16,7 +16,7 @@ use lss_core::hash::Space;
 use lss_core::memory::Block;
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::rows::Rows;
-use lss_core::{Answers, Effort, Error, Fill, How, Index, OnShort, Step, Work};
+use lss_core::{Answers, Effort, Error, Fill, How, Index, OnShort, OperatingPoint, Step, Work};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -94,8 +94,8 @@ proptest! {
 
     /// Searching alone, with rows of any values: sketches and buckets are the index's own.
     #[test]
-    fn search_answers_as_its_parts_do(mut case in any_case(), k in 1usize..=12, n_probes in 1usize..=70, max_entries in 1usize..=200, n_neighbors in 1usize..=130, n_rescore in 1usize..=60) {
-        case.exact_sums = false;
+    fn search_answers_as_its_parts_do(mut case in any_case(), n_regions in 0usize..=5, k in 1usize..=12, n_probes in 1usize..=70, max_entries in 1usize..=200, n_neighbors in 1usize..=130, n_rescore in 1usize..=60) {
+        (case.exact_sums, case.n_regions) = (false, n_regions);
         let built = case.build();
         assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, k, case.effort());
         built.index.set_operating_point(point(n_probes, max_entries, n_neighbors, n_rescore)).unwrap();
@@ -116,8 +116,8 @@ proptest! {
 
     /// The answer to a query does not depend on the batch around it.
     #[test]
-    fn any_split_of_a_batch_answers_alike(mut case in any_case(), k in 1usize..=8, cuts in prop::collection::vec(1usize..=20, 1..=6), threads in 1usize..=3) {
-        case.n_queries = cuts.iter().sum();
+    fn any_split_of_a_batch_answers_alike(mut case in any_case(), n_regions in 0usize..=3, k in 1usize..=8, cuts in prop::collection::vec(1usize..=20, 1..=6), threads in 1usize..=3) {
+        (case.n_queries, case.n_regions) = (cuts.iter().sum(), n_regions);
         let built = case.build();
         let whole = search(&built.index, &built.queries, k, how(OnShort::Pad, threads)).unwrap();
         let mut parts = Vec::new();
@@ -133,6 +133,8 @@ proptest! {
     fn enough_rescored_rows_make_answers_exact(mut case in any_case(), k in 1usize..=12) {
         case.n_rescore = case.m;
         let built = case.build();
+        // Who is asked for trust stops early where estimates say so.
+        built.index.set_operating_point(OperatingPoint { judge: None, ..built.recipe.point }).unwrap();
         let reference = built.reference_of_parts();
         let answers = search(&built.index, &built.queries, k, How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) }).unwrap();
         for (query, answer) in built.queries.iter().zip(answers) {
@@ -252,6 +254,7 @@ fn small() -> Case {
         wide: common::TABLES_ALONE,
         n_train: 60,
         n_queries: 9,
+        n_regions: 0,
     }
 }
 

@@ -6,7 +6,7 @@ use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
-use lss_core::regions::{self, Centers as CoreCenters, RegionMap};
+use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
 use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
@@ -215,11 +215,11 @@ impl Builder {
             })
         };
         let variances = vector(&variances)?.to_vec();
-        let all: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
+        let lists: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
         enter(py, || {
             let maps = (0..n).map(region).collect::<lss_core::Result<Vec<_>>>()?;
             self.with(|builder| {
-                builder.lay_out(all, maps, variances);
+                builder.lay_out(Plan { lists, maps, variances });
                 Ok(())
             })
         })

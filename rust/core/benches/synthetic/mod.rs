@@ -120,6 +120,7 @@ impl Layer {
         let recipe = Recipe {
             planes,
             coordinates: Some(coordinates),
+            centers: None,
             fill: Fill::Queries,
             always_include: vec![],
             sketch_bytes: 64,
@@ -128,6 +129,7 @@ impl Layer {
                 max_entries: usize::MAX,
                 n_neighbors: shape.n_neighbors,
                 n_rescore: shape.n_rescore,
+                list: None,
                 exact: false,
                 n_scan: shape.n_rescore,
                 trust: 0.0,

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::{four_totals, sketch_each_with, tree};
-use super::{AHEAD_BLOCKS, 
+use super::{
     AHEAD_ROWS, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes, each_step,
     prefetch_range,
 };
@@ -215,7 +215,6 @@ fn scan_blocks(
     let upper_half = |codes| _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low4);
     for (block, out) in (first..).zip(out) {
         let (all, bases) = columns.block(block);
-        columns.prefetch(block + AHEAD_BLOCKS);
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let [mut both, mut odd, mut above] = [_mm512_setzero_si512(); 3];
         for (column, [lower, upper]) in all.iter().zip(query.tables()) {

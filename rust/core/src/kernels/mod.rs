@@ -72,6 +72,20 @@ macro_rules! verbs {
                 unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
             }
 
+            pub(super) fn prepare_columns(
+                self,
+                query: &mut ColumnQuery,
+                columns: &crate::columns::Columns,
+                z: &[f32],
+            ) {
+                #[target_feature(enable = $features)]
+                fn prepare(query: &mut ColumnQuery, columns: &crate::columns::Columns, z: &[f32]) {
+                    query.prepare(columns, z);
+                }
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { prepare(query, columns, z) }
+            }
+
             pub(super) fn scan_blocks(
                 self,
                 columns: ColumnsView<'_>,
@@ -145,7 +159,7 @@ mod scalar;
 
 use std::sync::OnceLock;
 
-use crate::columns::{ColumnQuery, ColumnsView, Promised};
+use crate::columns::{ColumnQuery, Columns, ColumnsView, Promised};
 use crate::error::{Error, Result};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -184,10 +198,6 @@ const AHEAD_ROWS: usize = 2;
 /// Sketches are fetched this many list elements before they are used.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const AHEAD_SKETCHES: usize = 20;
-
-/// Blocks of columns are fetched this many before they are used.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-const AHEAD_BLOCKS: usize = 2;
 
 /// A kernel that this CPU can run. Holding one is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,11 +299,11 @@ impl Kernel {
     }
 
     /// `out[i] = rows[ids[i]] . query`. The query is zero-padded to a multiple of [`LANES`]. Panics on an id
-    /// outside `rows`.
+    /// outside `rows`. Rows of ids beyond `out` are fetched ahead.
     #[inline]
     pub fn dot_ids<T: Element>(self, rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &mut [f32]) {
         check_dot(rows.len(), d, query);
-        assert_eq!(ids.len(), out.len(), "one score an id");
+        assert!(ids.len() >= out.len(), "no more scores than ids");
         dispatch!(self, k => k.dot_ids(rows, d, query, ids, out));
     }
 
@@ -345,6 +355,12 @@ impl Kernel {
     pub fn sketch_rows(self, sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) {
         assert!(query.fits(sketches.layout), "a query prepared for this layout");
         dispatch!(self, k => k.sketch_rows(sketches, query, first, out));
+    }
+
+    /// Make tables for a query with coordinates `z`; missing ones count as zero.
+    #[inline]
+    pub fn prepare_columns(self, query: &mut ColumnQuery, columns: &Columns, z: &[f32]) {
+        dispatch!(self, k => k.prepare_columns(query, columns, z));
     }
 
     /// `out[i]` = what the columns of block `first + i` promise of its rows, but for what is the same for all rows, and

@@ -3,7 +3,7 @@
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
 use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
-use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, place};
+use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
@@ -90,6 +90,10 @@ impl Scalar {
         out: &mut [f32],
     ) {
         with_fma!(self, sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out: &mut [f32]) where)
+    }
+
+    pub(super) fn prepare_columns(self, query: &mut ColumnQuery, columns: &Columns, z: &[f32]) {
+        query.prepare(columns, z);
     }
 
     pub(super) fn scan_blocks(

@@ -10,9 +10,11 @@ use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space};
 use lss_core::memory::{Block, padded};
 use lss_core::reference::{self, Answer, Reference};
+use lss_core::regions::{self, Centers, Plan, RegionMap};
 use lss_core::rows::{Rows, Weights};
-use lss_core::trust::{SCAN, TABLES};
-use lss_core::{Answers, Effort, Fill, How, OperatingPoint, Trust};
+use lss_core::sketch::{GROUP, Layout};
+use lss_core::trust::{LISTED, SCAN, TABLES};
+use lss_core::{Answers, Effort, Fill, How, ListPoint, OperatingPoint, Trust};
 use lss_core::{Builder, Index, OnShort, Recipe, Work};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -170,6 +172,8 @@ pub struct Case {
     pub wide: Wide,
     pub n_train: usize,
     pub n_queries: usize,
+    /// Regions whose lists are read first; 0 for none.
+    pub n_regions: usize,
 }
 
 /// How a case goes beyond its tables. All trust is 0.5: more is asked for, or less.
@@ -252,6 +256,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             wide,
             n_train,
             n_queries,
+            n_regions: 0,
         }
     })
 }
@@ -342,6 +347,7 @@ impl Case {
             planes,
             coordinates,
             fill: self.fill,
+            centers: None,
             always_include,
             sketch_bytes: self.sketch_bytes,
             point: OperatingPoint {
@@ -358,6 +364,7 @@ impl Case {
                     tables: [0.0; TABLES],
                     scan: [0.0; SCAN],
                 }),
+                list: None,
             },
         };
         Built { case: self.clone(), index: Arc::new(Index::new(rows)), recipe, train, labels, queries }
@@ -383,7 +390,47 @@ impl Case {
     }
 }
 
+/// A point of lists, of which trust is 0.5: more is asked for, or less.
+pub fn any_list(rng: &mut Rng) -> ListPoint {
+    let trust = [0.0, 0.4, 0.6, 1.0][rng.below(4)];
+    ListPoint { n_listed: 1 + rng.below(200), n_rescore: 1 + rng.below(20), trust, judge: [0.0; LISTED] }
+}
+
 impl Case {
+    /// Whether it has regions.
+    pub fn lists(&self) -> bool {
+        self.n_regions > 0 && self.fill == Fill::Queries && self.sketch_bytes > 0
+    }
+
+    fn centers(&self, rng: &mut Rng) -> Option<Centers> {
+        self.lists().then(|| {
+            let r = 1 + rng.below(self.p.min(64));
+            let weights = rng.vector(r, |rng| 0.1 + rng.unit().abs());
+            // Some that are equal: the first is nearest.
+            let centers = rng.matrix(self.n_regions, r, |rng| rng.dyadic(0.5, 2));
+            Centers::new(&weights, &centers.concat()).unwrap()
+        })
+    }
+
+    /// Maps into regions, and variances there.
+    fn maps(&self, rng: &mut Rng) -> (Vec<RegionMap>, Vec<f32>) {
+        let variances: Vec<f32> = (0..self.p).map(|j| 1.0 / (1.0 + j as f32)).collect();
+        let layout = Layout::allocate(&variances, regions::SKETCH_BYTES).unwrap();
+        let l = self.p.min(layout.groups() * GROUP);
+        let q = 1 + rng.below(self.p);
+        let map = |rng: &mut Rng| {
+            let query = rng.matrix(l, q, Rng::normal);
+            let (center, deviations) =
+                (rng.vector(q, Rng::normal), rng.vector(q, |rng| 0.5 + rng.unit().abs()));
+            RegionMap {
+                query: reference::projection(&query, &vec![0.0; l], [&center, &deviations]).unwrap(),
+                row: rng.vector(l * self.d, Rng::normal),
+                mean: rng.vector(self.d, Rng::normal),
+            }
+        };
+        ((0..self.n_regions).map(|_| map(rng)).collect(), variances)
+    }
+
     /// How far its searches go.
     pub fn effort(&self) -> Effort {
         Effort { adaptive: true, max_cost: self.wide.max_cost }
@@ -393,8 +440,10 @@ impl Case {
 impl Built {
     /// Fit in slices of uneven size.
     pub fn fit(&self) {
-        let mut builder = Builder::new(Arc::clone(&self.index), self.recipe.clone()).unwrap();
         let mut rng = Rng(!self.case.seed);
+        let mut recipe = self.recipe.clone();
+        recipe.centers = self.case.centers(&mut rng);
+        let mut builder = Builder::new(Arc::clone(&self.index), recipe).unwrap();
         let mut from = 0;
         while from < self.train.len() {
             let to = (from + 1 + rng.below(50)).min(self.train.len());
@@ -404,7 +453,16 @@ impl Built {
                 .unwrap();
             from = to;
         }
+        if self.case.lists() {
+            let lists = builder.lists(1 + rng.below(self.case.m)).unwrap();
+            let (maps, variances) = self.case.maps(&mut rng);
+            builder.lay_out(Plan { lists, maps, variances });
+        }
         builder.finish().unwrap();
+        if self.case.lists() {
+            let point = OperatingPoint { list: Some(any_list(&mut rng)), ..self.recipe.point };
+            self.index.set_operating_point(point).unwrap();
+        }
     }
 
     /// The twin that was built by itself.
@@ -469,5 +527,17 @@ pub fn assert_answers(got: &[Answer], expected: &[Answer], what: &str) {
 pub fn point(n_probes: usize, max_entries: usize, n_neighbors: usize, n_rescore: usize) -> OperatingPoint {
     let Wide { n_scan, trust, scan_trust, .. } = TABLES_ALONE;
     let (exact, judge) = (false, None);
-    OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge }
+    let list = None;
+    OperatingPoint {
+        n_probes,
+        max_entries,
+        n_neighbors,
+        n_rescore,
+        exact,
+        n_scan,
+        trust,
+        scan_trust,
+        judge,
+        list,
+    }
 }
