@@ -14,7 +14,7 @@ import lss_rs
 from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
-from benchmarks.engines.lss import EXEMPLAR_BYTES, labels_an_exemplar
+from benchmarks.engines.lss import EXEMPLAR_BYTES, FINALISTS, LISTED_BYTES, labels_an_exemplar
 from lss_rs import Index
 
 __all__ = ["DEFINITION", "WHOLE", "measure"]
@@ -56,8 +56,9 @@ def measure(
         finally:
             lss_rs.set_num_threads(before)
         stats: Any = index.search(asked, plan["k"], stats=True).stats
-        read = _bytes(index, {name: float(np.mean(values)) for name, values in stats.items()})
-        for stage, us in [*taken.items(), (WHOLE, whole)]:
+        first = stats["step"] == stats["step"].min()
+        read = _bytes(index, {name: float(np.mean(values[first])) for name, values in stats.items()})
+        for stage, us in [*((stage, us) for stage, us in taken.items() if stage in read), (WHOLE, whole)]:
             nbytes = read.get(stage, sum(read.values()))
             rows.append(record.StageRow(bundle, stage, us, us / whole, nbytes, nbytes / bytes_a_us))
     return run.head(set()) | {"gb_s": bytes_a_us / 1e3, "definition": plan}, rows
@@ -77,15 +78,24 @@ def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[
 
 
 def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
-    """Bytes that each stage reads for a query: ids of lists, sketches, rows."""
-    params = index.params
+    """Bytes that each stage of the first step reads for a query: ids of lists, sketches, rows."""
+    params, at = index.params, index.operating_point.list
+    rescored = work["rescored"] * params["nbytes"]["rows"] / index.m
+    if at is not None:
+        return {
+            "project": params["nbytes"]["maps"],
+            "region": params["region_nbytes"],
+            "columns": work["candidates"] * LISTED_BYTES,
+            "sketch": FINALISTS * at.n_rescore * params["sketch_bytes"],
+            "rescore": rescored,
+        }
     return {
         "project": params["nbytes"]["maps"],
         "probe": work["probes"] * _LINE,
         "exemplars": work["entries"] * (EXEMPLAR_BYTES + 4),
         "candidates": work["neighbors"] * labels_an_exemplar(params) * 4,
         "sketch": work["candidates"] * params["sketch_bytes"],
-        "rescore": work["rescored"] * params["nbytes"]["rows"] / index.m,
+        "rescore": rescored,
     }
 
 

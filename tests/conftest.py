@@ -37,8 +37,9 @@ def tuning_counts():
     def time(trials, judge, _objective, _num_threads):
         def us(point):
             stats = judge.at(point).search(judge.Q[:200], judge.k, stats=True).stats
-            cost = stats["entries"] / 2 + stats["candidates"] + 20 * stats["rescored"]
-            return 1e-2 * float(np.where(stats["step"] == 1, cost / 4, cost).mean())
+            a_label = np.where(stats["step"] == 0, 0.1, 1.0)
+            cost = stats["entries"] / 2 + a_label * stats["candidates"] + 20 * stats["rescored"]
+            return 1e-2 * float(np.where(stats["step"] == 2, cost / 4, cost).mean())
 
         return [trial._replace(us=us(trial.point)) for trial in trials]
 

@@ -151,6 +151,7 @@ def test_resolves_the_case_of_the_design():
         n_neighbors=50,
         n_rescore=64,
         teacher_top=200,
+        n_regions=128,
         capacity=185_400,
     )
 
@@ -205,6 +206,7 @@ def test_resolve_keeps_what_is_given():
         n_neighbors=2,
         n_rescore=4,
         teacher_top=1,
+        n_regions=3,
         capacity=50,
         seed=8,
     )

@@ -109,6 +109,7 @@ def test_the_surface():
         "IULOptions",
         "Index",
         "LSSConfig",
+        "ListPoint",
         "NotFittedError",
         "Observed",
         "OperatingPoint",

@@ -203,7 +203,7 @@ def test_a_scan_where_tables_are_not_good_enough(data):
     further = [trial for trial in report.trials if trial.point.judge is not None]
     assert report.feasible
     assert all(share.low >= 0.99 for trial in further for share in trial.quality.values())
-    assert (index.apply(further[0].point).search(Q[:300], 5, stats=True).stats["step"] == 1).mean() > 0.9
+    assert (index.apply(further[0].point).search(Q[:300], 5, stats=True).stats["step"] == 2).mean() > 0.9
 
 
 def test_trust_is_learned_from_some_of_many_queries(taught, data, monkeypatch):

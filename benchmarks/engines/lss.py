@@ -12,6 +12,8 @@ from benchmarks.engines import BaseEngine, Data, Work
 from lss_rs import Index, LSSConfig, set_num_threads
 
 EXEMPLAR_BYTES = 64
+LISTED_BYTES, FINALISTS = 36, 4
+"""Of a label in the columns of a region, and how many have their sketches read for each that is rescored."""
 """Sketch of a training query."""
 
 
@@ -76,7 +78,7 @@ class Engine(BaseEngine):
         return self.work_of(self.search(Q, 5, stats=True).stats or {})
 
     def work_of(self, counted: dict[str, np.ndarray]) -> Work:
-        """Work by tables, as a search's stats count it."""
+        """Work by lists and tables, as a search's stats count it."""
         stats = {name: values.mean() for name, values in counted.items()}
         d, params = self.index.d, self.index.params
         itemsize = {"float32": 4}.get(self.index.dtype, 2)
@@ -85,9 +87,12 @@ class Engine(BaseEngine):
             labels = stats["neighbors"] * labels_an_exemplar(params)
             tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * 8 + 4 * labels
         # A scan counts all rows as looked at; what it reads of them is something else.
-        by_tables = counted["step"] == 0
-        sketches = (counted["candidates"] * by_tables).mean() * params["sketch_bytes"]
-        sketches += (1 - by_tables.mean()) * params["scan_nbytes"]
+        step, looked_at = counted["step"], counted["candidates"]
+        sketches = (looked_at * (step == 1)).mean() * params["sketch_bytes"]
+        sketches += (step > 1).mean() * params["scan_nbytes"]
+        if at := self.index.operating_point.list:
+            listed = np.where(step == 0, looked_at, at.n_listed).mean()
+            sketches += listed * LISTED_BYTES + FINALISTS * at.n_rescore * params["sketch_bytes"]
         rows = stats["rescored"] * (d * itemsize + 4)
         return Work(stats["candidates"], params["nbytes"]["maps"] + tables + sketches + rows)
 

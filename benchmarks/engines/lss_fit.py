@@ -67,5 +67,5 @@ class Engine(lss.Engine):
         counted: Any = self.search(Q, 5, stats=True).stats
         # A scan counts all rows as looked at, by their sketches; scoring them all reads them besides.
         work, further = self.work_of(counted), counted["step"]
-        exact = (further > 1).mean() * self.index.params["nbytes"]["rows"]
-        return Work(work.sample, (work.bytes_read or 0.0) + exact, float((further > 0).mean()))
+        exact = (further > 2).mean() * self.index.params["nbytes"]["rows"]
+        return Work(work.sample, (work.bytes_read or 0.0) + exact, float((further > 1).mean()))

@@ -112,7 +112,7 @@ class Builder:
         self,
         queries: NDArray[np.float32],  # (n, d)
         indptr: NDArray[np.int64],  # (n + 1,)
-        indices: NDArray[np.int64],  # labels of query i, most needed first: indices[indptr[i]:indptr[i + 1]]
+        indices: NDArray[np.int64],  # of query i, most needed first: indices[indptr[i]:indptr[i + 1]]
     ) -> None: ...
     def lists(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Labels that each region's queries needed, those needed most first: CSR (indptr, ids)."""
@@ -120,7 +120,9 @@ class Builder:
         self,
         indptr: NDArray[np.int64],  # (n_regions + 1,)
         ids: NDArray[np.int64],  # as of lists
-        query_maps: NDArray[np.float32],  # (n_regions, l, p) from a query's coordinates less its region's mean
+        query_maps: NDArray[
+            np.float32
+        ],  # (n_regions, l, p) from a query's coordinates less its region's mean
         centers: NDArray[np.float32],  # (n_regions, p) that mean
         deviations: NDArray[np.float32],  # (n_regions, p) of coordinates around it
         row_maps: NDArray[np.float32],  # (n_regions, l, d)
@@ -214,7 +216,7 @@ class Index:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """CSR (indptr, indices), ids rising within a query."""
     def profile(self, queries: NDArray[np.float32], k: int) -> tuple[list[str], NDArray[np.float64]]:
-        """Stages of a search's first step, and how long each takes for each query, in seconds, (n, stages)."""
+        """Stages of a search's first step, and how long each takes a query, in seconds, (n, stages)."""
     def rows(self, first: int, n: int) -> NDArray[np.float32]:
         """Weights of rows first..first + n, (n, d), in single precision."""
     def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:

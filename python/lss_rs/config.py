@@ -204,9 +204,9 @@ class LSSConfig:
         With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
         its true labels. 0: true labels only.
     n_regions : int, optional
-        With ``fill="queries"`` and sketches, how many regions training queries are put together in. Each lists
-        the labels that its queries needed, which searches read first where tuning finds that quicker. 0: none.
-        By default one for about a thousand queries, and none where there are few queries or few rows.
+        With ``fill="queries"`` and sketches, how many regions training queries are put together in. Each
+        lists the labels that its queries needed, which searches read first where tuning finds that quicker.
+        0: none. By default one for about a thousand queries, and none where there are few queries or rows.
     capacity : int, optional
         With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
         while it serves among them. Default: twice as many as it is fitted from.

@@ -78,11 +78,11 @@ class SearchResult(_Pair):
     stats : dict or None
         With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from
         them, repeats included), "neighbors" (training queries whose labels were taken), "candidates"
-        (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 tables, 1 a scan by
-        sketches, 2 all rows in full), each an int64 array (n,), or a number for a single query; and "trust"
-        (float32), as far as the index can tell: after tables, the probability that the candidates hold the
-        full layer's best labels; after a scan, that its labels are the full layer's; NaN where none has been
-        learned.
+        (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 the list of its
+        region, 1 tables, 2 a scan by sketches, 3 all rows in full), each an int64 array (n,), or a number for
+        a single query; and "trust" (float32), as far as the index can tell: after tables, the probability
+        that the candidates hold the full layer's best labels; after a list or a scan, that its labels are the
+        full layer's; NaN where none has been learned.
     """
 
     stats: dict[str, Any] | None = None
@@ -401,13 +401,14 @@ class Index:
             What to do for a query with fewer than k candidates, as far as it went: pad with label -1 and
             score -inf, score every row, or raise.
         effort : {"adaptive", "fixed"}
-            "adaptive": where an answer is trusted less than the operating point asks, go on to a scan of all
-            rows by their sketches, and from there to all rows in full. "fixed": stay with the tables.
+            "adaptive": begin with the list of the query's region, where the operating point says so; where an
+            answer is trusted less than the point asks, go on to the tables, to a scan of all rows by their
+            sketches, and from there to all rows in full. "fixed": the tables alone.
         max_cost : float, optional
             Where effort ends, in full rows, for all steps together, a sketch, long or short, being as much of
             a row as it has of its bytes. A query whose next step would cost more stays where it is, also
-            where ``on_short`` or the operating point would have every row scored. The tables, where each
-            begins, are searched in any case: their cost is bounded by the operating point.
+            where ``on_short`` or the operating point would have every row scored. Lists and tables
+            are searched in any case: their cost is bounded by the operating point.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional

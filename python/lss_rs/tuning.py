@@ -495,7 +495,7 @@ class Judge:
         return self.at(point).search(self._judged.Q, self.k).labels
 
     def keeps_read(self, read: Read, then: NDArray[np.int64], share: float) -> bool:
-        """Whether the target is kept where this share of the queries, the least trusted, is answered otherwise."""
+        """Whether the target is kept where this share, the least trusted, is answered otherwise."""
         if share == 1:
             return self._keeps(then)
         trusted = read.trust >= _quantile(read.trust, share)

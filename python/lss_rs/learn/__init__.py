@@ -103,8 +103,8 @@ def learn(
     kept = alignment.leading(max(r, _covered(alignment.variances, config)))
     regions = _regions(kept, queries, resolved, report)
     report("planes", 1, 1)
-    planes = _core.Planes(planes, thresholds, "aligned")
-    return Learned(planes, _coordinates(kept, base), resolved, regions=regions)
+    hashed = _core.Planes(planes, thresholds, "aligned")
+    return Learned(hashed, _coordinates(kept, base), resolved, regions=regions)
 
 
 def relearn(index: _core.Index, config: LSSConfig, report: Report) -> _core.Planes:
@@ -213,7 +213,7 @@ def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
     groups = len(_core.sketch_widths(variances, config.sketch_bytes)) if config.sketch_bytes else 0
     if config.fill == "queries":
         groups = max(groups, len(_core.exemplar_widths(variances)))
-    return max(min(32 * groups, len(variances)), 1)
+    return min(32 * groups, len(variances))
 
 
 def _sample(alignment: Alignment, queries: QueryRows, most: int) -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ class Alignment:
 
 
 class Form(NamedTuple):
-    """Maps of queries and of rows, (p, p) each, and the variances of the logits along each coordinate, (p,)."""
+    """Maps of queries and of rows, (p, p) each, and the logit variances along the coordinates, (p,)."""
 
     query_map: NDArray[np.float64]
     row_map: NDArray[np.float64]

@@ -1,9 +1,9 @@
 """Regions: parts of the space of queries, each with a list of the labels that its queries needed.
 
-Queries are put together around centers by k-means, in the coordinates and weights by which exemplars are near:
-near each other are queries for which all rows' logits are alike (``rust/core/src/exemplars.rs``). Within a region
-queries differ by less, and along other directions, so each region has coordinates of its own: the closed form of
-:mod:`lss_rs.learn.aligned` once more, for its queries and the labels of its list.
+Queries are put together around centers by k-means, in the coordinates and weights by which exemplars are
+near: near each other are queries for which all rows' logits are alike (``rust/core/src/exemplars.rs``).
+Within a region queries differ by less, and along other directions, so each region has coordinates of its own:
+the closed form of :mod:`lss_rs.learn.aligned` once more, for its queries and the labels of its list.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def learn_regions(
     return Regions(weights.astype(np.float32), centers, means, products, alignment)
 
 
-def lay_out(
-    builder: _core.Builder, index: _core.Index, regions: Regions, report: Report
-) -> None:
+def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report: Report) -> None:
     """Learn coordinates for each region from its queries and its list, and have the lists laid out.
 
     Parameters
@@ -146,9 +144,9 @@ def lay_out(
     of_all = variances.mean(axis=0).astype(np.float32)
     kept = min(32 * len(_core.region_widths(of_all)), p)
     to_rows = row_maps[:, :kept] @ alignment.row_map
-    z_means = (
-        regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset
-    ).astype(np.float32)
+    z_means = (regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset).astype(
+        np.float32
+    )
     spread = np.sqrt(np.maximum(np.diagonal(regions.covariances, axis1=1, axis2=2), 0.0))
     builder.lay_out(
         indptr,
@@ -164,12 +162,11 @@ def lay_out(
 
 def _nearest(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:
     halves = 0.5 * (centers * centers).sum(axis=1)
-    return np.argmax(points @ centers.T - halves, axis=1)
+    nearest: NDArray[np.int64] = np.argmax(points @ centers.T - halves, axis=1)
+    return nearest
 
 
-def _k_means(
-    points: NDArray[np.float32], n: int, seed: int, report: Report
-) -> NDArray[np.float32]:
+def _k_means(points: NDArray[np.float32], n: int, seed: int, report: Report) -> NDArray[np.float32]:
     """Lloyd's algorithm from points drawn at random; a center that nothing is near to stays."""
     rng = np.random.default_rng(seed)
     centers = points[rng.choice(len(points), n, replace=False)]

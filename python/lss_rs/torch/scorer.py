@@ -325,7 +325,7 @@ class Scorer:
             labels, logits = _search(index, asked, k, adaptive=not wider)
             if wider:
                 stats: Any = self.index.search(asked, 1, stats=True).stats
-                doubtful = stats["step"] > 0
+                doubtful = stats["step"] > 1  # beyond lists and tables
                 if doubtful.any():
                     labels[doubtful], logits[doubtful] = _search(self._scanning(), asked[doubtful], k)
             found, scores = (torch.from_numpy(part).to(self.W.device) for part in (labels, logits))
@@ -338,7 +338,7 @@ class Scorer:
         if self._twin is None or self._twin[0] != key:
             # Where trust of 1 is asked for, any judge will do.
             judge = point.judge or (1.0, *[0.0] * 10)
-            scanning = point._replace(trust=1.0, scan_trust=0.0, judge=judge)
+            scanning = point._replace(trust=1.0, scan_trust=0.0, judge=judge, list=None)
             self._twin = key, self.index._at(scanning)
         return self._twin[1]
 

@@ -918,7 +918,7 @@ impl Reference {
             let trusted = if few { 0.0 } else { logistic(&list.judge, &features) };
             let read = 36 * listed.n + self.sketch_bytes * listed.positions.len();
             before = read as f64 / self.row_bytes + listed.finalists.len() as f64;
-            if trusted >= list.trust && list.trust < 1.0 {
+            if listed.finalists.len() >= k && trusted >= list.trust && list.trust < 1.0 {
                 let work = Work {
                     candidates: listed.n + self.always_include.len(),
                     rescored: listed.finalists.len(),

@@ -263,7 +263,9 @@ impl Regions {
         }
         let (mut each, mut at) = (Vec::with_capacity(n), 0);
         for (region, ends) in offsets.windows(2).enumerate() {
-            let Some(size) = ends[1].checked_sub(ends[0]) else { return bad("falling offsets") };
+            let Some(size) = ends[1].checked_sub(ends[0]).filter(|_| ends[1] as usize <= labels.len()) else {
+                return bad("falling offsets");
+            };
             let bytes = columns::bytes_of(&layout, size as usize);
             if columns.len() - at < bytes {
                 return bad("fewer columns");
@@ -326,6 +328,11 @@ impl Regions {
     /// What they consist of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// Bytes that finding a query's region, and its coordinates there, reads.
+    pub fn nbytes_of_map(&self) -> usize {
+        self.centers.matrix.values().nbytes() + self.each[0].map.nbytes()
     }
 
     /// Labels in the longest list.

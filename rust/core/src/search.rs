@@ -183,7 +183,7 @@ impl Searcher<'_> {
             cost += self.list_cost(regions, n, scratch);
             let found = scratch.finalists.len();
             let trust = if found < answers { 0.0 } else { self.trust_in_list(scratch, list, near) };
-            if !doubted(trust, list.trust) {
+            if found >= k && !doubted(trust, list.trust) {
                 labels.copy_from_slice(&scratch.answer.0[..k]);
                 scores.copy_from_slice(&scratch.answer.1[..k]);
                 return Ok(Work {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Built, Case, Dtype, Wide};
 use lss_core::hash::Space;
-use lss_core::{Answers, Effort, Fill, How, Index, OnShort, OperatingPoint, Step, Work};
+use lss_core::{Answers, Effort, Fill, How, Index, ListPoint, OnShort, OperatingPoint, Step, Work};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
@@ -72,7 +72,7 @@ fn build(space: Space, sketch_bytes: usize, fill: Fill) -> Built {
         wide: Wide { trust: 0.6, scan_trust: 0.4, n_scan: 30, max_cost: f64::INFINITY },
         n_train: 100,
         n_queries: 40,
-        n_regions: 0,
+        n_regions: 2,
     }
     .build()
 }
@@ -95,7 +95,9 @@ fn a_warm_search_allocates_nothing() {
         (Space::Aligned, 128, Fill::Queries),
     ] {
         let built = build(space, sketch_bytes, fill);
-        let point = built.index.fitted().unwrap().point;
+        let listing = built.index.fitted().unwrap().point;
+        let point = OperatingPoint { list: None, ..listing };
+        built.index.set_operating_point(point).unwrap();
         let judged = point.judge.is_some();
         let one = |index: &Index, effort: Effort, step: Step| {
             let (mut labels, mut scores) = ([0; K], [0.0; K]);
@@ -117,6 +119,12 @@ fn a_warm_search_allocates_nothing() {
         one(&built.index, Effort::ADAPTIVE, if judged { Step::Scan } else { Step::Tables });
         let exact = built.index.at(OperatingPoint { exact: true, ..point }).unwrap();
         one(&exact, Effort::ADAPTIVE, Step::Exact);
+        if let Some(list) = listing.list {
+            let list = Some(ListPoint { trust: 0.4, ..list });
+            let listing = built.index.at(OperatingPoint { list, ..point }).unwrap();
+            one(&listing, Effort::ADAPTIVE, Step::List);
+        }
+        assert_eq!(listing.list.is_some(), judged);
         if judged {
             let doubting = built.index.at(OperatingPoint { scan_trust: 0.6, ..point }).unwrap();
             one(&doubting, Effort::ADAPTIVE, Step::Exact);

@@ -149,6 +149,7 @@ impl Index {
         dict.set_item("list", list.transpose()?)?;
         let listed = fitted.regions.as_ref().map_or(0, |regions| regions.most());
         dict.set_item("n_listed", listed)?;
+        dict.set_item("region_nbytes", fitted.regions.as_ref().map_or(0, |regions| regions.nbytes_of_map()))?;
         dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
         dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;

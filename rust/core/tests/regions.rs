@@ -1,0 +1,291 @@
+//! Regions: lists hold what queries needed, columns what rows are, and answers from them are those of the reference.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::{Case, Dtype, Rng, TABLES_ALONE, any_case, cases, search_one};
+use lss_core::exemplars::Lists;
+use lss_core::hash::Space;
+use lss_core::kernels::Kernel;
+use lss_core::reference::{self, Sketched};
+use lss_core::regions::{self, Centers, Place, Plan, RegionMap, Regions};
+use lss_core::trust::LISTED;
+use lss_core::{Builder, Effort, Error, Fill, Index, ListPoint, OnShort, OperatingPoint, Step};
+use proptest::prelude::*;
+
+fn with_regions(mut case: Case, n_regions: usize) -> Case {
+    (case.fill, case.p, case.exact, case.n_regions) = (Fill::Queries, case.p.max(1), false, n_regions);
+    case.sketch_bytes = case.sketch_bytes.max(64);
+    case
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    /// The first of a query's labels counts a sixth, the next a seventh, and so on.
+    #[test]
+    fn lists_are_of_what_queries_needed(seed: u64, n in 1usize..=6, m in 1usize..=80, queries in 0usize..=60, most in 1usize..=90) {
+        let mut rng = Rng(seed);
+        let needed: Vec<Vec<u32>> = (0..queries).map(|_| (0..rng.below(12)).map(|_| rng.below(m) as u32).collect()).collect();
+        let regions: Vec<u32> = (0..queries).map(|_| rng.below(n) as u32).collect();
+        let without: BTreeSet<u32> = (0..rng.below(4)).map(|_| rng.below(m) as u32).collect();
+        let (offsets, labels) = common::csr(&needed);
+        let lists = Lists { offsets: &offsets, labels: &labels };
+        let got = regions::lists(n, &regions, lists, m, most, &without.iter().copied().collect::<Vec<_>>());
+        prop_assert_eq!(got.len(), n);
+        for (region, list) in got.iter().enumerate() {
+            let mut used = BTreeMap::new();
+            for (needed, _) in needed.iter().zip(&regions).filter(|&(_, &of)| of as usize == region) {
+                for (rank, &label) in needed.iter().enumerate() {
+                    *used.entry(label).or_insert(0.0) += 1.0 / (6.0 + rank as f64);
+                }
+            }
+            used.retain(|label, _| !without.contains(label));
+            prop_assert_eq!(list.len(), used.len().min(most));
+            prop_assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
+            let of = |label: &u32| used.get(label).copied().unwrap_or(f64::NEG_INFINITY);
+            for pair in list.windows(2) {
+                prop_assert!(of(&pair[0]) > of(&pair[1]) - 1e-4, "those needed most come first");
+            }
+            let least = list.last().map_or(f64::INFINITY, of);
+            prop_assert!(used.iter().all(|(label, &used)| list.contains(label) || used < least + 1e-4));
+        }
+    }
+
+    #[test]
+    fn the_nearest_center_is_nearest(seed: u64, n in 1usize..=40, r in 1usize..=70, spare in 0usize..=5) {
+        let mut rng = Rng(seed);
+        let weights = rng.vector(r, |rng| rng.unit().abs());
+        let all = rng.matrix(n, r, |rng| rng.dyadic(0.5, 3));
+        let centers = Centers::new(&weights, &all.concat()).unwrap();
+        let z = rng.vector(r + spare, Rng::normal);
+        let near = centers.nearest(Kernel::active(), &z, &mut Place::default());
+        let distance = |center: &[f32]| {
+            let square = |(i, c): (usize, &f32)| (f64::from(z[i]) * f64::from(weights[i]) - f64::from(*c)).powi(2);
+            center.iter().enumerate().map(square).sum::<f64>().sqrt()
+        };
+        let mut distances: Vec<f64> = all.iter().map(|center| distance(center)).collect();
+        let close = |a: f32, b: f64| (f64::from(a) - b).abs() < 2e-3 * (1.0 + b);
+        prop_assert!(close(near.distances[0], distances[near.region]));
+        prop_assert!(close(near.distances[2], distance(&vec![0.0; r])));
+        distances.sort_by(f64::total_cmp);
+        prop_assert!(close(near.distances[0], distances[0]));
+        prop_assert!(n == 1 || close(near.distances[1], distances[1]));
+    }
+
+    /// A label's columns hold its coordinates in the region, about their mean, and its logit for the region's mean query.
+    #[test]
+    fn columns_hold_the_labels(case in any_case(), n_regions in 1usize..=3) {
+        let case = with_regions(case, n_regions);
+        let built = case.prepare();
+        let mut rng = Rng(case.seed);
+        let coordinates = built.recipe.coordinates.as_ref().unwrap();
+        let (d, rows) = (case.d, reference::widen(built.index.rows()));
+        let centers = Centers::new(&[1.0], &rng.vector(n_regions, Rng::normal)).unwrap();
+        let lists: Vec<Vec<u32>> = (0..n_regions).map(|_| {
+            let mut all: Vec<u32> = (0..case.m as u32).collect();
+            (0..case.m).for_each(|i| all.swap(i, rng.below(case.m)));
+            all.truncate(rng.below(case.m + 1));
+            all
+        }).collect();
+        let l = 1 + rng.below(40.min(case.p));
+        let maps: Vec<RegionMap> = (0..n_regions).map(|_| RegionMap {
+            query: reference::projection(&rng.matrix(l, 2.min(case.p), Rng::normal), &vec![0.0; l], [&vec![0.0; 2.min(case.p)], &vec![1.0; 2.min(case.p)]]).unwrap(),
+            row: rng.vector(l * d, |rng| rng.dyadic(0.25, 8)),
+            mean: rng.vector(d, |rng| rng.dyadic(0.25, 8)),
+        }).collect();
+        let plan = Plan { lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
+        let built_regions = Regions::build(built.index.rows(), &coordinates.base, centers, &plan).unwrap();
+        built_regions.validate(case.m, case.p).unwrap();
+        for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
+            prop_assert_eq!(&region.labels[..], &list[..]);
+            let columns = Sketched::of_columns(&region.columns, list.len());
+            let widths = reference::widths(columns.counts);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let zs: Vec<Vec<f64>> = list.iter().map(|&label| map.row.chunks(d).map(|row| dot(row, &rows[label as usize])).collect()).collect();
+            for (at, &label) in list.iter().enumerate() {
+                let base = f64::from(coordinates.base[label as usize]) + dot(&map.mean, &rows[label as usize]);
+                prop_assert!((f64::from(columns.base[at]) - base).abs() < 1e-3 * (1.0 + base.abs()));
+                for j in 0..l.min(widths.len()) {
+                    let half_step = columns.half_steps[j];
+                    let mean = zs.iter().map(|z| z[j]).sum::<f64>() / list.len() as f64;
+                    if half_step > 0.0 {
+                        let stands_for = reference::level(columns.codes[at][j], widths[j], half_step);
+                        let most = f64::from(half_step) * f64::from(1u32 << widths[j]);
+                        let z = (zs[at][j] - mean).clamp(-most, most);
+                        let off = (stands_for - z).abs();
+                        prop_assert!(off <= f64::from(half_step) * 1.01 + 1e-3, "{stands_for} is not {z}");
+                    } else {
+                        prop_assert!((zs[at][j] - mean).abs() < 1e-2 * (1.0 + mean.abs()), "no step, no difference");
+                    }
+                }
+            }
+        }
+    }
+
+    /// What trust is learned from is what searches are judged by.
+    #[test]
+    fn features_are_those_that_searches_are_judged_by(case in any_case(), n_regions in 1usize..=4, k in 1usize..=4, n_listed in 1usize..=120, n_rescore in 1usize..=20) {
+        let case = with_regions(case, n_regions);
+        let built = case.build();
+        let point = built.index.fitted().unwrap().point;
+        let (n, judge) = (built.queries.len(), lss_core::Trust { k, ..point.judge.unwrap() });
+        let (mut labels, mut features) = (vec![0; n * k], vec![[0.0; LISTED]; n]);
+        built.index.read_lists(&built.queries.concat(), k, [n_listed, n_rescore], &mut labels, &mut features).unwrap();
+        for feature in 0..LISTED {
+            let mut weights = [0.0; LISTED];
+            weights[feature] = 0.1;
+            let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge: weights });
+            built.index.set_operating_point(OperatingPoint { judge: Some(judge), list, ..point }).unwrap();
+            let twin = built.reference_of_parts();
+            for (i, query) in built.queries.iter().enumerate() {
+                let got = search_one(&built.index, query, k, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+                let expected = twin.search(query, k, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+                prop_assert_eq!(&got.labels, &expected.labels);
+                let enough = got.work.step == Step::List;
+                prop_assert!((got.work.trust - expected.work.trust).abs() < 5e-3, "feature {}: {} {}", feature, got.work.trust, expected.work.trust);
+                // Fewer labels than are wanted are never trusted, whatever they show.
+                if enough {
+                    prop_assert!(got.work.rescored >= k);
+                    prop_assert_eq!(&got.labels[..], &labels[i * k..][..k]);
+                    prop_assert!((got.work.trust - 1.0 / (1.0 + (-0.1 * features[i][feature]).exp())).abs() < 1e-4);
+                }
+            }
+        }
+    }
+}
+
+/// A layer whose lists have many blocks.
+fn wide(seed: u64) -> (Arc<Index>, Vec<Vec<f32>>, OperatingPoint) {
+    let case = Case {
+        seed,
+        dtype: Dtype::F32,
+        exact_sums: false,
+        m: 9000,
+        d: 8,
+        p: 8,
+        space: Space::Aligned,
+        n_tables: 1,
+        n_bits: 3,
+        fill: Fill::Queries,
+        n_always: 3,
+        sketch_bytes: 64,
+        n_probes: 2,
+        max_entries: usize::MAX,
+        n_neighbors: 4,
+        n_rescore: 8,
+        exact: false,
+        wide: TABLES_ALONE,
+        n_train: 3000,
+        n_queries: 30,
+        n_regions: 2,
+    };
+    let built = case.build();
+    let point = built.index.fitted().unwrap().point;
+    (built.index, built.queries, point)
+}
+
+/// Labels are listed by a score that some blocks tell, or, where these do not tell enough, the best of all.
+#[test]
+fn long_lists_answer_as_the_reference() {
+    let (index, queries, point) = wide(5);
+    let fitted = index.fitted().unwrap();
+    let regions = fitted.regions.as_deref().unwrap();
+    assert!(regions.most() > 2000, "{} labels", regions.most());
+    for (n_listed, n_rescore) in
+        [(usize::MAX, 40), (usize::MAX, 3), (2000, 16), (300, 16), (65, 16), (64, 16)]
+    {
+        let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge: [0.0; LISTED] });
+        index.set_operating_point(OperatingPoint { list, ..point }).unwrap();
+        let twin = reference::Reference::of(index.rows(), &index.fitted().unwrap());
+        for query in queries.iter().chain([&vec![0.0; 8], &vec![1e30; 8]]) {
+            let got = search_one(&index, query, 5, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+            let expected = twin.search(query, 5, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+            assert_eq!(got.work.step, Step::List);
+            common::assert_answers(&[got], &[expected], &format!("{n_listed} {n_rescore}"));
+        }
+    }
+}
+
+#[test]
+fn about_as_many_are_gathered_as_are_asked_for() {
+    let mut rng = Rng(9);
+    for n in [1usize, 63, 64, 500, 5000] {
+        let scores = rng.vector(n, Rng::normal);
+        for most in [1, 16, n / 4, n - 1].into_iter().filter(|&most| 0 < most && most < n) {
+            let places = reference::gather(&scores, most);
+            assert!(
+                places.len() >= most / 4 && places.len() <= 4 * most.max(16),
+                "{} of {most}",
+                places.len()
+            );
+            assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    }
+    // Where all are alike, none is above the others.
+    assert_eq!(reference::gather(&[1.0; 300], 20), (0..20).collect::<Vec<u32>>());
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let refused = |result: lss_core::Result<()>, arg: &str| match result {
+        Err(Error::Value { arg: got, .. }) => assert_eq!(got, arg),
+        other => panic!("{arg}: {other:?}"),
+    };
+    assert!(Centers::new(&[], &[]).is_err() && Centers::new(&[1.0, 1.0], &[1.0, 2.0, 3.0]).is_err());
+    let case = Case { n_train: 20, ..with_regions(case(3), 2) };
+    let built = case.build();
+    let point = built.index.fitted().unwrap().point;
+    let list = point.list.unwrap();
+    for (list, arg) in [
+        (ListPoint { n_listed: 0, ..list }, "list.n_listed"),
+        (ListPoint { n_rescore: 0, ..list }, "list.n_rescore"),
+        (ListPoint { trust: 1.5, ..list }, "list.trust"),
+        (ListPoint { judge: [f32::NAN; LISTED], ..list }, "list.judge"),
+    ] {
+        refused(built.index.set_operating_point(OperatingPoint { list: Some(list), ..point }), arg);
+    }
+    refused(built.index.set_operating_point(OperatingPoint { judge: None, ..point }), "list");
+    let bare = Case { n_regions: 0, ..case.clone() }.build();
+    refused(bare.index.set_operating_point(point), "list");
+    refused(bare.index.read_lists(&bare.queries.concat(), 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "out");
+    let one = &bare.queries[0];
+    refused(bare.index.read_lists(one, 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "n_regions");
+
+    // Centers of more coordinates than there are, or where nothing is listed.
+    let centers = |r: usize| Some(Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap());
+    let mut recipe = bare.recipe.clone();
+    recipe.centers = centers(case.p + 1);
+    refused(Builder::new(Arc::clone(&bare.index), recipe.clone()).map(drop), "centers");
+    (recipe.centers, recipe.sketch_bytes) = (centers(1), 0);
+    recipe.point.judge = None;
+    refused(Builder::new(Arc::clone(&bare.index), recipe).map(drop), "centers");
+}
+
+fn case(seed: u64) -> Case {
+    Case {
+        seed,
+        dtype: Dtype::F32,
+        exact_sums: false,
+        m: 50,
+        d: 6,
+        p: 6,
+        space: Space::Aligned,
+        n_tables: 1,
+        n_bits: 2,
+        fill: Fill::Queries,
+        n_always: 0,
+        sketch_bytes: 64,
+        n_probes: 2,
+        max_entries: usize::MAX,
+        n_neighbors: 4,
+        n_rescore: 8,
+        exact: false,
+        wide: TABLES_ALONE,
+        n_train: 20,
+        n_queries: 5,
+        n_regions: 2,
+    }
+}

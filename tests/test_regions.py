@@ -1,0 +1,228 @@
+"""Regions: lists of labels that are read first, and trusted where trust has been learned."""
+
+import numpy as np
+import pytest
+
+from lss_rs import Index, ListPoint, LSSConfig, tune
+from lss_rs._arrays import QueryRows
+from lss_rs.learn import learn
+from lss_rs.learn.regions import _k_means, _nearest, learn_regions
+from lss_rs.learn.trust import learn_list_trust
+
+M, D, N = 3000, 24, 6000
+
+
+def layer(seed=0):
+    """Rows and queries in clusters, so that regions have labels of their own."""
+    rng = np.random.default_rng(seed)
+    centers = 2 * rng.standard_normal((12, D))
+    W = centers[rng.integers(12, size=M)] + rng.standard_normal((M, D))
+    Q = centers[rng.integers(12, size=N)] + 0.7 * rng.standard_normal((N, D))
+    return W.astype(np.float32), Q.astype(np.float32)
+
+
+W, Q = layer()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return Index.from_weights(W, config=LSSConfig(n_regions=16)).fit(Q[:5000], k=5, progress=False)
+
+
+@pytest.fixture
+def index(fitted):
+    return fitted._at(fitted.operating_point)
+
+
+def reading(index, n_listed=4000, n_rescore=32, trust=0.0):
+    """The same index, that reads lists whatever they are worth."""
+    judge = index.operating_point.judge or (5.0, *[0.0] * 10)
+    point = ListPoint(n_listed, n_rescore, trust, (0.0,) * 9)
+    return index.apply(index.operating_point._replace(judge=judge, list=point, exact=False))
+
+
+# Learning
+
+
+def test_k_means_puts_clusters_together():
+    rng = np.random.default_rng(0)
+    truth = 10 * rng.standard_normal((4, 3)).astype(np.float32)
+    of = rng.integers(4, size=2000)
+    points = truth[of] + 0.1 * rng.standard_normal((2000, 3)).astype(np.float32)
+    centers = _k_means(points, 32, 0, lambda *_: None)
+    found = _nearest(points, centers)
+    for region in np.unique(found):
+        assert len(np.unique(of[found == region])) == 1
+    np.testing.assert_array_equal(centers, _k_means(points, 32, 0, lambda *_: None))
+    spread = np.linalg.norm(points - centers[found], axis=1)
+    assert spread.mean() < 0.2
+
+
+def test_k_means_keeps_centers_that_nothing_is_near_to():
+    points = np.repeat(np.float32([[0, 0], [1, 1]]), 50, axis=0)
+    centers = _k_means(points, 5, 0, lambda *_: None)
+    assert np.isfinite(centers).all()
+    assert set(map(tuple, centers.tolist())) <= {(0.0, 0.0), (1.0, 1.0)}
+
+
+def test_regions_are_of_their_queries():
+    index = Index.from_weights(W, config=LSSConfig(n_regions=8))
+    regions = learn(index._core, QueryRows(Q, D), None, index.config, 5, lambda *_: None).regions
+    kept = regions.alignment
+    z = Q @ kept.query_map.T + kept.query_offset
+    of = _nearest(z[:, : len(regions.weights)] * regions.weights, regions.centers)
+    assert len(regions.centers) == 8
+    within = np.zeros((z.shape[1],) * 2)
+    for region in range(8):
+        members = of == region
+        np.testing.assert_allclose(regions.means[region], Q[members].mean(axis=0), atol=1e-3)
+        about = z[members] - z[members].mean(axis=0)
+        within += about.T @ about
+    within /= N
+    for region in range(8):
+        about = z[of == region] - z[of == region].mean(axis=0)
+        n, prior = len(about), 0.5 * z.shape[1]
+        expected = (about.T @ about + prior * within) / (n + prior)
+        np.testing.assert_allclose(regions.covariances[region], expected, atol=2e-3)
+
+
+def test_as_many_regions_as_queries_at_most():
+    index = Index.from_weights(W, config=LSSConfig(n_regions=500))
+    learned = learn(index._core, QueryRows(Q[:60], D), None, index.config, 5, lambda *_: None)
+    assert len(learned.regions.centers) == 60
+    assert learn_regions(
+        learned.regions.alignment, QueryRows(Q[:1], D), 3, 0, lambda *_: None
+    ).means.shape == (1, D)
+
+
+# Searching
+
+
+def test_whole_lists_hold_nearly_all_that_is_needed(index):
+    full = index.search(Q[5000:], k=5, exact=True).labels
+    found = reading(index, n_rescore=64).search(Q[5000:], k=5, stats=True)
+    assert (found.stats["step"] == 0).all()
+    assert (found.stats["candidates"] < M / 2).all()
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(full, found.labels, strict=True)]) > 4.9
+    for query, labels, scores in zip(Q[5000:5050], *found[:2], strict=False):
+        np.testing.assert_allclose(scores, W[labels] @ query, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_listed", [1, 5, 64, 200])
+def test_so_many_labels_are_read(index, n_listed):
+    stats = reading(index, n_listed).search(Q[5000:5100], k=5, stats=True).stats
+    listed = stats["candidates"][stats["step"] == 0]
+    assert (listed == n_listed).all()
+    assert (len(listed) == 0) == (n_listed < 5)  # fewer than are asked for are not enough
+
+
+def test_who_does_not_trust_lists_searches_tables(index):
+    expected = index.apply(index.operating_point._replace(list=None)).search(Q[5000:], k=5, stats=True)
+    found = reading(index, trust=1.0).search(Q[5000:], k=5, stats=True)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert (found.stats["step"] > 0).all()
+    fixed = reading(index).search(Q[5000:], k=5, effort="fixed", stats=True)
+    assert (fixed.stats["step"] == 1).all()
+
+
+def test_labels_of_every_query_are_in_no_list_and_in_every_answer():
+    odd = W.copy()
+    odd[7] = 30 * Q[5000]
+    config = LSSConfig(n_regions=16, always_include=(7,))
+    index = Index.from_weights(odd, config=config).fit(Q[:5000], k=5, target=None, progress=False)
+    labels = reading(index, 50, 16).search(Q[5000], k=5).labels
+    assert labels[0] == 7
+    assert len(set(labels.tolist())) == 5
+
+
+def test_batches_answer_as_single_queries(index):
+    reading(index, 300)
+    together = index.search(Q[5000:5200], k=5)
+    for query, labels, scores in zip(Q[5000:5200], *together, strict=True):
+        alone = index.search(query, k=5)
+        np.testing.assert_array_equal(alone.labels, labels)
+        np.testing.assert_array_equal(alone.scores, scores)
+
+
+def test_lists_are_kept_in_files_and_pickles(index, tmp_path):
+    reading(index, 300, trust=0.3)
+    index.save(tmp_path / "index.safetensors")
+    again = Index.load(tmp_path / "index.safetensors")
+    assert again.operating_point == index.operating_point
+    assert isinstance(again.operating_point.list, ListPoint)
+    np.testing.assert_array_equal(again.search(Q[5000:], 5).labels, index.search(Q[5000:], 5).labels)
+    assert again.params["nbytes"]["regions"] == index.params["nbytes"]["regions"] > 0
+
+
+# Trust and tuning
+
+
+def test_features_tell_right_from_wrong(index):
+    asked = Q[5000:]
+    full = index.search(asked, k=5, exact=True).labels
+    read = learn_list_trust(index._core, asked, full, 5, 30, 16)
+    right = (np.sort(read.labels, axis=1) == np.sort(full, axis=1)).all(axis=1)
+    assert 0.05 < right.mean() < 0.99
+    assert read.trust[right].mean() > read.trust[~right].mean() + 0.1
+    point = ListPoint(30, 16, 0.0, read.judge)
+    judge = index.operating_point.judge or (5.0, *[0.0] * 10)
+    found = index.apply(index.operating_point._replace(judge=judge, list=point)).search(asked, 5, stats=True)
+    np.testing.assert_array_equal(found.labels, read.labels)
+    np.testing.assert_allclose(found.stats["trust"], read.trust, atol=1e-3)
+
+
+def test_tuning_reads_lists_where_that_is_quicker(fitted):
+    report = tune(fitted, Q[5000:], progress=False)
+    with_lists = [trial for trial in report.trials if trial.point.list is not None]
+    assert with_lists
+    assert all(min(share.low for share in trial.quality.values()) >= 0.99 for trial in with_lists[:1])
+    without = [trial for trial in report.trials if trial.point.list is None and trial.point.judge is not None]
+    quicker = with_lists[0].us < min(trial.us for trial in without)
+    assert (report.best.list is not None) == quicker
+    assert report.to_json()["trials"]
+    assert "list" in report.to_json()["best"]
+    # Who stays with the tables has no use for lists.
+    assert tune(fitted, Q[5000:], effort="fixed", progress=False).best.list is None
+
+
+def test_foreigners_are_not_answered_from_lists(index):
+    full = index.search(Q[5000:], k=5, exact=True).labels
+    read = learn_list_trust(index._core, Q[5000:], full, 5, 4000, 32)
+    far = 5 * np.random.default_rng(3).standard_normal((400, D)).astype(np.float32)
+    _, features = index._core.read_lists(far, 5, 4000, 32)
+    trust = 1 / (1 + np.exp(-(features @ np.float32(read.judge)).astype(float)))
+    assert trust.mean() < read.trust.mean() - 0.2
+
+
+# Configuration
+
+
+def test_regions_are_for_many_queries_and_rows():
+    config = LSSConfig()
+    assert config.resolve(m=50_000, d=64, n=100_000, k=10).n_regions == 128
+    assert config.resolve(m=50_000, d=64, n=10_000, k=10).n_regions == 0
+    assert config.resolve(m=5_000, d=64, n=100_000, k=10).n_regions == 0
+    for without in ({"fill": "rows"}, {"sketch_bytes": 0}):
+        assert LSSConfig(**without).resolve(m=50_000, d=64, n=100_000, k=10).n_regions == 0
+        with pytest.raises(ValueError, match="'n_regions' parameter of LSSConfig must be None or 0"):
+            LSSConfig(n_regions=4, **without)
+    index = Index.from_weights(W).fit(Q[:500], target=None, progress=False)
+    assert index.params["n_regions"] == index.params["n_listed"] == index.params["nbytes"]["regions"] == 0
+    with pytest.raises(ValueError, match="'list' must be None without regions"):
+        reading(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_listed": 0}, "'list.n_listed' must be at least 1"),
+        ({"n_rescore": 0}, "'list.n_rescore' must be at least 1"),
+        ({"trust": -0.1}, "'list.trust' must be in 0..=1"),
+        ({"judge": (np.nan,) * 9}, "'list.judge' must be finite"),
+    ],
+)
+def test_list_points_are_checked(index, change, words):
+    point = reading(index).operating_point
+    with pytest.raises(ValueError, match=words):
+        index.apply(point._replace(list=point.list._replace(**change)))
+    assert index.operating_point == point
