@@ -151,7 +151,6 @@ def test_resolves_the_case_of_the_design():
         n_neighbors=50,
         n_rescore=64,
         teacher_top=200,
-        n_regions=128,
         capacity=185_400,
     )
 

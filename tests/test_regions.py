@@ -197,14 +197,9 @@ def test_foreigners_are_not_answered_from_lists(index):
 # Configuration
 
 
-def test_regions_are_for_many_queries_and_rows():
-    config = LSSConfig()
-    assert config.resolve(m=50_000, d=64, n=100_000, k=10).n_regions == 128
-    assert config.resolve(m=50_000, d=64, n=10_000, k=10).n_regions == 0
-    assert config.resolve(m=5_000, d=64, n=100_000, k=10).n_regions == 0
+def test_regions_are_asked_for():
     for without in ({"fill": "rows"}, {"sketch_bytes": 0}):
-        assert LSSConfig(**without).resolve(m=50_000, d=64, n=100_000, k=10).n_regions == 0
-        with pytest.raises(ValueError, match="'n_regions' parameter of LSSConfig must be None or 0"):
+        with pytest.raises(ValueError, match="'n_regions' parameter of LSSConfig must be 0"):
             LSSConfig(n_regions=4, **without)
     index = Index.from_weights(W).fit(Q[:500], target=None, progress=False)
     assert index.params["n_regions"] == index.params["n_listed"] == index.params["nbytes"]["regions"] == 0

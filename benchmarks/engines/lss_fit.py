@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.engines import BaseEngine, Data, Work, lss
-from lss_rs import Index, OperatingPoint, set_num_threads, tune
+from lss_rs import Index, LSSConfig, OperatingPoint, set_num_threads, tune
 from lss_rs.tuning import TuneReport, held_out_from
 
 
@@ -29,12 +29,18 @@ class Engine(lss.Engine):
     def __init__(self, data: Data, num_threads: int) -> None:
         set_num_threads(num_threads)
         Y = data.Y.lists()
-        index = Index.from_weights(data.W, data.b).fit(data.Q, Y, k=5, progress=False)
+        config = self.config(len(data.Q))
+        index = Index.from_weights(data.W, data.b, config).fit(data.Q, Y, k=5, progress=False)
         held = held_out_from(len(data.Q), None) % len(data.Q)  # none is held out of few: then all of them
         self._held = data.Q[held:], Y[held:]
         self._points: dict[str, OperatingPoint] = {}
         self._keep(index)
         self._fitted, self._at_fit = index.to_bytes(), self._points
+
+    @staticmethod
+    def config(n: int) -> LSSConfig:
+        """Say what an index for `n` training queries is made from."""
+        return LSSConfig()
 
     def _keep(self, index: Index) -> None:
         self.index, self.search = index, index.search

@@ -48,8 +48,6 @@ _NEIGHBORS = 50
 _RESCORE = 64
 _TEACHER_TOP = 200
 _CAPACITY = 2
-_LOG2_QUERIES_PER_REGION = 10
-_MIN_REGIONS, _MIN_ROWS = 16, 16_384
 SPARE_COORDINATES = 2
 """Planes of the closed form lie in the leading n_bits coordinates and this many more: others carry less logit
 variance than a bit is worth."""
@@ -86,7 +84,7 @@ class OperatingPoint(NamedTuple):
     exact : bool
         Score every row: where nothing less is good enough.
     n_scan : int
-        Rows scored in full precision after a scan of all rows.
+        Rows scored in full precision after a scan of all rows, at most.
     trust : float
         In 0..1. Candidates that are trusted less are not enough: all rows are scanned. 0: never,
         1: always.
@@ -192,7 +190,8 @@ class LSSConfig:
         With ``fill="queries"``, how many of the training queries met in the buckets, the nearest, give their
         labels as candidates.
     n_rescore : int, optional
-        Candidates that keep their place after the sketches and are scored exactly. Without sketches
+        Candidates that keep their place after the sketches and are scored exactly, at most: fewer are where
+        trust has been learned and estimates say that no other is among the best. Without sketches
         (``sketch_bytes=0``) every candidate is.
     sketch_bytes : {0, 64, 128}
         Bytes of a row's sketch; 0 keeps none. With ``fill="queries"`` a row has up to 64 bytes more, for
@@ -203,10 +202,11 @@ class LSSConfig:
     teacher_top : int, optional
         With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
         its true labels. 0: true labels only.
-    n_regions : int, optional
-        With ``fill="queries"`` and sketches, how many regions training queries are put together in. Each
-        lists the labels that its queries needed, which searches read first where tuning finds that quicker.
-        0: none. By default one for about a thousand queries, and none where there are few queries or rows.
+    n_regions : int
+        With ``fill="queries"`` and sketches, how many regions training queries are put together in; one for a
+        thousand queries does well. Each lists the labels that its queries needed, and searches read that
+        first where tuning finds it quicker. It suits traffic that stays as it was: of queries of another kind
+        fewer are noticed. 0: none.
     capacity : int, optional
         With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
         while it serves among them. Default: twice as many as it is fitted from.
@@ -249,7 +249,7 @@ class LSSConfig:
     sketch_bytes: Literal[0, 64, 128] = 128
     fill: Literal["queries", "rows"] = "queries"
     teacher_top: int | None = None
-    n_regions: int | None = None
+    n_regions: int = 0
     capacity: int | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     always_include: tuple[int, ...] = ()
@@ -258,7 +258,7 @@ class LSSConfig:
 
     def __post_init__(self) -> None:
         for name, limits in _RANGES.items():
-            _take_int(self, name, *limits, optional=name != "seed")
+            _take_int(self, name, *limits, optional=name not in ("seed", "n_regions"))
         for name, allowed in _CHOICES.items():
             _check_choice(self, name, allowed)
         try:
@@ -277,14 +277,14 @@ class LSSConfig:
                 expected = "another with fill='rows', which keeps no queries to be met"
                 raise _refuse(self, "method", expected, self.method)
             if self.n_regions:
-                expected = "None or 0 with fill='rows', which keeps no queries"
+                expected = "0 with fill='rows', which keeps no queries"
                 raise _refuse(self, "n_regions", expected, self.n_regions)
             for name in ("n_neighbors", "capacity"):
                 if getattr(self, name) is not None:
                     expected = "None with fill='rows', which keeps no queries"
                     raise _refuse(self, name, expected, getattr(self, name))
         if self.n_regions and not self.sketch_bytes:
-            expected = "None or 0 without sketches, which tell the labels of a region apart"
+            expected = "0 without sketches, which tell the labels of a region apart"
             raise _refuse(self, "n_regions", expected, self.n_regions)
         if not isinstance(self.iul, IULOptions | None):
             raise _refuse(self, "iul", "IULOptions or None", self.iul)
@@ -321,9 +321,6 @@ class LSSConfig:
         if method in ("refine", "aligned"):  # a table's planes are, or begin, orthonormal
             n_bits = min(n_bits, d)
         n_bits = _either(self.n_bits, n_bits)
-        n_regions = 2 ** round(math.log2(max(n, 1)) - _LOG2_QUERIES_PER_REGION) if n else 0
-        if by_rows or not self.sketch_bytes or n_regions < _MIN_REGIONS or m < _MIN_ROWS:
-            n_regions = 0
         n_tables = _TABLES_ROWS if by_rows or self.method == "iul" else _TABLES_QUERIES
         max_entries = _either(self.max_entries, _ENTRIES_ROWS if by_rows else _ENTRIES_QUERIES)
         n_probes = _PROBES_ROWS if by_rows else min(PROBES_AN_ENTRY * max_entries, _RANGES["n_probes"][1])
@@ -336,7 +333,6 @@ class LSSConfig:
             max_entries=max_entries,
             n_neighbors=None if by_rows else _either(self.n_neighbors, _NEIGHBORS),
             n_rescore=_either(self.n_rescore, max(_RESCORE, 2 * k)),
-            n_regions=_either(self.n_regions, int(n_regions)),
             capacity=None if by_rows else _either(self.capacity, max(_CAPACITY * n, 1)),
             teacher_top=0 if by_rows else min(_either(self.teacher_top, max(_TEACHER_TOP, k)), m),
             iul=self.iul or (IULOptions() if self.method == "iul" else None),

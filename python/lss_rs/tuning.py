@@ -33,7 +33,7 @@ __all__ = ["Trial", "TuneReport", "tune"]
 
 _ENTRIES = tuple(2**i for i in range(5, 15))
 _NEIGHBORS = (5, 10, 20, 50, 100, 200, 400)
-_RESCORE = (8, 16, 32, 64, 128, 256, 512)
+_RESCORE = (16, 32, 64, 128, 256, 512)
 
 _LEAST, _MOST = 1000, 12_288
 """Training queries that are enough to hold some out, and the most held out."""
@@ -49,8 +49,9 @@ _SHARES = 200
 _LOSSES = (1, 2, 4)
 """Times what may be lost at all, what tables may lose that go on where they are not trusted."""
 
-_TRUSTED, _JUDGED, _CONFIRMED = 8, 4096, 3
-"""Points that trust is learned at, at most, queries that it is learned from, and points to be confirmed."""
+_TRUSTED, _WIDER, _JUDGED, _CONFIRMED = 6, 4, 4096, 3
+"""Points that trust is learned at, at most, and times as many rows rescored where it is once more; queries
+that it is learned from; points to be confirmed."""
 
 _LISTED, _LIST_RESCORE = (256, 512, 1024, 2048, 4096), (16, 32, 64, 128)
 """Labels read of a list and rows rescored, beside as many as there are."""
@@ -289,7 +290,11 @@ def find_point(
     if adaptive and judge.has_trust:
         *timed, full = _time([*_cheaper(judge, report), full], judge, objective, num_threads)
         quicker = _frontier(sorted([trial for trial in timed if trial.us < full.us], key=_us))
-        further = _further(judge, _spread(quicker, _TRUSTED), report, objective, num_threads)
+        trials = _spread(quicker, _TRUSTED)
+        # few rows are enough for most queries, whose searches stop early: room for others costs little
+        wider = [trial.point._replace(n_rescore=_WIDER * trial.point.n_rescore) for trial in trials]
+        trials += [trial._replace(point=point) for trial, point in zip(trials, wider, strict=True)]
+        further = _further(judge, trials, report, objective, num_threads)
         further += _lists(judge, further, report, objective, num_threads)
         timed += further
         good = [trial for trial in further if judge.keeps(trial)]
@@ -372,7 +377,10 @@ def _lists(
     if not good or not most:
         return []
     after = min(good, key=_us)
-    labels = judge.answers(after.point)
+    labels, scans = judge.answers(after.point)
+    both = [after._replace(point=after.point._replace(trust=trust)) for trust in (0.0, 1.0)]
+    tables, scan = _time(both, judge, objective, num_threads)
+    then = np.where(scans, scan.us, tables.us)  # who is not trusted in one way is seldom in another
     plans = []
     sizes = [n for n in _LISTED if n < most] + [most]
     grid = [(n, r) for n in sizes for r in _LIST_RESCORE]
@@ -383,16 +391,17 @@ def _lists(
         if needed is None:
             continue
         alone = after.point._replace(list=ListPoint(n, max(r, judge.k), 0.0, read.judge))
-        first, then = _time([after._replace(point=alone), after], judge, objective, num_threads)
-        share = needed + _INSURANCE * first.us / max(then.us, 1e-3)
+        (first,) = _time([after._replace(point=alone)], judge, objective, num_threads)
+        of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
+        share = needed + _INSURANCE * first.us / of_one
         if share < 1:
             trust = _quantile(read.trust, share)
-            share = float((read.trust < trust).mean())
+            further = float(np.where(read.trust < trust, then, 0.0).mean())
             point = alone._replace(list=ListPoint(n, max(r, judge.k), trust, read.judge))
-            plans.append((first.us + share * then.us, point))
+            plans.append((first.us + further, point))
     report("lists", len(grid), len(grid))
     tried: list[Trial] = []
-    for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
+    for _, point in sorted(plans, key=lambda plan: plan[0]):
         tried.append(judge.trial(point))
         if judge.keeps(tried[-1]):
             break
@@ -490,9 +499,11 @@ class Judge:
         of = self._judged.Q, self._best, self.k, n_listed, max(n_rescore, self.k)
         return learn_list_trust(self.index._core, *of)
 
-    def answers(self, point: OperatingPoint) -> NDArray[np.int64]:
-        """Answer the queries that trust is learned from."""
-        return self.at(point).search(self._judged.Q, self.k).labels
+    def answers(self, point: OperatingPoint) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Answer the queries that trust is learned from: labels, and which of them go on to a scan."""
+        found = self.at(point).search(self._judged.Q, self.k, stats=True)
+        stats = cast("dict[str, NDArray[np.int64]]", found.stats)
+        return found.labels, stats["step"] > 1
 
     def keeps_read(self, read: Read, then: NDArray[np.int64], share: float) -> bool:
         """Whether the target is kept where this share, the least trusted, is answered otherwise."""
@@ -664,8 +675,8 @@ def _in_json(point: OperatingPoint) -> dict[str, Any]:
 
 
 def _quantile(trust: NDArray[np.float64], share: float) -> float:
-    """Trust that this share of the queries lacks, as an index keeps it: in single precision."""
-    return float(np.float32(np.quantile(trust, share)))
+    """Trust that this share of the queries lacks, in single precision and below 1, which no query reaches."""
+    return float(min(np.float32(np.quantile(trust, share)), np.nextafter(np.float32(1), np.float32(0))))
 
 
 def _worst(trial: Trial) -> float:

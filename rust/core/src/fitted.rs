@@ -51,11 +51,11 @@ pub struct OperatingPoint {
     pub max_entries: usize,
     /// Exemplars, the nearest of those met, whose labels are candidates.
     pub n_neighbors: usize,
-    /// Candidates scored in full precision.
+    /// Candidates scored in full precision, at most.
     pub n_rescore: usize,
     /// Score all rows instead, where nothing less is good enough.
     pub exact: bool,
-    /// Rows scored in full precision after a scan of all rows.
+    /// Rows scored in full precision after a scan of all rows, at most.
     pub n_scan: usize,
     /// Candidates of tables that are trusted less are not enough: all rows are scanned. At 1 always.
     pub trust: f32,
@@ -120,7 +120,7 @@ impl OperatingPoint {
 }
 
 /// So many labels of a list for each that is scored in full have their sketches read.
-pub const FINALISTS: usize = 4;
+pub const FINALISTS: usize = 3;
 
 /// So many rows for each that a scan scores in full are listed by columns, and read again in their sketches.
 const SHORTLIST: usize = 8;

@@ -1042,8 +1042,8 @@ impl Reference {
         let local = project(&region.map, &z[..region.map.matrix().cols()]);
         let n = region.labels.len().min(list.n_listed);
         let r = list.n_rescore.max(k);
-        let likely: Vec<u32> = if 4 * r < n {
-            gather(&column_scores(&region.columns, &local)[..n], 4 * r)
+        let likely: Vec<u32> = if 3 * r < n {
+            gather(&column_scores(&region.columns, &local)[..n], 3 * r)
         } else {
             (0..n as u32).collect()
         };
