@@ -79,7 +79,8 @@ def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[
 
 def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     """Bytes that each stage of the first step reads for a query: ids of lists, sketches, rows."""
-    params, at = index.params, index.operating_point.list
+    params = index.params
+    at = index.operating_point.list if work["step"] == 0 else None
     rescored = work["rescored"] * params["nbytes"]["rows"] / index.m
     if at is not None:
         return {

@@ -95,6 +95,20 @@ def test_as_many_regions_as_queries_at_most():
     ).means.shape == (1, D)
 
 
+def test_regions_of_hardly_any_queries_answer():
+    """More regions than clusters of queries: some hold one query or none, and their lists few labels."""
+    few = np.repeat(Q[:40], 3, axis=0)
+    index = Index.from_weights(W, config=LSSConfig(n_regions=64, teacher_top=3))
+    with pytest.warns(UserWarning, match="are few"):
+        index.fit(few[:45], k=5, target=None, progress=False)
+    found = reading(index).search(Q[:200], k=5, stats=True)
+    expected = index.search(Q[:200], k=5, effort="fixed")
+    on = found.stats["step"] == 1  # fewer labels than answers
+    np.testing.assert_array_equal(found.labels[on], expected.labels[on])
+    assert on.any()
+    assert np.isfinite(found.scores[~on]).all()
+
+
 # Searching
 
 
@@ -181,6 +195,7 @@ def test_tuning_reads_lists_where_that_is_quicker(fitted):
     assert (report.best.list is not None) == quicker
     assert report.to_json()["trials"]
     assert "list" in report.to_json()["best"]
+    assert "list_trust" in str(report)
     # Who stays with the tables has no use for lists.
     assert tune(fitted, Q[5000:], effort="fixed", progress=False).best.list is None
 
@@ -221,3 +236,9 @@ def test_list_points_are_checked(index, change, words):
     with pytest.raises(ValueError, match=words):
         index.apply(point._replace(list=point.list._replace(**change)))
     assert index.operating_point == point
+    with pytest.raises(TypeError, match="'list' must be a ListPoint or None"):
+        index.apply(point._replace(list=(1, 1, 0.0, (0.0,) * 9)))
+    for change in ({"n_listed": -1}, {"n_listed": 2**70}):
+        with pytest.raises(ValueError, match="'point' must be of numbers in range"):
+            index.apply(point._replace(list=point.list._replace(**change)))
+    assert index.params["list"] == point.list

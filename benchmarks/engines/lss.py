@@ -12,9 +12,9 @@ from benchmarks.engines import BaseEngine, Data, Work
 from lss_rs import Index, LSSConfig, set_num_threads
 
 EXEMPLAR_BYTES = 64
+"""Sketch of a training query."""
 LISTED_BYTES, FINALISTS = 36, 3
 """Of a label in the columns of a region, and how many have their sketches read for each that is rescored."""
-"""Sketch of a training query."""
 
 
 def labels_an_exemplar(params: dict[str, Any]) -> float:

@@ -25,6 +25,7 @@ from benchmarks.report.markdown import (
 
 __all__ = ["COSTS_HEADER", "SLOWER_HEADER", "costlier", "line", "section", "slower", "summary"]
 
+_PLAIN = "lss-rs"
 SLOWER_HEADER = ["bundle", "queries", "level", "ours", "the fastest other", "verdict", "also not slower"]
 COSTS_HEADER = ["bundle", "of", "ours", "less, or as much"]
 
@@ -126,7 +127,8 @@ def _ours(rows: list[Row]) -> str:
     ours = choice.chosen(choice.of_kind(rows, "ours"))
     if ours is None:
         return "ours was not measured"
-    cost = f"{us(ours.one_us)}{brackets(_setting(ours))}"
+    engine = ours.engine if ours.engine != _PLAIN else ""  # of several, the one that has a name of its own
+    cost = f"{us(ours.one_us)}{brackets(', '.join(filter(None, (engine, _setting(ours)))))}"
     if choice.reaches(ours, TARGET):
         return f"ours at >= {TARGET} of full P@1 and P@5: {cost}"
     kept = f"{share(ours.p1_ratio)} and {share(ours.p5_ratio)}"

@@ -113,6 +113,7 @@ def fit(
     ] = None,
     rescore: Annotated[int | None, typer.Option(help="Candidates scored exactly.")] = None,
     sketch_bytes: Annotated[int | None, typer.Option(help="Bytes of a row's sketch: 0, 64 or 128.")] = None,
+    regions: Annotated[int | None, typer.Option(help="Regions with lists of labels; 0 for none.")] = None,
     fill: Annotated[str | None, typer.Option(help="What buckets hold: queries or rows.")] = None,
     method: Annotated[str | None, typer.Option(help="Planes: refine, aligned, simhash or iul.")] = None,
     iul: Annotated[
@@ -136,6 +137,7 @@ def fit(
         "n_neighbors": neighbors,
         "n_rescore": rescore,
         "sketch_bytes": sketch_bytes,
+        "n_regions": regions,
         "fill": fill,
         "method": method,
         "teacher_top": teacher_top,

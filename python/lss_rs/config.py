@@ -61,7 +61,7 @@ class ListPoint(NamedTuple):
     n_listed : int
         Labels read: those that the region's training queries needed most.
     n_rescore : int
-        Of these scored in full precision.
+        Of these scored in full precision, at most.
     trust : float
         In 0..1. Where the answer is trusted less, the tables are searched. 0: never, 1: always.
     judge : tuple of float
@@ -191,8 +191,8 @@ class LSSConfig:
         labels as candidates.
     n_rescore : int, optional
         Candidates that keep their place after the sketches and are scored exactly, at most: fewer are where
-        trust has been learned and estimates say that no other is among the best. Without sketches
-        (``sketch_bytes=0``) every candidate is.
+        estimates say that no other is among the best. Without sketches (``sketch_bytes=0``) every candidate
+        is.
     sketch_bytes : {0, 64, 128}
         Bytes of a row's sketch; 0 keeps none. With ``fill="queries"`` a row has up to 64 bytes more, for
         scans.

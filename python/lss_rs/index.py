@@ -715,14 +715,20 @@ class Index:
         """
         if not isinstance(point, OperatingPoint):
             raise TypeError(message("point", "an OperatingPoint", f"a {type(point).__name__}"))
+        if not isinstance(point.list, ListPoint | None):
+            raise TypeError(message("list", "a ListPoint or None", f"a {type(point.list).__name__}"))
         with self._lock:
             self._set(point)
         return self
 
     def _set(self, point: OperatingPoint) -> None:
-        if self._resolved is not None:
-            self._settle(self._resolved._at(point), self._fitted_k, self._history)
-        self._core.set_operating_point(point)
+        resolved = None if self._resolved is None else self._resolved._at(point)
+        try:
+            self._core.set_operating_point(point)
+        except OverflowError as error:
+            raise ValueError(message("point", "of numbers in range", point)) from error
+        if resolved is not None:
+            self._settle(resolved, self._fitted_k, self._history)
 
     def _at(self, point: OperatingPoint) -> Self:
         """Return a twin with another operating point, which shares all memory."""

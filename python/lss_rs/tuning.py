@@ -401,7 +401,7 @@ def _lists(
             plans.append((first.us + further, point))
     report("lists", len(grid), len(grid))
     tried: list[Trial] = []
-    for _, point in sorted(plans, key=lambda plan: plan[0]):
+    for _, point in sorted(plans, key=lambda plan: plan[0])[: 2 * _CONFIRMED]:
         tried.append(judge.trial(point))
         if judge.keeps(tried[-1]):
             break
@@ -686,9 +686,9 @@ def _worst(trial: Trial) -> float:
 def _row(trial: Trial) -> dict[str, Any]:
     shares = {f"P@{k} / full": share for k, share in trial.quality.items()}
     row: dict[str, Any] = trial.point._asdict()
-    del row["judge"], row["list"]
-    if trial.point.list is not None:
-        row |= {"n_listed": trial.point.list.n_listed, "list_trust": trial.point.list.trust}
+    listed = row.pop("list") or ListPoint(0, 0, np.nan, ())
+    del row["judge"]
+    row |= {"n_listed": listed.n_listed, "list_n_rescore": listed.n_rescore, "list_trust": listed.trust}
     for name, share in shares.items():
         row |= {name: share.estimate, f"{name}, low": share.low}
     return row | {"candidates": trial.candidates, "us": trial.us, "n": trial.n}

@@ -34,6 +34,8 @@ _SAMPLE = 100_000
 _STEPS = 12
 _ROWS = 2048
 """Labels of a list, at most, whose covariance stands for that of all."""
+_MOST_KEPT = 256
+"""Coordinates of a region, at most: as many as its sketches have bits."""
 _PRIOR = 0.5
 """What the covariance of queries in all regions counts in each, in queries a coordinate."""
 
@@ -130,7 +132,8 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     alignment, n = regions.alignment, len(regions.centers)
     p = len(alignment.variances)
     variances = np.zeros((n, p))
-    query_maps, row_maps = np.empty((n, p, p), np.float32), np.empty((n, p, p), np.float32)
+    most = min(_MOST_KEPT, p)
+    query_maps, row_maps = np.empty((n, most, p), np.float32), np.empty((n, most, p), np.float32)
     for region in range(n):
         listed = ids[indptr[region] : indptr[region + 1]]
         rows = index.rows_of(np.ascontiguousarray(listed[:: -(-len(listed) // _ROWS) or 1]))
@@ -139,10 +142,11 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         covariance = z.T @ z / max(len(z), 1)
         covariance += np.diag(alignment.variances) / (1 + len(z))  # of few labels, too
         form = closed_form(regions.covariances[region].astype(np.float64), covariance.astype(np.float64))
-        query_maps[region], row_maps[region], variances[region] = form.query_map, form.row_map, form.variances
+        query_maps[region], row_maps[region] = form.query_map[:most], form.row_map[:most]
+        variances[region] = form.variances
         report("regions", region + 1, n)
     of_all = variances.mean(axis=0).astype(np.float32)
-    kept = min(32 * len(_core.region_widths(of_all)), p)
+    kept = min(32 * len(_core.region_widths(of_all)), most)
     to_rows = row_maps[:, :kept] @ alignment.row_map
     z_means = (regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset).astype(
         np.float32

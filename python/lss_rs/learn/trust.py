@@ -2,9 +2,10 @@
 
 What a search shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on, how
 far its last logit stands out in units of that distance, how many of them needed what it answers; a scan, how
-far its last logit stands above the last estimate that the sketches kept. Logistic functions of these numbers
-become the probability that the candidates hold the labels of the full layer, and that a scan's answer is the
-full layer's.
+far its last logit stands above the largest estimate of a row that was not scored; a list, how near the
+region's center is, how far down the list its labels stand, and what a scan shows. Logistic functions of these
+numbers become the probability that the candidates hold the labels of the full layer, and that the answer of a
+list or a scan is the full layer's.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def learn_list_trust(
     best = np.ascontiguousarray(full[:, :k])
     labels, features = index.read_lists(queries, k, n_listed, n_rescore)
     right = (np.sort(labels, axis=1) == np.sort(best, axis=1)).all(axis=1)
-    learned = logistic(features, right, _OF_LISTS).astype(np.float32)
-    trust = 1 / (1 + np.exp(-(features @ learned).astype(np.float64)))
+    whole = (labels >= 0).all(axis=1)  # others are not enough, whatever they show
+    learned = logistic(features[whole], right[whole], _OF_LISTS).astype(np.float32)
+    trust = np.where(whole, 1 / (1 + np.exp(-(features @ learned).astype(np.float64))), 0.0)
     return Read(labels, trust, tuple(learned.tolist()))
 
 

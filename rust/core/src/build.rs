@@ -213,7 +213,12 @@ impl Builder {
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
             let regions = match (recipe.centers, plan) {
-                (Some(centers), Some(plan)) => Some(Arc::new(Regions::build(rows, base, centers, &plan)?)),
+                (Some(centers), Some(plan)) => {
+                    let regions = Regions::build(rows, base, centers, &plan)?;
+                    let p = recipe.coordinates.as_ref().map_or(0, |coordinates| coordinates.variances.len());
+                    regions.validate(m, p, &always_include)?;
+                    Some(Arc::new(regions))
+                }
                 _ => None,
             };
             let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;

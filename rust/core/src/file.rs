@@ -487,6 +487,9 @@ impl Reader<'_> {
         n: usize,
     ) -> Result<(Sketcher, Sketches)> {
         let bytes = self.tensor(name)?.shape().last().copied().unwrap_or(0);
+        if bytes == regions::SKETCH_BYTES {
+            return Err(Error::format(format!("'{name}' of 64 or 128 bytes"), bytes));
+        }
         let layout = Layout::new(bytes, groups)?;
         let half_steps = self.block(steps, Dtype::F32, &[layout.groups() * GROUP])?;
         let codes = self.block(name, Dtype::U8, &[n, bytes])?;

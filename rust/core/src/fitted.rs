@@ -72,7 +72,7 @@ pub struct OperatingPoint {
 pub struct ListPoint {
     /// Labels read, from the first.
     pub n_listed: usize,
-    /// Of these scored in full precision.
+    /// Of these scored in full precision, at most.
     pub n_rescore: usize,
     /// Answers that are trusted less are not enough: the tables are searched. At 1 always.
     pub trust: f32,
@@ -128,7 +128,7 @@ const SHORTLIST: usize = 8;
 /// What a scan comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Rows scored in full.
+    /// Rows scored in full, at most.
     pub rescored: usize,
     /// Rows whose sketches are read: those of which columns promise most; all where there is no such list.
     pub listed: Option<usize>,
@@ -277,7 +277,7 @@ impl Fitted {
             if self.sketches.is_none() || self.exemplars.is_none() {
                 return bad("regions beside sketches and exemplars".into(), "none of these".into());
             }
-            regions.validate(m, p)?;
+            regions.validate(m, p, &self.always_include)?;
         }
         if !self.level.is_finite() {
             return bad("a finite level".into(), format!("{}", self.level));

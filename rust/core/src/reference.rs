@@ -908,7 +908,7 @@ impl Reference {
             return Ok(self.exact(query, k));
         }
         let answers = k.max(self.point.judge.map_or(0, |trust| trust.k));
-        let mut before = 0.0;
+        let (mut before, mut scored) = (0.0, 0);
         if let (true, Some(list), Some(judge)) = (effort.adaptive, self.point.list, self.point.judge)
             && self.regions.is_some()
         {
@@ -917,7 +917,8 @@ impl Reference {
             let few = listed.finalists.len() < answers;
             let trusted = if few { 0.0 } else { logistic(&list.judge, &features) };
             let read = 36 * listed.n + self.sketch_bytes * listed.positions.len();
-            before = read as f64 / self.row_bytes + listed.finalists.len() as f64;
+            scored = listed.finalists.len();
+            before = read as f64 / self.row_bytes + scored as f64;
             if listed.finalists.len() >= k && trusted >= list.trust && list.trust < 1.0 {
                 let work = Work {
                     candidates: listed.n + self.always_include.len(),
@@ -946,12 +947,12 @@ impl Reference {
             _ => Ok(Answer { work, ..first(best, k) }),
         };
         let Some(trust) = self.point.judge else {
-            let work = Work { rescored: finalists.len(), trust: f32::NAN, ..work };
+            let work = Work { rescored: scored + finalists.len(), trust: f32::NAN, ..work };
             return too_short(work, &best);
         };
         let features = self.features(query, &first(&best, trust.k), &finalists);
         let trusted = if found < trust.k.max(k) { 0.0 } else { logistic(&trust.tables, &features) };
-        let work = Work { rescored: finalists.len(), trust: trusted, ..work };
+        let work = Work { rescored: scored + finalists.len(), trust: trusted, ..work };
         let r = self.point.n_scan.max(answers).min(m);
         let read =
             if 32 * r < m { self.column_bytes + 8 * r * self.sketch_bytes } else { m * self.sketch_bytes };
@@ -964,8 +965,13 @@ impl Reference {
         let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
         let margin = self.margin(query, &first(&best, trust.k), &finalists, cut);
         let trusted = logistic(&trust.scan, &[1.0, margin]);
-        let work =
-            Work { candidates: m, rescored: finalists.len(), step: Step::Scan, trust: trusted, ..work };
+        let work = Work {
+            candidates: m,
+            rescored: scored + finalists.len(),
+            step: Step::Scan,
+            trust: trusted,
+            ..work
+        };
         let doubted = !enough(trusted, self.point.scan_trust) || (m < k && on_short == OnShort::Exact);
         if doubted && cost + m as f64 <= effort.max_cost {
             let exact = self.exact(query, k);
@@ -1042,7 +1048,7 @@ impl Reference {
         let local = project(&region.map, &z[..region.map.matrix().cols()]);
         let n = region.labels.len().min(list.n_listed);
         let r = list.n_rescore.max(k);
-        let likely: Vec<u32> = if 3 * r < n {
+        let likely: Vec<u32> = if r.saturating_mul(3) < n {
             gather(&column_scores(&region.columns, &local)[..n], 3 * r)
         } else {
             (0..n as u32).collect()
@@ -1104,7 +1110,8 @@ impl Reference {
         }
     }
 
-    /// The same from all rows, with those that have been scored before, and the least estimate if any was left out.
+    /// The same from all rows, with those that have been scored before, and the largest estimate of those
+    /// that were left out.
     fn by_scan(&self, query: &[f32], k: usize, before: &Estimates) -> (Answer, Estimates, f32) {
         let r = self.point.n_scan.max(k);
         let scores = self.sketch_scores(query, &self.listed(query, r)).unwrap_or_default();
@@ -1150,7 +1157,7 @@ impl Reference {
         ]
     }
 
-    /// How far the k-th logit is above the least estimate kept, in units of estimates' error.
+    /// How far the k-th logit is above the largest estimate left out, in units of estimates' error.
     fn margin(&self, query: &[f32], best: &Answer, finalists: &Estimates, least: f32) -> f64 {
         let (shift, error) = self.errors(query, finalists);
         let kth = f64::from(best.scores[best.scores.len() - 1]);

@@ -125,7 +125,7 @@ impl Centers {
 /// What learning has found for a region.
 #[derive(Clone)]
 pub struct RegionMap {
-    /// From a query's coordinates to those of the region.
+    /// From a query's coordinates, less those of the region's mean query, to those of the region: it adds nothing to them.
     pub query: Projection,
     /// From rows to them, one row-major row a coordinate.
     pub row: Vec<f32>,
@@ -201,6 +201,10 @@ impl Regions {
         if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
             let got = format!("{} maps and {} lists", maps.len(), lists.len());
             return Err(Error::value("maps", format!("{} of {p} coordinates", centers.len()), got));
+        }
+        let m = rows.m();
+        if let Some(&label) = lists.iter().flatten().find(|&&label| label as usize >= m) {
+            return Err(Error::value("lists", format!("of labels in 0..{m}"), label));
         }
         let mut offsets = vec![0u32];
         let mut end = 0usize;
@@ -291,8 +295,8 @@ impl Regions {
         Ok(Regions { centers, layout, each, parts })
     }
 
-    /// Prove that each list has different labels below `m`, and that coordinates of queries are `p`.
-    pub fn validate(&self, m: usize, p: usize) -> Result<()> {
+    /// Prove that each list has different labels below `m`, none of `without`, and that coordinates of queries are `p`.
+    pub fn validate(&self, m: usize, p: usize, without: &[u32]) -> Result<()> {
         let bad = |what: String| Err(Error::format("valid regions", what));
         if self.each[0].map.matrix().cols() > p || self.centers.weights.len() > p {
             return bad(format!("more coordinates than {p}"));
@@ -300,6 +304,9 @@ impl Regions {
         let mut seen = vec![usize::MAX; m];
         for (region, Region { labels, .. }) in self.each.iter().enumerate() {
             for &label in &labels[..] {
+                if without.binary_search(&label).is_ok() {
+                    return bad(format!("label {label}, of all queries, in region {region}"));
+                }
                 match seen.get_mut(label as usize) {
                     Some(last) if *last != region => *last = region,
                     Some(_) => return bad(format!("label {label} twice in region {region}")),
@@ -344,7 +351,8 @@ impl Regions {
     pub fn nbytes(&self) -> usize {
         let Parts { offsets, labels, columns, half_steps, maps, scales, center, weights } = &self.parts;
         let floats = [half_steps, scales, center, weights].map(Block::nbytes).iter().sum::<usize>();
-        offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + floats
+        let centers = self.centers.matrix.values().nbytes() + self.centers.weights.nbytes();
+        centers + offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + floats
     }
 }
 

@@ -47,7 +47,8 @@ impl OnShort {
 /// How far a search goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effort {
-    /// Go on while an answer is not trusted, as the operating point says.
+    /// Begin with the list of the query's region, where there is one, and go on while an answer is not trusted, as the
+    /// operating point says. Otherwise tables are all.
     pub adaptive: bool,
     /// Cost in full rows, of all steps together, that scans and exact searches must not exceed.
     pub max_cost: f64,
@@ -90,8 +91,8 @@ pub struct Work {
     pub rescored: usize,
     /// How far it went.
     pub step: Step,
-    /// Probability that the candidates hold the full layer's best labels, or that a scan's answer is the full
-    /// layer's, as far as the index can tell; NaN if it cannot.
+    /// Probability that the candidates hold the full layer's best labels, or that the answer of a list or a scan is
+    /// the full layer's, as far as the index can tell; NaN if it cannot.
     pub trust: f32,
 }
 
@@ -175,7 +176,7 @@ impl Searcher<'_> {
             return Ok(self.exact(scratch, labels, scores));
         }
         let answers = k.max(point.judge.map_or(0, |trust| trust.k));
-        let mut cost = 0.0;
+        let (mut cost, mut listed) = (0.0, 0);
         if effort.adaptive
             && let (Some(list), Some(regions)) = (&point.list, self.fitted.regions.as_deref())
         {
@@ -194,6 +195,7 @@ impl Searcher<'_> {
                     ..Work::default()
                 });
             }
+            listed = found;
         }
         let mut work = self.candidates(scratch);
         self.by_tables(scratch, answers);
@@ -221,7 +223,7 @@ impl Searcher<'_> {
                 _ => {}
             }
         }
-        work.rescored = scratch.finalists.len();
+        work.rescored = listed + scratch.finalists.len();
         labels.copy_from_slice(&scratch.answer.0[..k]);
         scores.copy_from_slice(&scratch.answer.1[..k]);
         Ok(work)
@@ -366,7 +368,7 @@ impl Searcher<'_> {
     fn read_columns(&self, scratch: &mut Scratch, region: &Region, list: &ListPoint, k: usize) -> usize {
         let Scratch { local, listed, scanned, cut, .. } = scratch;
         let n = region.labels.len().min(list.n_listed);
-        let most = FINALISTS * list.n_rescore.max(k);
+        let most = FINALISTS.saturating_mul(list.n_rescore.max(k));
         listed.clear();
         if most < n {
             cut.gather(self.kernel, region, local, n, most, scanned);
@@ -431,6 +433,7 @@ impl Searcher<'_> {
                 cut.best(self.kernel, sketched, z, candidates.ids(), r, all, finalists, estimates);
             }
             None => {
+                estimates.clear();
                 finalists.clear();
                 finalists.extend_from_slice(candidates.ids());
             }

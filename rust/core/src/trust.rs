@@ -13,7 +13,11 @@
 //! while its logit is above the k-th answer. Estimates err by what the rescored rows show. A second function makes
 //! of this the probability that a scan's answer is the full layer's.
 //!
-//! Both are about as many answers as they were fitted for, whatever number a search asks for.
+//! An answer from the list of a region has a third one, beside what a scan shows of how near the region's center is, and how
+//! far down the list its labels stand.
+//!
+//! All are about as many answers as they were fitted for, whatever number a search asks for; where it asks for more, more
+//! rows are scored, and their errors are known a little better.
 
 use crate::error::{Error, Result};
 
@@ -23,7 +27,8 @@ use crate::error::{Error, Result};
 /// that needed the best label, and its mean over all k.
 pub const TABLES: usize = 8;
 
-/// What a scan shows: a constant, and the k-th logit above the last estimate kept, in units of estimates' error.
+/// What a scan shows: a constant, and the k-th logit above the largest estimate of a row that was not scored (or the least of
+/// those kept), in units of estimates' error.
 pub const SCAN: usize = 2;
 
 /// What an answer from the list of a region shows, in this order: a constant; the logarithms of the query's distance to
@@ -191,7 +196,7 @@ pub struct Scanned {
     pub shift: f32,
     /// Deviation of exact logits from estimates, around that.
     pub error: f32,
-    /// The least estimate kept; -inf if none was cut.
+    /// The largest estimate of a row that was not scored, or the least of those that were kept; -inf if none was cut.
     pub cut: f32,
 }
 

@@ -120,7 +120,7 @@ fn a_warm_search_allocates_nothing() {
         let exact = built.index.at(OperatingPoint { exact: true, ..point }).unwrap();
         one(&exact, Effort::ADAPTIVE, Step::Exact);
         if let Some(list) = listing.list {
-            let list = Some(ListPoint { trust: 0.4, ..list });
+            let list = Some(ListPoint { n_listed: usize::MAX, n_rescore: 5, trust: 0.4, ..list });
             let listing = built.index.at(OperatingPoint { list, ..point }).unwrap();
             one(&listing, Effort::ADAPTIVE, Step::List);
         }

@@ -98,7 +98,7 @@ proptest! {
         }).collect();
         let plan = Plan { lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
         let built_regions = Regions::build(built.index.rows(), &coordinates.base, centers, &plan).unwrap();
-        built_regions.validate(case.m, case.p).unwrap();
+        built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
             prop_assert_eq!(&region.labels[..], &list[..]);
             let columns = Sketched::of_columns(&region.columns, list.len());
@@ -154,6 +154,27 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// What a search with sketches has left behind does not show where there are none.
+#[test]
+fn a_fit_without_sketches_follows_one_with_regions() {
+    let with = with_regions(case(11), 2).build();
+    for query in &with.queries {
+        search_one(&with.index, query, 3, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+    }
+    let mut recipe = with.recipe.clone();
+    (recipe.sketch_bytes, recipe.point.judge) = (0, None);
+    let mut builder = Builder::new(Arc::clone(&with.index), recipe).unwrap();
+    let (offsets, labels) = common::csr(&with.labels);
+    builder.add(&with.train.concat(), Lists { offsets: &offsets, labels: &labels }).unwrap();
+    builder.finish().unwrap();
+    let twin = with.reference_of_parts();
+    for query in &with.queries {
+        let got = search_one(&with.index, query, 3, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+        let expected = twin.search(query, 3, OnShort::Pad, Effort::ADAPTIVE).unwrap();
+        common::assert_answers(&[got], &[expected], "without sketches");
     }
 }
 
@@ -253,6 +274,24 @@ fn what_does_not_fit_is_refused() {
     refused(bare.index.read_lists(&bare.queries.concat(), 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "out");
     let one = &bare.queries[0];
     refused(bare.index.read_lists(one, 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "n_regions");
+
+    // Labels that are no rows, or come twice, or are candidates of every query.
+    let always = Case { n_always: 3, ..case.clone() }.prepare();
+    let of_all = always.recipe.always_include[0];
+    for list in [vec![50], vec![3, 3], vec![of_all]] {
+        let mut rng = Rng(1);
+        let mut recipe = always.recipe.clone();
+        recipe.centers = Some(Centers::new(&[1.0], &[0.0]).unwrap());
+        let mut builder = Builder::new(Arc::clone(&always.index), recipe).unwrap();
+        builder.add(&[], Lists { offsets: &[0], labels: &[] }).unwrap();
+        let map = RegionMap {
+            query: reference::projection(&[vec![1.0]], &[0.0], [&[0.0], &[1.0]]).unwrap(),
+            row: rng.vector(6, Rng::normal),
+            mean: rng.vector(6, Rng::normal),
+        };
+        builder.lay_out(Plan { lists: vec![list], maps: vec![map], variances: vec![1.0] });
+        assert!(builder.finish().is_err());
+    }
 
     // Centers of more coordinates than there are, or where nothing is listed.
     let centers = |r: usize| Some(Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap());

@@ -216,8 +216,8 @@ impl Builder {
         };
         let variances = vector(&variances)?.to_vec();
         let lists: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
+        let maps = (0..n).map(region).collect::<lss_core::Result<Vec<_>>>().map_err(raise)?;
         enter(py, || {
-            let maps = (0..n).map(region).collect::<lss_core::Result<Vec<_>>>()?;
             self.with(|builder| {
                 builder.lay_out(Plan { lists, maps, variances });
                 Ok(())
