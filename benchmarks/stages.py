@@ -14,14 +14,17 @@ import lss_rs
 from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
+from benchmarks.engines import lss_lists
 from benchmarks.engines.lss import EXEMPLAR_BYTES, FINALISTS, LISTED_BYTES, labels_an_exemplar
-from lss_rs import Index
+from lss_rs import Index, ListPoint, OperatingPoint
 
-__all__ = ["DEFINITION", "WHOLE", "measure"]
+__all__ = ["DEFINITION", "LISTS", "WHOLE", "measure"]
 
 DEFINITION = read_toml("stages")
 WHOLE = "search"
 """What a call from Python takes, stages and all."""
+LISTS = ", lists by region"
+"""What is added to the name of a bundle where the first step is to read a list."""
 _LINE = 64
 
 
@@ -44,10 +47,14 @@ def measure(
     """
     bytes_a_us = _bandwidth(plan["bandwidth_mib"])
     rows: list[record.StageRow] = []
-    for bundle in tqdm(plan["bundles"], "bundles"):
+    indexes = [(bundle, lists) for bundle in plan["bundles"] for lists in (False, True)]
+    for bundle, lists in tqdm(indexes, "indexes"):
         path = folder_of(bundle)
         W, b, Q, Y = load(path, "train")
-        index = Index.from_weights(W, b).fit(Q, Y.lists(), target=None, progress=False)
+        config = lss_lists.Engine.config(len(Q)) if lists else None
+        index = Index.from_weights(W, b, config).fit(Q, Y.lists(), target=None, progress=False)
+        if lists:
+            index.apply(_reading(index, plan))
         asked = np.ascontiguousarray(load(path, "test").Q, np.float32)
         before = lss_rs.get_num_threads()
         lss_rs.set_num_threads(1)
@@ -60,8 +67,16 @@ def measure(
         read = _bytes(index, {name: float(np.mean(values[first])) for name, values in stats.items()})
         for stage, us in [*((stage, us) for stage, us in taken.items() if stage in read), (WHOLE, whole)]:
             nbytes = read.get(stage, sum(read.values()))
-            rows.append(record.StageRow(bundle, stage, us, us / whole, nbytes, nbytes / bytes_a_us))
+            rows.append(
+                record.StageRow(bundle + LISTS * lists, stage, us, us / whole, nbytes, nbytes / bytes_a_us)
+            )
     return run.head(set()) | {"gb_s": bytes_a_us / 1e3, "definition": plan}, rows
+
+
+def _reading(index: Index, plan: dict[str, Any]) -> OperatingPoint:
+    """Make a point at which every answer comes from a list, whatever that is worth."""
+    at = ListPoint(**plan["list"], trust=0.0, judge=(0.0,) * 9)
+    return index.operating_point._replace(judge=(float(plan["k"]), *[0.0] * 10), list=at)
 
 
 def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[str, float], float]:

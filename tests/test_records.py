@@ -156,6 +156,7 @@ def test_stages(found):
         pytest.skip("not recorded yet")
     head, rows = found.stages
     assert head["definition"] == stages.DEFINITION
-    assert list(dict.fromkeys(row.bundle for row in rows)) == stages.DEFINITION["bundles"]
-    for bundle in stages.DEFINITION["bundles"]:
+    bundles = [bundle + lists for bundle in stages.DEFINITION["bundles"] for lists in ("", stages.LISTS)]
+    assert list(dict.fromkeys(row.bundle for row in rows)) == bundles
+    for bundle in bundles:
         assert {row.stage for row in rows if row.bundle == bundle} > {"project", "sketch", stages.WHOLE}
