@@ -791,6 +791,32 @@ fn add_labels(parts: [Option<&Exemplars>; 3], neighbors: &[u32], candidates: &mu
     }
 }
 
+/// Tell `met` of all of `m` rows whose columns promise more than a floor, which may rise with what is met.
+#[inline(always)]
+fn each_above<T>(
+    kernel: Kernel,
+    view: ColumnsView<'_>,
+    query: &ColumnQuery,
+    m: usize,
+    state: &mut T,
+    floor: impl Fn(&T) -> f32,
+    met: impl Fn(&mut T, f32, u32),
+) {
+    let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
+    for from in (0..m).step_by(SCAN_ROWS) {
+        let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
+        kernel.scan_blocks(view, query, from / BLOCK, floor(state), blocks);
+        for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
+            let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
+            while above != 0 {
+                let row = above.trailing_zeros();
+                met(state, block.scores[row as usize], first as u32 + row);
+                above &= above - 1;
+            }
+        }
+    }
+}
+
 /// Rows that a scan scores at a time, whole blocks of columns: they and their scores stay in the first-level cache.
 const SCAN_ROWS: usize = 256;
 
@@ -914,32 +940,24 @@ impl Cut {
     ) {
         kernel.prepare_columns(&mut self.tables, columns, z);
         let view = columns.view();
-        let blocks = m.div_ceil(BLOCK);
-        let apart = (blocks / GATHERED).clamp(1, SAMPLED);
-        self.scores.clear();
-        let mut block = [Promised::NOTHING];
-        for at in (apart / 2..blocks).step_by(apart) {
-            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
-            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
-        }
+        let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
+        self.sample(kernel, view, m, apart / 2, apart);
         let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
         let floor = nth(&mut self.keys, &self.scores, rank);
         let ids = &mut kept.0;
         ids.clear();
-        let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
-        for from in (0..m).step_by(SCAN_ROWS) {
-            let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
-            kernel.scan_blocks(view, &self.tables, from / BLOCK, floor, blocks);
-            for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
-                let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
-                while above != 0 {
-                    let at = first as u32 + above.trailing_zeros();
-                    prefetch(labels, at as usize);
-                    ids.push(at);
-                    above &= above - 1;
-                }
-            }
-        }
+        each_above(
+            kernel,
+            view,
+            &self.tables,
+            m,
+            ids,
+            |_| floor,
+            |ids, _, at| {
+                prefetch(labels, at as usize);
+                ids.push(at);
+            },
+        );
         if ids.len() < n / 4 || ids.len() > 4 * n {
             self.shortlist(kernel, columns, z, m, n, kept);
             kept.0.sort_unstable();
@@ -948,12 +966,7 @@ impl Cut {
 
     /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.
     fn sampled(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, n: usize) -> f32 {
-        self.scores.clear();
-        let mut block = [Promised::NOTHING];
-        for first in (0..m).step_by(SAMPLED * BLOCK) {
-            kernel.scan_blocks(view, &self.tables, first / BLOCK, f32::NAN, &mut block);
-            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - first)]);
-        }
+        self.sample(kernel, view, m, 0, SAMPLED);
         // Blocks differ: a quarter more, and what chance does to a few.
         let rank = n / SAMPLED + n / (4 * SAMPLED) + 32;
         if rank >= self.scores.len() {
@@ -962,22 +975,20 @@ impl Cut {
         *self.scores.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
     }
 
+    /// Ask some blocks of `m` rows, so many `apart`, for their scores.
+    fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
+        self.scores.clear();
+        let mut block = [Promised::NOTHING];
+        for at in (first..m.div_ceil(BLOCK)).step_by(apart) {
+            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
+            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
+        }
+    }
+
     /// Offer all of `m` rows by what their columns promise.
     fn offer_columns(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize) {
-        let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
-        for from in (0..m).step_by(SCAN_ROWS) {
-            let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
-            kernel.scan_blocks(view, &self.tables, from / BLOCK, self.best.floor(), blocks);
-            for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
-                let rows = u64::MAX >> (BLOCK - BLOCK.min(m - first));
-                let mut above = block.above & rows;
-                while above != 0 {
-                    let row = above.trailing_zeros();
-                    self.best.push(block.scores[row as usize], first as u32 + row);
-                    above &= above - 1;
-                }
-            }
-        }
+        let Cut { tables, best, .. } = self;
+        each_above(kernel, view, tables, m, best, |best| best.floor(), TopK::push);
     }
 
     /// Write what is kept, in no order, and the scores.
