@@ -3,7 +3,7 @@ import pytest
 
 from lss_rs import LSSConfig, _core
 from lss_rs._arrays import QueryRows
-from lss_rs.learn import _covered, _sample
+from lss_rs.learn import _covered
 from lss_rs.learn.aligned import Alignment, Moments, align, aligned_planes
 from lss_rs.learn.simhash import simhash_planes
 
@@ -236,4 +236,4 @@ def test_thresholds_look_at_evenly_spaced_queries(n, step):
     doubled = Alignment(
         2 * np.eye(2, dtype=np.float32), np.ones(2, np.float32), *[np.ones(2, np.float32)] * 5
     )
-    np.testing.assert_array_equal(_sample(doubled, QueryRows(Q, 2), 20_000), 2 * Q[::step] + 1)
+    np.testing.assert_array_equal(doubled.sample(QueryRows(Q, 2), 20_000), 2 * Q[::step] + 1)

@@ -185,6 +185,14 @@ def test_features_tell_right_from_wrong(index):
     np.testing.assert_allclose(found.stats["trust"], read.trust, atol=1e-3)
 
 
+def test_lists_too_short_for_an_answer_are_never_trusted(index):
+    full = index.search(Q[5000:5100], k=5, exact=True).labels
+    read = learn_list_trust(index._core, Q[5000:5100], full, 5, 3, 16)
+    assert (read.labels[:, 3:] == -1).all()
+    assert not read.trust.any()
+    assert np.isfinite(read.judge).all()
+
+
 def test_tuning_reads_lists_where_that_is_quicker(fitted):
     report = tune(fitted, Q[5000:], progress=False)
     with_lists = [trial for trial in report.trials if trial.point.list is not None]

@@ -353,12 +353,17 @@ def _further(
         share = float((compared.trust < trust).mean()) if trust < 1 else 1.0
         plans.append((tables.us + share * extra, wide._replace(trust=trust)))
     report("trust", len(trials), len(trials))
+    return _time(_confirmed(judge, plans, _CONFIRMED), judge, objective, num_threads)
+
+
+def _confirmed(judge: Judge, plans: list[tuple[float, OperatingPoint]], most: int) -> list[Trial]:
+    """Try points by all queries, what seems quickest first, until one keeps the target."""
     tried: list[Trial] = []
-    for _, point in sorted(plans, key=lambda plan: plan[0])[:_CONFIRMED]:
+    for _, point in sorted(plans, key=lambda plan: plan[0])[:most]:
         tried.append(judge.trial(point))
         if judge.keeps(tried[-1]):
             break
-    return _time(tried, judge, objective, num_threads)
+    return tried
 
 
 def _lists(
@@ -383,29 +388,24 @@ def _lists(
     then = np.where(scans, scan.us, tables.us)  # who is not trusted in one way is seldom in another
     plans = []
     sizes = [n for n in _LISTED if n < most] + [most]
-    grid = [(n, r) for n in sizes for r in _LIST_RESCORE]
+    grid = [(n, max(r, judge.k)) for n in sizes for r in _LIST_RESCORE]
     for done, (n, r) in enumerate(grid):
         report("lists", done, len(grid))
         read = judge.read_lists(n, r)
         needed = _least_share(partial(judge.keeps_read, read, labels))
         if needed is None:
             continue
-        alone = after.point._replace(list=ListPoint(n, max(r, judge.k), 0.0, read.judge))
+        alone = after.point._replace(list=ListPoint(n, r, 0.0, read.judge))
         (first,) = _time([after._replace(point=alone)], judge, objective, num_threads)
         of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
         share = needed + _INSURANCE * first.us / of_one
         if share < 1:
             trust = _quantile(read.trust, share)
             further = float(np.where(read.trust < trust, then, 0.0).mean())
-            point = alone._replace(list=ListPoint(n, max(r, judge.k), trust, read.judge))
+            point = alone._replace(list=ListPoint(n, r, trust, read.judge))
             plans.append((first.us + further, point))
     report("lists", len(grid), len(grid))
-    tried: list[Trial] = []
-    for _, point in sorted(plans, key=lambda plan: plan[0])[: 2 * _CONFIRMED]:
-        tried.append(judge.trial(point))
-        if judge.keeps(tried[-1]):
-            break
-    return _time(tried, judge, objective, num_threads)
+    return _time(_confirmed(judge, plans, 2 * _CONFIRMED), judge, objective, num_threads)
 
 
 def held_out_from(n: int, groups: ArrayLike | None) -> int:
@@ -496,7 +496,7 @@ class Judge:
 
     def read_lists(self, n_listed: int, n_rescore: int) -> Read:
         """Learn what answers from lists are to be trusted."""
-        of = self._judged.Q, self._best, self.k, n_listed, max(n_rescore, self.k)
+        of = self._judged.Q, self._best, self.k, n_listed, n_rescore
         return learn_list_trust(self.index._core, *of)
 
     def answers(self, point: OperatingPoint) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -88,7 +88,7 @@ def learn(
     r = min(n_bits + SPARE_COORDINATES, alignment.rank)
     planes, thresholds = aligned_planes(
         alignment.variances[:r],
-        _sample(alignment.leading(r), queries, _SAMPLE),
+        alignment.leading(r).sample(queries, _SAMPLE),
         n_tables,
         n_bits,
         config.seed,
@@ -96,7 +96,7 @@ def learn(
     if resolved.method == "refine":
         r = min(max(_REFINED_COORDINATES * n_bits, n_bits + SPARE_COORDINATES), alignment.rank)
         seen = alignment.leading(max(r, min(_POOL_WIDTH, alignment.rank)))
-        exemplars = _sample(seen, queries, _POOL)
+        exemplars = seen.sample(queries, _POOL)
         planes, thresholds = refined_planes(
             planes, thresholds, exemplars, seen.variances, r, config.seed, report
         )
@@ -214,11 +214,3 @@ def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:
     if config.fill == "queries":
         groups = max(groups, len(_core.exemplar_widths(variances)))
     return min(32 * groups, len(variances))
-
-
-def _sample(alignment: Alignment, queries: QueryRows, most: int) -> NDArray[np.float32]:
-    """Evenly spaced training queries in aligned coordinates: all, or from half of ``most`` to ``most``."""
-    step = -(-queries.n // most)
-    return np.concatenate(
-        [block @ alignment.query_map.T + alignment.query_offset for block in queries.blocks(step)]
-    )

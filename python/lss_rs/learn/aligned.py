@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lss_rs._arrays import QueryRows
+
 _FLOOR = 1e-9
 """Eigenvalues below this part of the largest are raised to it: a direction that training never showed must
 not explode in S^(-1/2), and a pseudo-inverse would break the identity above."""
@@ -106,6 +108,14 @@ class Alignment:
             variances=self.variances[:p],
         )
 
+    def place(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coordinates (n, p) of queries (n, d)."""
+        return queries @ self.query_map.T + self.query_offset
+
+    def sample(self, queries: QueryRows, most: int) -> NDArray[np.float32]:
+        """Coordinates of evenly spaced queries: of all, or of half of ``most`` to ``most``."""
+        return np.concatenate([self.place(block) for block in queries.blocks(-(-queries.n // most))])
+
     @property
     def rank(self) -> int:
         """Number of coordinates that carry logit variance; all of them where none does."""
@@ -177,6 +187,11 @@ def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(values, _FLOOR * largest) if largest > 0 else np.ones_like(values)
 
 
+def distance_weights(variances: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what coordinates with these logit variances are multiplied by, for distances between queries."""
+    return np.sqrt(variances / variances[0]) if variances[0] > 0 else np.ones_like(variances)
+
+
 def aligned_planes(
     variances: NDArray[np.float32], sample: NDArray[np.float32], n_tables: int, n_bits: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -208,7 +223,7 @@ def aligned_planes(
             f"in which these queries and rows differ. Got {n_bits} instead."
         )
     rng = np.random.default_rng(seed)
-    weights = np.sqrt(variances / variances[0]) if variances[0] > 0 else np.ones(r)
+    weights = distance_weights(variances)
     planes = np.empty((n_tables, n_bits, r), np.float32)
     thresholds = np.empty((n_tables, n_bits), np.float32)
     for table in range(n_tables):

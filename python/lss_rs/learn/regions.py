@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lss_rs import _core
-from lss_rs.learn.aligned import closed_form
+from lss_rs.learn.aligned import closed_form, distance_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,20 +81,15 @@ def learn_regions(
         ``report(stage, done, total)``.
     """
     r = min(_WIDTH, len(alignment.variances))
-    largest = alignment.variances[0]
-    weights = np.sqrt(alignment.variances[:r] / largest) if largest > 0 else np.ones(r, np.float32)
-    leading = alignment.leading(r)
-    step = -(-queries.n // _SAMPLE)
-    sample = np.concatenate(
-        [(block @ leading.query_map.T + leading.query_offset) * weights for block in queries.blocks(step)]
-    )
+    weights = distance_weights(alignment.variances[:r])
+    sample = alignment.leading(r).sample(queries, _SAMPLE) * weights
     centers = _k_means(sample, min(n_regions, len(sample)), seed, report)
     p, d = alignment.query_map.shape
     counts = np.zeros(len(centers))
     sums, means = np.zeros((len(centers), p)), np.zeros((len(centers), d))
     products = np.zeros((len(centers), p, p), np.float32)
-    for block in queries.blocks(step):
-        z = block @ alignment.query_map.T + alignment.query_offset
+    for block in queries.blocks(-(-queries.n // _SAMPLE)):
+        z = alignment.place(block)
         regions = _nearest(z[:, :r] * weights, centers)
         for region in np.unique(regions):
             members = regions == region
@@ -112,7 +107,7 @@ def learn_regions(
     prior = _PRIOR * p
     products += prior * within
     products /= (counts + prior).astype(np.float32)[:, None, None]
-    return Regions(weights.astype(np.float32), centers, means, products, alignment)
+    return Regions(weights, centers, means, products, alignment)
 
 
 def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report: Report) -> None:

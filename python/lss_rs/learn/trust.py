@@ -75,13 +75,13 @@ def learn_trust(
     """
     best = np.ascontiguousarray(full[:, :k])
     by_tables, by_scan, of_tables, of_scan, held = index.compare(queries, best)
-    scan_right = (np.sort(by_scan, axis=1) == np.sort(best, axis=1)).all(axis=1)
+    scan_right = _equal_sets(by_scan, best)
     trusts: list[NDArray[np.float64]] = []
     weights = [float(k)]
     for features, right, away in ((of_tables, held, _OF_TABLES), (of_scan, scan_right, _OF_SCAN)):
         learned = logistic(features, right, away).astype(np.float32)
         weights += learned.tolist()
-        trusts.append(1 / (1 + np.exp(-(features @ learned).astype(np.float64))))
+        trusts.append(_trust(features, learned))
     trust, scan_trust = trusts
     return Compared(by_tables, by_scan, held, trust, scan_trust, tuple(weights))
 
@@ -114,11 +114,23 @@ def learn_list_trust(
     """Learn what an answer from a list is to be trusted; parameters as of :func:`learn_trust`."""
     best = np.ascontiguousarray(full[:, :k])
     labels, features = index.read_lists(queries, k, n_listed, n_rescore)
-    right = (np.sort(labels, axis=1) == np.sort(best, axis=1)).all(axis=1)
     whole = (labels >= 0).all(axis=1)  # others are not enough, whatever they show
-    learned = logistic(features[whole], right[whole], _OF_LISTS).astype(np.float32)
-    trust = np.where(whole, 1 / (1 + np.exp(-(features @ learned).astype(np.float64))), 0.0)
-    return Read(labels, trust, tuple(learned.tolist()))
+    learned = np.zeros(features.shape[1], np.float32)
+    if whole.any():
+        learned = logistic(features[whole], _equal_sets(labels, best)[whole], _OF_LISTS).astype(np.float32)
+    return Read(labels, np.where(whole, _trust(features, learned), 0.0), tuple(learned.tolist()))
+
+
+def _equal_sets(labels: NDArray[np.int64], best: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell of each row whether both hold the same labels."""
+    same: NDArray[np.bool_] = (np.sort(labels, axis=1) == np.sort(best, axis=1)).all(axis=1)
+    return same
+
+
+def _trust(features: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability that a logistic function of the features makes, as an index does."""
+    trust: NDArray[np.float64] = 1 / (1 + np.exp(-(features @ weights).astype(np.float64)))
+    return trust
 
 
 def logistic(

@@ -192,7 +192,7 @@ fn stages(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(R as u64));
     for kernel in Kernel::available() {
         group.bench_function(format!("128 rows, {}", kernel.name()), |b| {
-            let mut out = vec![];
+            let mut out = vec![0.0; R];
             b.iter(|| {
                 rows.logits(kernel, &padded[0], &turn(&lists, &mut at)[..R], &mut out);
                 black_box(&out);

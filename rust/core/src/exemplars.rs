@@ -54,6 +54,16 @@ impl<'a> Lists<'a> {
     }
 }
 
+/// Lists one after the other, and where each begins and the last one ends: what [`Lists`] reads.
+pub fn concat(lists: &[Vec<u32>]) -> (Vec<usize>, Vec<u32>) {
+    let mut offsets = vec![0];
+    offsets.extend(lists.iter().scan(0, |end, list| {
+        *end += list.len();
+        Some(*end)
+    }));
+    (offsets, lists.concat())
+}
+
 /// Training queries kept.
 #[derive(Clone)]
 pub struct Exemplars {

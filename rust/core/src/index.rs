@@ -9,7 +9,7 @@ use crate::batch;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exact;
-use crate::exemplars::{Exemplars, Lists, decode};
+use crate::exemplars::{Exemplars, Lists, concat, decode};
 use crate::fitted::{Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
@@ -493,12 +493,7 @@ impl Index {
             );
             lists.collect()
         })?;
-        let mut offsets = vec![0];
-        offsets.extend(lists.iter().scan(0, |end, list| {
-            *end += list.len();
-            Some(*end)
-        }));
-        Ok((offsets, lists.concat()))
+        Ok(concat(&lists))
     }
 }
 

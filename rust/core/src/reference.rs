@@ -1060,11 +1060,7 @@ impl Reference {
         let estimates = self.sketch_scores(query, &ids).unwrap_or_default();
         let likely = top(&estimates, r);
         let enough = self.enough(query, k, &likely, 0);
-        let least = match likely.get(enough) {
-            Some(&(estimate, _)) => estimate,
-            None if estimates.len() > r => likely[r - 1].0,
-            None => f32::NEG_INFINITY,
-        };
+        let least = left_out(&likely, enough, &likely, estimates.len());
         let finalists = likely[..enough].to_vec();
         let best = self.answer_from(query, k, &finalists);
         let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
@@ -1074,12 +1070,8 @@ impl Reference {
     /// What an answer from a list shows of itself, in the order that [`crate::trust::LISTED`] documents.
     fn list_features(&self, query: &[f32], best: &Answer, listed: &Listed) -> [f64; LISTED] {
         let (shift, _) = self.errors(query, &listed.finalists);
-        let [near, second, mean] = listed.distances.map(|distance| {
-            let distance = f64::from(distance);
-            if distance.is_nan() { 1e3 } else { distance.clamp(1e-3, 1e3) }
-        });
+        let [near, second, mean] = listed.distances.map(bounded_distance);
         let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
-        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
         let rank = |&label: &i64| {
             let at = u32::try_from(label).ok().and_then(|label| listed.positions.get(&label));
             at.map_or(0.0, |&at| (1.0 + f64::from(at)).ln())
@@ -1120,11 +1112,7 @@ impl Reference {
         let mut likely = before.clone();
         likely.extend(kept.iter().filter(|(_, id)| !known.contains(id)));
         let enough = self.enough(query, k, &likely, before.len());
-        let least = match likely.get(enough) {
-            Some(&(estimate, _)) => estimate,
-            None if scores.len() > r => kept[r - 1].0,
-            None => f32::NEG_INFINITY,
-        };
+        let least = left_out(&likely, enough, &kept, scores.len());
         likely.truncate(enough);
         (self.answer_from(query, k, &likely), likely, least)
     }
@@ -1140,10 +1128,8 @@ impl Reference {
         let distances = self.distances(query);
         let near = distances.iter().copied().fold(f64::INFINITY, f64::min);
         let far = distances.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mean = f64::from(self.square(query).sqrt());
-        let mean = if mean.is_nan() { 1e3 } else { mean.clamp(1e-3, 1e3) };
+        let mean = bounded_distance(self.square(query).sqrt());
         let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
-        let bounded = |x: f64| if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) };
         let needed: Vec<f64> = best.labels.iter().map(|&label| self.share_needed(query, label)).collect();
         [
             1.0,
@@ -1250,6 +1236,24 @@ fn first(answer: &Answer, k: usize) -> Answer {
 fn after(work: Work, exact: Work) -> Work {
     let Work { candidates, rescored, step, trust, .. } = exact;
     Work { candidates, rescored, step, trust, ..work }
+}
+
+/// The largest estimate that was not scored, where the first `enough` of these were; else the least of those that were `kept`
+/// of so many `offered`, or -inf if that is all.
+fn left_out(likely: &Estimates, enough: usize, kept: &Estimates, offered: usize) -> f32 {
+    match (likely.get(enough), kept.last()) {
+        (Some(&(estimate, _)), _) => estimate,
+        (None, Some(&(least, _))) if offered > kept.len() => least,
+        _ => f32::NEG_INFINITY,
+    }
+}
+
+fn bounded(x: f64) -> f64 {
+    if x.is_nan() { -30.0 } else { x.clamp(-30.0, 30.0) }
+}
+
+fn bounded_distance(distance: f32) -> f64 {
+    if distance.is_nan() { 1e3 } else { f64::from(distance).clamp(1e-3, 1e3) }
 }
 
 fn logistic(weights: &[f32], features: &[f64]) -> f32 {

@@ -12,7 +12,7 @@
 use crate::columns::{self, Columns};
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
-use crate::exemplars::Lists;
+use crate::exemplars::{Lists, concat};
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::{Block, Buffer, Matrix, padded};
@@ -125,7 +125,8 @@ impl Centers {
 /// What learning has found for a region.
 #[derive(Clone)]
 pub struct RegionMap {
-    /// From a query's coordinates, less those of the region's mean query, to those of the region: it adds nothing to them.
+    /// From a query's coordinates, less those of the region's mean query, to those of the region. What it adds is left out:
+    /// it is the same for all labels.
     pub query: Projection,
     /// From rows to them, one row-major row a coordinate.
     pub row: Vec<f32>,
@@ -206,12 +207,10 @@ impl Regions {
         if let Some(&label) = lists.iter().flatten().find(|&&label| label as usize >= m) {
             return Err(Error::value("lists", format!("of labels in 0..{m}"), label));
         }
-        let mut offsets = vec![0u32];
-        let mut end = 0usize;
-        for list in lists {
-            end += list.len();
-            offsets.push(u32::try_from(end).map_err(|_| Error::value("lists", "of fewer labels", end))?);
-        }
+        let (ends, labels) = concat(lists);
+        let narrow = |&end: &usize| u32::try_from(end);
+        let offsets = ends.iter().map(narrow).collect::<std::result::Result<Vec<u32>, _>>();
+        let offsets = offsets.map_err(|_| Error::value("lists", "of fewer labels", labels.len()))?;
         let sizes: Vec<usize> = lists.iter().map(|list| columns::bytes_of(&layout, list.len())).collect();
         let mut all = Buffer::zeroed(sizes.iter().sum());
         let mut rest: &mut [u8] = &mut all;
@@ -233,7 +232,7 @@ impl Regions {
         let matrices: Vec<i8> = maps.iter().flat_map(|map| map.query.matrix().values().to_vec()).collect();
         let parts = Parts {
             offsets: Block::copy_of(&offsets),
-            labels: Block::copy_of(&lists.concat()),
+            labels: Block::copy_of(&labels),
             columns: all.freeze(),
             half_steps: Block::copy_of(&half_steps),
             maps: Block::copy_of(&matrices),

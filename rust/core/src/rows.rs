@@ -152,15 +152,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Exact logits of `ids` for a zero-padded query. The rescore stage.
-    pub fn logits(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut Vec<f32>) {
-        out.clear();
-        out.resize(ids.len(), 0.0);
-        self.logits_of(kernel, query, ids, out);
-    }
-
-    /// The same for the first of `ids`, as many as there are places; the rows of the next are on their way then.
-    pub fn logits_of(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut [f32]) {
+    /// Exact logits of the first of `ids`, as many as there are places, for a zero-padded query; the rows of the next are on
+    /// their way then. The rescore stage.
+    pub fn logits(&self, kernel: Kernel, query: &[f32], ids: &[u32], out: &mut [f32]) {
         with_weights!(&self.weights, block => kernel.dot_ids(block, self.d, query, ids, out));
         let bias = &self.bias[..];
         for (score, &id) in out.iter_mut().zip(ids) {

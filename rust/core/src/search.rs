@@ -357,8 +357,7 @@ impl Searcher<'_> {
     fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
         let Scratch { z, rounded, place, local, .. } = scratch;
         let near = regions.centers().nearest(self.kernel, z, place);
-        let region = &regions.each()[near.region];
-        let map = &region.map;
+        let map = &regions.each()[near.region].map;
         local.resize(map.rows(), 0.0);
         map.apply(self.kernel, &z[..map.matrix().cols()], rounded, local);
         near
@@ -405,8 +404,7 @@ impl Searcher<'_> {
             let at = scratch.listed.iter().position(|&id| i64::from(id) == label);
             at.map_or(0.0, |at| (1.0 + scratch.scanned.0[at] as f32).ln())
         };
-        let [best, kth] =
-            [scores.first(), scores.last()].map(|score| score.copied().unwrap_or(f32::NEG_INFINITY));
+        let [best, kth] = ends(scores);
         let scanned = scanned(scratch, k);
         Listed {
             distances: near.distances,
@@ -457,7 +455,7 @@ impl Searcher<'_> {
         let mut at_once = if all { n } else { k.max(AT_FIRST) };
         while scored < n {
             let to = n.min(scored + at_once);
-            self.rows.logits_of(self.kernel, query, &finalists[scored..], &mut logits[scored..to]);
+            self.rows.logits(self.kernel, query, &finalists[scored..], &mut logits[scored..to]);
             best.extend(&logits[scored..to], &finalists[scored..to]);
             scored = to;
             at_once = AT_ONCE;
@@ -541,8 +539,9 @@ impl Searcher<'_> {
 
     /// What a search by tables shows by its best k.
     fn met(&self, scratch: &Scratch, k: usize) -> Met {
-        let Scratch { z, neighbors, candidates, distances, answer, .. } = scratch;
+        let Scratch { z, neighbors, candidates, distances, answer, logits, estimates, .. } = scratch;
         let (labels, scores) = (&answer.0[..k], &answer.1[..k]);
+        let (shift, _) = spread(logits, estimates);
         let (mut mean, mut nearest, mut last) = (NOWHERE, NOWHERE, NOWHERE);
         if let Some(exemplars) = &self.fitted.exemplars {
             let own = exemplars.square(z);
@@ -557,14 +556,13 @@ impl Searcher<'_> {
             let count = u32::try_from(label).map_or(0, |label| candidates.count(label));
             share_needed(count, neighbors.len())
         };
-        let [best, kth] =
-            [scores.first(), scores.last()].map(|score| score.copied().unwrap_or(f32::NEG_INFINITY));
+        let [best, kth] = ends(scores);
         Met {
             nearest,
             last,
             mean,
             spread: best - kth,
-            kth: kth - shift(scratch) - self.fitted.level,
+            kth: kth - shift - self.fitted.level,
             needed_best: labels.first().map_or(0.0, needed),
             needed: labels.iter().map(needed).sum::<f32>() / k.max(1) as f32,
         }
@@ -752,9 +750,9 @@ fn spread(logits: &[f32], estimates: &[f32]) -> (f32, f32) {
     (shift, (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt())
 }
 
-/// What exact logits are above estimates, on average.
-fn shift(scratch: &Scratch) -> f32 {
-    spread(&scratch.logits, &scratch.estimates).0
+/// The best score and the k-th; -inf if there are none.
+fn ends(scores: &[f32]) -> [f32; 2] {
+    [scores.first(), scores.last()].map(|score| score.copied().unwrap_or(f32::NEG_INFINITY))
 }
 
 /// Add the labels of these exemplars, which are numbered through all parts, to the candidates.
@@ -972,7 +970,7 @@ impl Cut {
         if rank >= self.scores.len() {
             return f32::NEG_INFINITY;
         }
-        *self.scores.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
+        nth(&mut self.keys, &self.scores, rank)
     }
 
     /// Ask some blocks of `m` rows, so many `apart`, for their scores.

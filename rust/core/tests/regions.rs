@@ -180,30 +180,9 @@ fn a_fit_without_sketches_follows_one_with_regions() {
 
 /// A layer whose lists have many blocks.
 fn wide(seed: u64) -> (Arc<Index>, Vec<Vec<f32>>, OperatingPoint) {
-    let case = Case {
-        seed,
-        dtype: Dtype::F32,
-        exact_sums: false,
-        m: 9000,
-        d: 8,
-        p: 8,
-        space: Space::Aligned,
-        n_tables: 1,
-        n_bits: 3,
-        fill: Fill::Queries,
-        n_always: 3,
-        sketch_bytes: 64,
-        n_probes: 2,
-        max_entries: usize::MAX,
-        n_neighbors: 4,
-        n_rescore: 8,
-        exact: false,
-        wide: TABLES_ALONE,
-        n_train: 3000,
-        n_queries: 30,
-        n_regions: 2,
-    };
-    let built = case.build();
+    let sizes =
+        Case { m: 9000, d: 8, p: 8, n_bits: 3, n_always: 3, n_train: 3000, n_queries: 30, ..case(seed) };
+    let built = sizes.build();
     let point = built.index.fitted().unwrap().point;
     (built.index, built.queries, point)
 }

@@ -59,7 +59,7 @@ proptest! {
         rows.widen_into(range.start, range.len(), &mut wide);
         assert_same(&wide, &weights[range.clone()].concat(), "widened");
         for kernel in Kernel::available() {
-            let mut out = vec![f32::NAN; 3];
+            let mut out = vec![f32::NAN; ids.len()];
             rows.logits(kernel, &pad(&query), &ids, &mut out);
             assert_same(&out, &ids.iter().map(|&id| expected[id as usize]).collect::<Vec<_>>(), "logits");
             let mut out = vec![f32::NAN; range.len()];

@@ -378,9 +378,7 @@ impl Index {
     ) -> PyResult<Csr<'py>> {
         let (_, queries) = self.queries("x", &queries)?;
         let (offsets, ids) = enter(py, || self.0.candidates(&queries, num_threads))?;
-        let offsets = offsets.into_iter().map(|offset| offset as i64).collect();
-        let ids = ids.into_iter().map(i64::from).collect();
-        Ok((PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids)))
+        Ok(csr(py, offsets, ids))
     }
 
     /// Names of the stages of a search by tables, and how long each takes, in seconds, (n, stages).
@@ -477,6 +475,13 @@ impl Index {
         check_dim(arg, self.0.rows().d(), d)?;
         Ok((n, queries.to_vec()))
     }
+}
+
+/// Lists as numpy reads them: indptr and ids.
+pub fn csr(py: Python<'_>, offsets: Vec<usize>, ids: Vec<u32>) -> Csr<'_> {
+    let offsets = offsets.into_iter().map(|offset| offset as i64).collect();
+    let ids = ids.into_iter().map(i64::from).collect();
+    (PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids))
 }
 
 /// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan,

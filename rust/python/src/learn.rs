@@ -3,18 +3,18 @@
 use std::sync::Mutex;
 
 use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
-use lss_core::exemplars::{ExemplarSketcher, Lists};
+use lss_core::exemplars::{ExemplarSketcher, Lists, concat};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
 use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
-use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::door::{check_dim, cube, enter, matrix, raise, vector};
-use crate::index::{Csr, Index, Point, operating_point};
+use crate::index::{Csr, Index, Point, csr, operating_point};
 
 /// Logit-aligned coordinates of queries and rows.
 #[pyclass(frozen)]
@@ -163,13 +163,8 @@ impl Builder {
     /// Labels that the queries of each region needed, those needed most first, as indptr and ids.
     fn lists<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Csr<'py>> {
         let lists = enter(py, || self.with(|builder| builder.lists(most)))?;
-        let mut offsets = vec![0i64];
-        offsets.extend(lists.iter().scan(0, |end, list| {
-            *end += list.len() as i64;
-            Some(*end)
-        }));
-        let ids = lists.into_iter().flatten().map(i64::from).collect();
-        Ok((PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids)))
+        let (offsets, ids) = concat(&lists);
+        Ok(csr(py, offsets, ids))
     }
 
     /// Have such lists laid out, by coordinates of each region.
@@ -202,14 +197,9 @@ impl Builder {
         let region = |at: usize| {
             let center = &centers[at * q..][..q];
             let map = &query_maps[at * p * q..][..p * q];
-            let offset: Vec<f32> = map
-                .chunks_exact(q)
-                .map(|row| -row.iter().zip(center).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>())
-                .map(|offset| offset as f32)
-                .collect();
             let spread = [center, &deviations[at * q..][..q]];
             Ok(RegionMap {
-                query: Projection::new(p, q, map, &offset, spread)?,
+                query: Projection::new(p, q, map, &vec![0.0; p], spread)?,
                 row: row_maps[at * p * d..][..p * d].to_vec(),
                 mean: means[at * d..][..d].to_vec(),
             })
