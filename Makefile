@@ -81,7 +81,6 @@ test-neon:
 
 test-python: build
 	$(BIN)/pytest -n auto --dist loadgroup
-	HYPOTHESIS_PROFILE=again LSS_SIMD=scalar $(BIN)/pytest -n auto -m inference
 
 # Not in the gate: the newest release is. Beside what is installed, which finds these first.
 TRANSFORMERS := 4.57 5.0
@@ -94,13 +93,13 @@ test-transformers: build
 			tests/test_hf_smollm2.py tests/test_models_page.py; \
 	done
 
-# What users get: the release wheel, with numpy alone, then beside torch.
+# What users get: the release wheel, with numpy alone, on portable code, then beside torch.
 test-wheel: build
 	rm -rf $(DIST) $(BARE)
 	$(BIN)/maturin build --release --out $(DIST)
 	$(PYTHON) -m venv $(BARE)
 	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout pytest-xdist hypothesis
-	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
+	cd tests && HYPOTHESIS_PROFILE=again LSS_SIMD=scalar ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
 	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
 	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider \
 		test_arrays.py test_import.py test_index.py

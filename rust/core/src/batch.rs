@@ -1,60 +1,156 @@
 //! Batches: queries are projected one after the other, so that their map stays in the caches, and searched in the order
-//! of their regions or first buckets, so that what a query has read is there for the next.
+//! of their regions or first buckets, so that what a query has read is there for the next. The order is that of all which
+//! are searched together, whatever the number of threads: each takes a stretch of it.
 
-use crate::coordinates::Projection;
-use crate::error::Error;
-use crate::index::{Answers, How};
-use crate::search::{Scratch, Searcher};
+use std::sync::{Mutex, PoisonError};
 
-/// Queries that are projected and ordered before any is searched, at most: their coordinates take a megabyte or two.
-pub const TOGETHER: usize = 1024;
+use crate::error::{Error, Result};
+use crate::index::{Answers, How, Lease};
+use crate::search::{Begin, Searcher, Work};
+use crate::threads;
 
-/// What a batch writes to beside its answers and a search's scratch. Reused.
+/// Queries that are ordered before any is searched, at most: their coordinates take a few megabytes.
+pub const TOGETHER: usize = 2048;
+
+/// Queries that a thread takes at a time at most, where there are others, and stretches for each: some take longer.
+const SHARE: usize = 64;
+const STRETCHES: usize = 4;
+
+/// What a batch writes to beside its answers. Reused.
 #[derive(Default)]
 pub struct Workspace {
     z: Vec<f32>,
-    order: Vec<(u32, u32)>,
+    order: Vec<(Begin, u32)>,
+    labels: Vec<i64>,
+    scores: Vec<f32>,
+    work: Vec<Work>,
 }
 
-/// Answer up to [`TOGETHER`] queries (n x d), k labels each, on the calling thread; returns the place of the
-/// first query without an answer, and why it has none.
-pub fn search(
-    searcher: Searcher<'_>,
-    scratch: &mut Scratch,
-    queries: &[f32],
-    k: usize,
-    how: How,
-    out: Answers<'_>,
-) -> Option<(usize, Error)> {
-    let mut workspace = std::mem::take(&mut scratch.workspace);
-    let Workspace { z, order } = &mut workspace;
-    let (d, Answers { labels, scores, work }) = (searcher.rows.d(), out);
-    let p = searcher.fitted.coordinates.as_ref().map_or(0, Projection::rows);
-    z.clear();
-    z.resize(work.len() * p, 0.0);
-    if let Some(map) = &searcher.fitted.coordinates {
-        for (query, z) in queries.chunks_exact(d).zip(z.chunks_exact_mut(p)) {
-            map.apply(searcher.kernel, query, &mut scratch.rounded, z);
+/// A batch and how it is searched.
+pub struct Batch<'a, S> {
+    /// Of the index.
+    pub searcher: Searcher<'a>,
+    /// Lends what a thread searches with.
+    pub scratch: S,
+    /// Answers a query.
+    pub k: usize,
+    /// Options.
+    pub how: How,
+}
+
+impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
+    /// Answer queries (n x d); nothing is kept of queries without error, and the first query's is told.
+    pub fn search(&self, queries: &[f32], out: Answers<'_>) -> Result<()> {
+        let (d, k) = (self.searcher.rows.d(), self.k);
+        let mut lease = (self.scratch)();
+        let mut workspace = std::mem::take(&mut lease.workspace);
+        let mut parts = || {
+            let outputs = out.labels.chunks_mut(TOGETHER * k).zip(out.scores.chunks_mut(TOGETHER * k));
+            let outputs = outputs.zip(out.work.chunks_mut(TOGETHER));
+            let mut parts = queries.chunks(TOGETHER * d).zip(outputs).enumerate();
+            parts.try_for_each(|(part, (queries, ((labels, scores), work)))| {
+                self.place(&mut workspace, queries);
+                let done = self.answer(&mut workspace, queries, Answers { labels, scores, work });
+                done.map_err(|(at, error)| error.at(part * TOGETHER + at))
+            })
+        };
+        let threads = self.how.num_threads;
+        let done = if self.how.threads() == 1 { parts() } else { threads::install(threads, parts)? };
+        lease.workspace = workspace;
+        done
+    }
+
+    /// Find the coordinates of queries, and order these by where they begin to search.
+    fn place(&self, workspace: &mut Workspace, queries: &[f32]) {
+        let (searcher, d) = (self.searcher, self.searcher.rows.d());
+        let (p, n) = (searcher.fitted.coordinates.as_ref().map_or(0, |map| map.rows()), queries.len() / d);
+        let Workspace { z, order, .. } = workspace;
+        z.resize(n * p, 0.0);
+        order.resize(n, (Begin::default(), 0));
+        let nothing = &mut [(); 0][..];
+        each(self.share(n), 0, (order, z, nothing), &|first, (order, z, _)| {
+            let mut scratch = (self.scratch)();
+            for (i, place) in order.iter_mut().enumerate() {
+                scratch.load(&queries[(first + i) * d..][..d]);
+                *place = (searcher.begin(&mut scratch, self.how.effort), (first + i) as u32);
+                z[i * p..][..p].copy_from_slice(&scratch.coordinates()[..p]);
+            }
+        });
+        order.sort_unstable_by_key(|&(begin, at)| (begin.place, at));
+    }
+
+    /// Answer the queries in their order; an error comes with the place of its query.
+    fn answer(
+        &self,
+        workspace: &mut Workspace,
+        queries: &[f32],
+        out: Answers<'_>,
+    ) -> std::result::Result<(), (usize, Error)> {
+        let (searcher, how, d, k) = (self.searcher, self.how, self.searcher.rows.d(), self.k);
+        let Workspace { z, order, labels, scores, work } = workspace;
+        let n = order.len();
+        let p = z.len() / n;
+        labels.resize(n * k, 0);
+        scores.resize(n * k, 0.0);
+        work.resize(n, Work::default());
+        let failed = Mutex::new(None::<(usize, Error)>);
+        each(self.share(n), 0, (work, labels, scores), &|first, (work, labels, scores)| {
+            let mut scratch = (self.scratch)();
+            let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
+            for (&(begin, at), ((labels, scores), work)) in order[first..].iter().zip(outputs) {
+                let at = at as usize;
+                scratch.load_placed(&queries[at * d..][..d], &z[at * p..][..p], begin);
+                match searcher.search(&mut scratch, how.on_short, how.effort, labels, scores) {
+                    Ok(done) => *work = done,
+                    Err(error) => {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        if failed.as_ref().is_none_or(|&(first, _)| at < first) {
+                            *failed = Some((at, error));
+                        }
+                    }
+                }
+            }
+        });
+        if let Some(failed) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(failed);
+        }
+        let answers = labels.chunks_exact(k).zip(scores.chunks_exact(k)).zip(work);
+        for (&(_, at), ((labels, scores), work)) in order.iter().zip(answers) {
+            let at = at as usize;
+            out.labels[at * k..][..k].copy_from_slice(labels);
+            out.scores[at * k..][..k].copy_from_slice(scores);
+            out.work[at] = *work;
+        }
+        Ok(())
+    }
+
+    fn share(&self, n: usize) -> usize {
+        match self.how.threads() {
+            1 => n,
+            threads => n.div_ceil(STRETCHES * threads).min(SHARE),
         }
     }
-    let of = |at: u32| (&queries[at as usize * d..][..d], &z[at as usize * p..][..p]);
-    order.clear();
-    for at in 0..work.len() as u32 {
-        scratch.load_projected(of(at).0, of(at).1);
-        order.push((searcher.first_place(scratch, how.effort), at));
+}
+
+/// Do `job` for at most `share` of n places at a time, on all threads of the pool that this one is of. Slices hold as
+/// much for each place.
+fn each<A: Send, B: Send, C: Send>(
+    share: usize,
+    first: usize,
+    (a, b, c): (&mut [A], &mut [B], &mut [C]),
+    job: &(impl Fn(usize, (&mut [A], &mut [B], &mut [C])) + Sync),
+) {
+    let n = a.len();
+    if n <= share {
+        return job(first, (a, b, c));
     }
-    order.sort_unstable();
-    let mut failed: Option<(usize, Error)> = None;
-    for &(_, at) in &*order {
-        scratch.load_projected(of(at).0, of(at).1);
-        let at = at as usize;
-        let (labels, scores) = (&mut labels[at * k..][..k], &mut scores[at * k..][..k]);
-        match searcher.search(scratch, how.on_short, how.effort, labels, scores) {
-            Ok(done) => work[at] = done,
-            Err(error) if failed.as_ref().is_none_or(|&(first, _)| at < first) => failed = Some((at, error)),
-            Err(_) => {}
-        }
-    }
-    scratch.workspace = workspace;
-    failed
+    let half = n / 2;
+    let (per_b, per_c) = (b.len() / n, c.len() / n);
+    let (a, a_last) = a.split_at_mut(half);
+    let (b, b_last) = b.split_at_mut(half * per_b);
+    let (c, c_last) = c.split_at_mut(half * per_c);
+    rayon::join(
+        || each(share, first, (a, b, c), job),
+        || each(share, first + half, (a_last, b_last, c_last), job),
+    );
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
-use crate::batch;
+use crate::batch::Batch;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exact;
@@ -444,31 +444,8 @@ impl Index {
             }
             return Ok(());
         }
-        let shares = if how.threads() == 1 { 1 } else { SHARES };
-        let together = n.div_ceil(how.threads()).div_ceil(shares).clamp(SMALL_BATCH, batch::TOGETHER);
-        let some = |scratch: &mut Scratch, (part, (queries, out)): (usize, (&[f32], Answers<'_>))| {
-            let failed = batch::search(searcher, scratch, queries, k, how, out);
-            failed.map(|(at, error)| (part * together + at, error))
-        };
-        let part = together * k;
-        let first = if how.threads() == 1 {
-            let outputs = labels.chunks_mut(part).zip(scores.chunks_mut(part)).zip(work.chunks_mut(together));
-            let outputs = outputs.map(|((labels, scores), work)| Answers { labels, scores, work });
-            let mut scratch = self.scratch();
-            let parts = queries.chunks(together * d).zip(outputs).enumerate();
-            parts.filter_map(|part| some(&mut scratch, part)).min_by_key(|&(at, _)| at)
-        } else {
-            threads::install(how.num_threads, || {
-                let outputs = labels.par_chunks_mut(part).zip(scores.par_chunks_mut(part));
-                let outputs = outputs.zip(work.par_chunks_mut(together));
-                let outputs = outputs.map(|((labels, scores), work)| Answers { labels, scores, work });
-                let parts = queries.par_chunks(together * d).zip(outputs).enumerate();
-                let errors = parts.map_init(|| self.scratch(), |scratch, part| some(scratch, part));
-                errors.flatten_iter().min_by_key(|&(at, _)| at)
-            })?
-        };
-        // Nothing is kept of queries without error.
-        first.map_or(Ok(()), |(at, error)| Err(error.at(at)))
+        let batch = Batch { searcher, scratch: || self.scratch(), k, how };
+        batch.search(queries, Answers { labels, scores, work })
     }
 
     /// Candidates of queries (n x d) in compressed sparse rows, ids rising within a query.
@@ -506,9 +483,6 @@ fn known_coordinates(fitted: &Fitted) -> usize {
 /// Batches below this many queries stay on the calling thread: waking a pool costs more.
 const SMALL_BATCH: usize = 4;
 
-/// Parts of a batch for each thread: some take longer than others.
-const SHARES: usize = 4;
-
 /// What observing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observing {
@@ -532,7 +506,7 @@ pub struct How {
 }
 
 impl How {
-    fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         if self.num_threads == 0 { threads::get_num_threads() } else { self.num_threads }
     }
 }

@@ -106,8 +106,9 @@ pub const STAGES: [&str; 8] =
 pub struct Scratch {
     query: Vec<f32>,
     pub(crate) rounded: Rounded,
-    /// Whether `z` is this query's already.
+    /// Whether `z` is this query's already, and where it lies, if that is known.
     projected: bool,
+    near: Option<Nearest>,
     z: Vec<f32>,
     x: Vec<f32>,
     margins: Vec<f32>,
@@ -140,16 +141,29 @@ impl Scratch {
         self.query.clear();
         self.query.extend_from_slice(query);
         self.query.resize(padded(query.len()), 0.0);
-        self.projected = false;
+        (self.projected, self.near) = (false, None);
     }
 
-    /// The same, and of its coordinates, where these are known already.
-    pub fn load_projected(&mut self, query: &[f32], z: &[f32]) {
+    /// The same, and of its coordinates and what [`Searcher::begin`] has found.
+    pub fn load_placed(&mut self, query: &[f32], z: &[f32], begin: Begin) {
         self.load(query);
         self.z.clear();
         self.z.extend_from_slice(z);
-        self.projected = true;
+        (self.projected, self.near) = (true, begin.near);
     }
+
+    /// The query's coordinates, once they are known.
+    pub fn coordinates(&self) -> &[f32] {
+        &self.z
+    }
+}
+
+/// Where a query begins to search: those of which this is the same read the same memory.
+#[derive(Clone, Copy, Default)]
+pub struct Begin {
+    /// The region, where lists are read first, else the first table's bucket.
+    pub place: u32,
+    near: Option<Nearest>,
 }
 
 /// The parts of an index that a search reads.
@@ -355,8 +369,8 @@ impl Searcher<'_> {
 
     /// Find the query's region, and its coordinates there.
     fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
-        let Scratch { z, rounded, place, local, .. } = scratch;
-        let near = regions.centers().nearest(self.kernel, z, place);
+        let Scratch { z, near, rounded, place, local, .. } = scratch;
+        let near = near.unwrap_or_else(|| regions.centers().nearest(self.kernel, z, place));
         let map = &regions.each()[near.region].map;
         local.resize(map.rows(), 0.0);
         map.apply(self.kernel, &z[..map.matrix().cols()], rounded, local);
@@ -665,17 +679,18 @@ impl Searcher<'_> {
         }
     }
 
-    /// Where the loaded query, whose coordinates are known, begins to search: queries of which this is the same read the
-    /// same memory. It is their region, where lists are read first, else the first table's bucket.
-    pub fn first_place(&self, scratch: &mut Scratch, effort: Effort) -> u32 {
+    /// Find where the loaded query begins to search.
+    pub fn begin(&self, scratch: &mut Scratch, effort: Effort) -> Begin {
+        self.place(scratch);
         if effort.adaptive
             && self.fitted.point.list.is_some()
             && let Some(regions) = self.fitted.regions.as_deref()
         {
-            return regions.centers().nearest(self.kernel, &scratch.z, &mut scratch.place).region as u32;
+            let near = regions.centers().nearest(self.kernel, &scratch.z, &mut scratch.place);
+            return Begin { place: near.region as u32, near: Some(near) };
         }
         self.hash(scratch);
-        code(&scratch.margins[..self.fitted.planes.n_bits()])
+        Begin { place: code(&scratch.margins[..self.fitted.planes.n_bits()]), near: None }
     }
 
     /// Compute the margins from what is known of the query.
