@@ -382,6 +382,19 @@ def test_more_probes_find_more(data):
     assert sum(map(len, sizes[0])) < sum(map(len, sizes[1])) < sum(map(len, sizes[2]))
 
 
+def test_a_longer_reach_meets_more():
+    W, b, Q = layer(whole=True)
+    config = LSSConfig(n_bits=6, n_probes=64, max_entries=10_000, n_neighbors=3, teacher_top=5)
+    index = Index.from_weights(W, b, config).fit(Q, k=5, target=None, progress=False)
+    entries = []
+    for reach in (0.0, 0.25, 0.75, None):
+        index.apply(index.operating_point._replace(reach=reach))
+        entries.append(index.search(Q[:50], 5, stats=True).stats["entries"])
+    assert (np.diff(entries, axis=0) >= 0).all()
+    assert np.mean(entries[0]) < np.mean(entries[1]) < np.mean(entries[2]) <= np.mean(entries[3])
+    assert (entries[3] == len(Q)).all()
+
+
 # Options of search
 
 

@@ -256,6 +256,8 @@ def test_points_are_checked(index):
         ({"trust": 1.5}, "'trust' must be in 0..=1"),
         ({"scan_trust": -0.1}, "'scan_trust' must be in 0..=1"),
         ({"n_scan": 0}, "'n_scan' must be at least 1"),
+        ({"reach": -0.5}, "'reach' must be finite and at least 0, or None"),
+        ({"reach": float("inf")}, "'reach' must be finite and at least 0, or None"),
         ({"judge": (5.0, float("nan"), *[0.0] * 9)}, "'trust' must be finite"),
         ({"judge": (0.0,) * 11}, "'trust' must be about 1..=65536 answers"),
     ):

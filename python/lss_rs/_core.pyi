@@ -37,10 +37,12 @@ def cpu_features() -> dict[str, bool]: ...
 def active_kernel() -> str: ...
 
 # n_probes (a table, on average: buckets come in order of cost over all tables), max_entries (no further
-# bucket once so many have been met), n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge, list
-# (n_listed, n_rescore, trust, judge)
+# bucket once so many have been met), n_neighbors, n_rescore, exact, reach, n_scan, trust, scan_trust, judge,
+# list (n_listed, n_rescore, trust, judge)
 _List: TypeAlias = tuple[int, int, float, tuple[float, ...]]
-_Point: TypeAlias = tuple[int, int, int, int, bool, int, float, float, tuple[float, ...] | None, _List | None]
+_Point: TypeAlias = tuple[
+    int, int, int, int, bool, float | None, int, float, float, tuple[float, ...] | None, _List | None
+]
 
 @final
 class Coordinates:

@@ -83,6 +83,12 @@ class OperatingPoint(NamedTuple):
         As in :class:`LSSConfig`.
     exact : bool
         Score every row: where nothing less is good enough.
+    reach : float, optional
+        With ``fill="queries"``, no further bucket is visited once nothing in it is likely to be among the
+        nearest: once the cost of the next, the sum of the squared margins of the bits that are flipped, is
+        more than ``reach`` times the squared distance to the farthest of the ``n_neighbors`` nearest training
+        queries met by then. Both are in units of the aligned coordinates; planes of "simhash" and "iul" are
+        not, and go without. None: no matter how far.
     n_scan : int
         Rows scored in full precision after a scan of all rows, at most.
     trust : float
@@ -104,6 +110,7 @@ class OperatingPoint(NamedTuple):
     n_neighbors: int
     n_rescore: int
     exact: bool = False
+    reach: float | None = 0.375
     n_scan: int = 256
     trust: float = 0.0
     scan_trust: float = 0.0

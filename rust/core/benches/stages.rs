@@ -87,7 +87,7 @@ impl Bench {
     fn buckets(&self, margins: &[f32]) -> Vec<usize> {
         let mut probes = Probes::default();
         probes.start(margins, K);
-        probes.take(P * L).map(|(table, code)| (table << K) | code as usize).collect()
+        probes.take(P * L).map(|(table, code, _)| (table << K) | code as usize).collect()
     }
 }
 

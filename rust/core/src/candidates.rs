@@ -1,6 +1,8 @@
 //! Unions of lists of ids, each id once: of the exemplars in the probed buckets, and of the labels that the
 //! nearest of them needed, the candidates. In how many lists an id was is counted by the way.
 
+use crate::tables::Tables;
+
 /// Lists are counted up to here.
 pub const MOST: u16 = 255;
 
@@ -71,6 +73,42 @@ impl Union {
     /// The ids added, each once, in the order in which they came.
     pub fn ids(&self) -> &[u32] {
         &self.ids[..self.len]
+    }
+}
+
+/// The exemplars of buckets, each once.
+#[derive(Debug, Default)]
+pub struct Meeting {
+    union: Union,
+    /// Those of the latest buckets.
+    latest: Vec<u32>,
+    n: usize,
+}
+
+impl Meeting {
+    /// Begin anew, with exemplars below `n`, in buckets of so many tables.
+    pub fn start(&mut self, n: usize, n_tables: usize) {
+        self.n = n;
+        if n_tables > 1 {
+            self.union.start(n);
+        }
+    }
+
+    /// The exemplars of these buckets that have not been met before.
+    pub fn of(&mut self, tables: &Tables, buckets: &[usize]) -> &[u32] {
+        let view = tables.view();
+        if tables.n_tables() > 1 {
+            let before = self.union.ids().len();
+            buckets.iter().for_each(|&bucket| self.union.add(view.bucket(bucket)));
+            return &self.union.ids()[before..];
+        }
+        // The buckets of one table have nothing in common. A damaged file can hold ids that are too large.
+        let (latest, n) = (&mut self.latest, self.n);
+        latest.clear();
+        for &bucket in buckets {
+            latest.extend(view.bucket(bucket).iter().filter(|&&id| (id as usize) < n));
+        }
+        latest
     }
 }
 

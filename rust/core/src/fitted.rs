@@ -55,6 +55,10 @@ pub struct OperatingPoint {
     pub n_rescore: usize,
     /// Score all rows instead, where nothing less is good enough.
     pub exact: bool,
+    /// No further bucket is probed once the cost of the next, the sum of the squared margins of what it flips, is above so
+    /// many times the squared distance to the farthest of `n_neighbors` exemplars that have been met. Aligned planes tell
+    /// such distances; others go without. None: no matter how far.
+    pub reach: Option<f32>,
     /// Rows scored in full precision after a scan of all rows, at most.
     pub n_scan: usize,
     /// Candidates of tables that are trusted less are not enough: all rows are scanned. At 1 always.
@@ -91,6 +95,9 @@ impl OperatingPoint {
             if !(0.0..=1.0).contains(&trust) {
                 return Err(Error::value(arg, "in 0..=1", trust));
             }
+        }
+        if let Some(reach) = self.reach.filter(|reach| !(reach.is_finite() && *reach >= 0.0)) {
+            return Err(Error::value("reach", "finite and at least 0, or None", reach));
         }
         if let Some(judge) = self.judge {
             judge.check()?;

@@ -88,12 +88,12 @@ impl Probes {
     }
 }
 
-/// Table and code of the cheapest bucket that has not come yet; each bucket comes once, the query's own first.
+/// Table, code and cost of the cheapest bucket that has not come yet; each bucket comes once, the query's own first.
 impl Iterator for Probes {
-    type Item = (usize, u32);
+    type Item = (usize, u32, f32);
 
     #[inline]
-    fn next(&mut self) -> Option<(usize, u32)> {
+    fn next(&mut self) -> Option<(usize, u32, f32)> {
         let top = self.heap.peek_mut()?;
         let node = top.0;
         let (table, mask) = (node.table(), node.mask());
@@ -114,6 +114,6 @@ impl Iterator for Probes {
         } else {
             PeekMut::pop(top);
         }
-        Some((table, self.codes[table] ^ self.flips(table, mask)))
+        Some((table, self.codes[table] ^ self.flips(table, mask), node.cost()))
     }
 }

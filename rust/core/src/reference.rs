@@ -162,9 +162,9 @@ pub fn code(margins: &[f32]) -> u32 {
 
 // ------------------------------------------------------------------------------------------------------ probe
 
-/// All 2^K codes of every table as (table, code), by the cost of what they flip: squared margins added from the
+/// All 2^K codes of every table as (table, code, cost), by the cost of what they flip: squared margins added from the
 /// smallest up. Equal costs go by the table, then by the set of ranks, read as a number. `margins[table][bit]`.
-pub fn probes(margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
+pub fn probes(margins: &[Vec<f32>]) -> Vec<(usize, u32, f32)> {
     let mut all: Vec<(f32, usize, u32, u32)> = Vec::new();
     for (table, margins) in margins.iter().enumerate() {
         let k = margins.len();
@@ -185,7 +185,7 @@ pub fn probes(margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
         }
     }
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    all.into_iter().map(|(_, table, _, code)| (table, code)).collect()
+    all.into_iter().map(|(cost, table, _, code)| (table, code, cost)).collect()
 }
 
 // ----------------------------------------------------------------------------------------------------- tables
@@ -848,17 +848,36 @@ impl Reference {
                 budget
             }
         };
-        for place in probes(&margins).iter().take(grown(self.point.n_probes * n_tables)) {
+        let mut round = 64;
+        for &(table, code, cost) in probes(&margins).iter().take(grown(self.point.n_probes * n_tables)) {
             if work.entries >= grown(self.point.max_entries) {
                 break;
             }
+            if work.entries >= round {
+                if self.is_beyond(query, cost, &met) {
+                    break;
+                }
+                round = work.entries + (work.entries / 4).max(64);
+            }
             work.probes += 1;
-            if let Some(bucket) = self.buckets.get(place) {
+            if let Some(bucket) = self.buckets.get(&(table, code)) {
                 met.extend(bucket);
                 work.entries += bucket.len();
             }
         }
         (met, work)
+    }
+
+    /// Whether a bucket of such a cost, and all after it, are too far away for any exemplar in them to be nearer than those met.
+    fn is_beyond(&self, query: &[f32], cost: f32, met: &BTreeSet<u32>) -> bool {
+        let (Some(kept), Some(map), Some(reach)) = (&self.kept, &self.coordinates, self.point.reach) else {
+            return false;
+        };
+        let n = self.point.n_neighbors.min(kept.labels.len());
+        let near = top(&kept.sketched.scores(&project(map, query), met), n);
+        self.planes.space() == Space::Aligned
+            && near.len() == n
+            && near.last().is_some_and(|&(kth, _)| cost > reach * (self.square(query) - 2.0 * kth).max(0.0))
     }
 
     /// The candidates of a query, rising, and what finding them cost.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::batch::Workspace;
-use crate::candidates::Union;
+use crate::candidates::{Meeting, Union};
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
 use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
@@ -113,9 +113,12 @@ pub struct Scratch {
     x: Vec<f32>,
     margins: Vec<f32>,
     probes: Probes,
+    /// Where to look, the most promising first, and what each costs to flip to.
     buckets: Vec<usize>,
-    exemplars: Union,
-    observed: Union,
+    costs: Vec<f32>,
+    probed: Probed,
+    exemplars: Meeting,
+    observed: Meeting,
     neighbors: Vec<u32>,
     candidates: Union,
     finalists: Vec<u32>,
@@ -133,6 +136,20 @@ pub struct Scratch {
     best: TopK,
     /// What batches need beside.
     pub(crate) workspace: Workspace,
+}
+
+/// How far the probing of a query has come.
+#[derive(Clone, Copy, Default)]
+struct Probed {
+    /// Buckets visited, and those of them whose exemplars have been met.
+    buckets: usize,
+    met: usize,
+    /// Entries in them.
+    entries: usize,
+    /// No other is visited.
+    over: bool,
+    /// Square of the query's distance to the mean query.
+    square: f32,
 }
 
 impl Scratch {
@@ -498,7 +515,7 @@ impl Searcher<'_> {
         let mut time = |stage: usize, work: &mut dyn FnMut()| {
             let begin = Instant::now();
             work();
-            taken[stage] = begin.elapsed().as_secs_f64();
+            taken[stage] += begin.elapsed().as_secs_f64();
         };
         let k = k.max(self.fitted.point.judge.map_or(0, |trust| trust.k));
         if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
@@ -509,8 +526,15 @@ impl Searcher<'_> {
             time(6, &mut || self.estimate_listed(scratch, list, k));
         } else {
             time(0, &mut || self.project(scratch));
-            time(3, &mut || _ = self.probe(scratch));
-            time(4, &mut || self.meet(scratch));
+            time(3, &mut || self.start(scratch));
+            let mut more = true;
+            while more {
+                time(3, &mut || more = self.probe(scratch));
+                if more {
+                    time(4, &mut || self.meet(scratch));
+                }
+            }
+            time(4, &mut || self.choose(scratch));
             time(5, &mut || self.list(scratch));
             time(6, &mut || self.estimate(scratch, k));
         }
@@ -598,50 +622,126 @@ impl Searcher<'_> {
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.
     pub fn candidates(&self, scratch: &mut Scratch) -> Work {
         self.project(scratch);
-        let entries = self.probe(scratch);
-        self.meet(scratch);
+        self.start(scratch);
+        while self.probe(scratch) {
+            self.meet(scratch);
+        }
+        self.choose(scratch);
         self.list(scratch);
         Work {
-            probes: scratch.buckets.len(),
-            entries,
+            probes: scratch.probed.buckets,
+            entries: scratch.probed.entries,
             neighbors: scratch.neighbors.len(),
             candidates: scratch.candidates.ids().len(),
             ..Work::default()
         }
     }
 
-    /// Where buckets hold exemplars, choose the nearest of those in the buckets and of the latest.
-    fn meet(&self, scratch: &mut Scratch) {
-        let Scratch { z, buckets, exemplars: met, observed: met_since, neighbors, distances, cut, .. } =
-            scratch;
-        let Fitted { tables, exemplars, observed, point, .. } = self.fitted;
-        let Some(exemplars) = exemplars else {
-            neighbors.clear();
-            return;
-        };
-        met.start(exemplars.len());
-        let view = tables.view();
-        buckets.iter().for_each(|&bucket| met.add(view.bucket(bucket)));
-        let (sketched, r) = (exemplars.sketched(), point.n_neighbors);
+    /// Begin to probe. Exemplars that are in no bucket are met by every query.
+    fn start(&self, scratch: &mut Scratch) {
+        let Scratch {
+            z,
+            margins,
+            probes,
+            buckets,
+            costs,
+            probed,
+            exemplars: met,
+            observed: met_since,
+            cut,
+            ..
+        } = scratch;
+        let Fitted { planes, exemplars, observed, point, .. } = self.fitted;
+        buckets.clear();
+        costs.clear();
+        probes.start(margins, planes.n_bits());
+        *probed = Probed::default();
+        let Some(exemplars) = exemplars else { return };
+        met.start(exemplars.len(), planes.n_tables());
+        probed.square = exemplars.square(z);
+        let sketcher = &exemplars.sketched().0;
         let Some(observed) = observed.as_deref() else {
-            cut.best(self.kernel, sketched, z, met.ids(), r, point.judge.is_some(), neighbors, distances);
-            return;
+            return cut.start(sketcher, z, point.n_neighbors.min(exemplars.len()));
         };
-        // Numbers go on from those of the fit: the observed ones in tables, then the latest.
-        let mut first = exemplars.len();
-        cut.start(&sketched.0, z, r.min(first + observed.len()));
-        cut.offer(self.kernel, &sketched.1, met.ids(), 0);
-        if let Some((tables, exemplars)) = observed.hashed() {
-            met_since.start(exemplars.len());
-            let view = tables.view();
-            buckets.iter().for_each(|&bucket| met_since.add(view.bucket(bucket)));
-            cut.offer(self.kernel, &exemplars.sketched().1, met_since.ids(), first);
-            first += exemplars.len();
+        cut.start(sketcher, z, point.n_neighbors.min(exemplars.len() + observed.len()));
+        let hashed = observed.hashed().map_or(0, |(_, exemplars)| exemplars.len());
+        met_since.start(hashed, planes.n_tables());
+        if let Some(recent) = observed.recent() {
+            cut.offer_all(self.kernel, &recent.sketched().1, recent.len(), exemplars.len() + hashed);
         }
-        if let Some(exemplars) = observed.recent() {
-            cut.offer_all(self.kernel, &exemplars.sketched().1, exemplars.len(), first);
+    }
+
+    /// Visit the next buckets; false if there are no more.
+    fn probe(&self, scratch: &mut Scratch) -> bool {
+        // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
+        const LAG: usize = 16;
+        let Fitted { planes, tables, observed, exemplars, point, .. } = self.fitted;
+        let Scratch { probes, buckets, costs, probed, .. } = scratch;
+        let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
+        let since = since.map(|(tables, _)| tables.view());
+        let most = self.fitted.grown(point.n_probes.saturating_mul(planes.n_tables()));
+        let max_entries = self.fitted.grown(point.max_entries);
+        let Probed { buckets: mut taken, mut entries, .. } = *probed;
+        if probed.over {
+            return false;
         }
-        cut.keep(neighbors, distances);
+        let enough = match exemplars {
+            Some(_) => max_entries.min(entries + ROUND.max(entries / 4)),
+            None => max_entries,
+        };
+        while taken < most && entries < enough {
+            while buckets.len() < most.min(taken + LAG)
+                && let Some((table, code, cost)) = probes.next()
+            {
+                let bucket = (table << planes.n_bits()) | code as usize;
+                view.prefetch_offset(bucket);
+                since.iter().for_each(|view| view.prefetch_offset(bucket));
+                buckets.push(bucket);
+                costs.push(cost);
+            }
+            let Some(&bucket) = buckets.get(taken) else {
+                probed.over = true;
+                break;
+            };
+            entries += view.prefetch_bucket(bucket);
+            entries += since.map_or(0, |view| view.prefetch_bucket(bucket));
+            taken += 1;
+        }
+        probed.over |= taken == most || entries >= max_entries;
+        (probed.buckets, probed.entries) = (taken, entries);
+        taken > probed.met
+    }
+
+    /// Where buckets hold exemplars, meet those of the latest, and see whether others can be nearer than those which are
+    /// the nearest by now.
+    fn meet(&self, scratch: &mut Scratch) {
+        let Scratch { buckets, costs, probed, exemplars: met, observed: met_since, cut, .. } = scratch;
+        let Fitted { planes, tables, exemplars, observed, point, .. } = self.fitted;
+        let latest = &buckets[probed.met..probed.buckets];
+        probed.met = probed.buckets;
+        let Some(exemplars) = exemplars else { return };
+        cut.offer(self.kernel, &exemplars.sketched().1, met.of(tables, latest), 0);
+        if let Some((tables, since)) = observed.as_deref().and_then(Observed::hashed) {
+            // Numbers go on from those of the fit: the observed ones in tables, then the latest.
+            cut.offer(self.kernel, &since.sketched().1, met_since.of(tables, latest), exemplars.len());
+        }
+        if let (Space::Aligned, Some(reach), Some(&next)) =
+            (planes.space(), point.reach, costs.get(probed.met))
+            && let Some(kth) = cut.best.kth()
+        {
+            probed.over |= next > reach * (probed.square - 2.0 * kth).max(0.0);
+        }
+    }
+
+    /// Take the nearest of the exemplars met.
+    fn choose(&self, scratch: &mut Scratch) {
+        let Scratch { buckets, probed, neighbors, distances, cut, .. } = scratch;
+        buckets.truncate(probed.buckets);
+        neighbors.clear();
+        distances.clear();
+        if self.fitted.exemplars.is_some() {
+            cut.keep(neighbors, distances);
+        }
     }
 
     /// List the candidates, each once: what the neighbours needed, or the rows in the buckets.
@@ -702,39 +802,6 @@ impl Searcher<'_> {
         }
         planes.margins(self.kernel, &scratch.x, &mut scratch.margins);
     }
-
-    /// Choose the buckets, the most promising first; returns how many entries they have.
-    fn probe(&self, scratch: &mut Scratch) -> usize {
-        // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
-        const LAG: usize = 16;
-        let Fitted { planes, tables, observed, point, .. } = self.fitted;
-        let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
-        let since = since.map(|(tables, _)| tables.view());
-        let most = self.fitted.grown(point.n_probes.saturating_mul(planes.n_tables()));
-        let max_entries = self.fitted.grown(point.max_entries);
-        scratch.buckets.clear();
-        scratch.probes.start(&scratch.margins, planes.n_bits());
-        let (mut entries, mut taken, mut left) = (0, 0, true);
-        while taken < most && entries < max_entries {
-            while left && scratch.buckets.len() < most.min(taken + LAG) {
-                match scratch.probes.next() {
-                    Some((table, code)) => {
-                        let bucket = (table << planes.n_bits()) | code as usize;
-                        view.prefetch_offset(bucket);
-                        since.iter().for_each(|view| view.prefetch_offset(bucket));
-                        scratch.buckets.push(bucket);
-                    }
-                    None => left = false,
-                }
-            }
-            let Some(&bucket) = scratch.buckets.get(taken) else { break };
-            entries += view.prefetch_bucket(bucket);
-            entries += since.map_or(0, |view| view.prefetch_bucket(bucket));
-            taken += 1;
-        }
-        scratch.buckets.truncate(taken);
-        entries
-    }
 }
 
 /// Whether trust is less than asked for: nothing is, where 1 is asked for.
@@ -748,6 +815,9 @@ fn scanned(scratch: &Scratch, k: usize) -> Scanned {
     let kth = scratch.answer.1[..k].last().copied().unwrap_or(f32::NEG_INFINITY);
     Scanned { kth, shift, error, cut: scratch.cut.floor }
 }
+
+/// Entries of buckets that are visited before exemplars are met, and then a quarter of all before at least so many.
+const ROUND: usize = 64;
 
 /// Rows scored in full before it is first asked whether these are enough, and between such questions.
 const AT_FIRST: usize = 16;

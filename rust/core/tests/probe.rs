@@ -26,7 +26,7 @@ fn tables(margin: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = V
     })
 }
 
-fn all(probes: &mut Probes, margins: &[Vec<f32>]) -> Vec<(usize, u32)> {
+fn all(probes: &mut Probes, margins: &[Vec<f32>]) -> Vec<(usize, u32, f32)> {
     probes.start(&margins.concat(), margins[0].len());
     probes.by_ref().collect()
 }
@@ -40,7 +40,7 @@ proptest! {
         prop_assert_eq!(&got, &reference::probes(&margins));
 
         // Every bucket of every table, each once; each table's own bucket before its others.
-        let distinct: BTreeSet<(usize, u32)> = got.iter().copied().collect();
+        let distinct: BTreeSet<(usize, u32)> = got.iter().map(|&(table, code, _)| (table, code)).collect();
         prop_assert_eq!(distinct.len(), margins.len() << margins[0].len());
         for (table, margins) in margins.iter().enumerate() {
             let first = got.iter().find(|probe| probe.0 == table).unwrap();
@@ -51,13 +51,15 @@ proptest! {
     /// By its definition: costs never fall.
     #[test]
     fn costs_never_fall(margins in tables((-2.0f32..2.0).boxed())) {
-        let cost = |&(table, other): &(usize, u32)| -> f64 {
+        let all = all(&mut Probes::default(), &margins);
+        for &(table, other, cost) in &all {
             let margins = &margins[table];
             let flipped = other ^ code(margins);
-            (0..margins.len()).filter(|&k| flipped >> k & 1 == 1).map(|k| f64::from(margins[k] * margins[k])).sum()
-        };
-        let costs: Vec<f64> = all(&mut Probes::default(), &margins).iter().map(cost).collect();
-        prop_assert!(costs.windows(2).all(|pair| pair[0] <= pair[1] * (1.0 + 1e-6) + 1e-12), "{:?}", costs);
+            let of = |k: usize| f64::from(margins[k] * margins[k]);
+            let sum: f64 = (0..margins.len()).filter(|&k| flipped >> k & 1 == 1).map(of).sum();
+            prop_assert!((f64::from(cost) - sum).abs() <= 1e-6 * sum + 1e-12, "{} for {}", cost, sum);
+        }
+        prop_assert!(all.windows(2).all(|pair| pair[0].2 <= pair[1].2), "{:?}", all);
     }
 
     /// The scratch remembers nothing, also of an enumeration that was left half-way.
@@ -84,16 +86,15 @@ fn the_largest_codes_of_the_last_table_can_be_probed() {
     probes.start(&margins, 24);
     let got: Vec<_> = probes.take(3 * 256).collect();
     let own = (1 << 24) - 1;
-    assert_eq!(got[255], (255, own));
+    assert_eq!(got[255], (255, own, 0.0));
     // Costs 0 in all tables, then 1, then 4.
-    assert_eq!(got[256], (0, own ^ 1));
-    assert_eq!(got[767], (255, own ^ 2));
+    assert_eq!(got[256], (0, own ^ 1, 1.0));
+    assert_eq!(got[767], (255, own ^ 2, 4.0));
 }
 
 #[test]
 fn all_probes_of_zero_margins_come_in_order_of_tables_and_masks() {
     let got = all(&mut Probes::default(), &[vec![0.0; 4], vec![0.0; 4]]);
-    let expected: Vec<(usize, u32)> =
-        (0..2).flat_map(|table| (0..16).map(move |mask| (table, mask))).collect();
+    let expected: Vec<_> = (0..2).flat_map(|table| (0..16).map(move |mask| (table, mask, 0.0))).collect();
     assert_eq!(got, expected);
 }

@@ -408,6 +408,49 @@ fn the_first_short_query_is_named() {
     }
 }
 
+/// A short reach ends the probing of some queries early, and all of them are answered as the reference does.
+#[test]
+fn probing_ends_where_buckets_are_out_of_reach() {
+    for n_tables in [1, 3] {
+        let case = Case {
+            n_bits: 7,
+            n_tables,
+            n_train: 1500,
+            n_neighbors: 3,
+            n_probes: 128,
+            d: 12,
+            p: 12,
+            ..small()
+        };
+        let built = Case { space: Space::Aligned, fill: Fill::Queries, ..case }.build();
+        let far = built.index.fitted().unwrap().point;
+        let probes = |reach| {
+            let point = OperatingPoint { reach, max_entries: usize::MAX, ..far };
+            built.index.set_operating_point(point).unwrap();
+            assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, 4, Effort::FIXED);
+            let mut scratch = built.index.scratch();
+            let mut probes = |query: &Vec<f32>| {
+                scratch.load(query);
+                let (mut labels, mut scores) = ([0; 4], [0.0; 4]);
+                let found = built.index.search_one(
+                    &mut scratch,
+                    OnShort::Pad,
+                    Effort::FIXED,
+                    &mut labels,
+                    &mut scores,
+                );
+                found.unwrap().probes
+            };
+            built.queries.iter().map(&mut probes).collect::<Vec<_>>()
+        };
+        let (all, none, some) = (probes(None), probes(Some(0.0)), probes(Some(0.3)));
+        assert!(all.iter().all(|&n| n == n_tables << 7), "{all:?}");
+        assert!(none.iter().zip(&some).all(|(none, some)| none <= some), "{none:?}, {some:?}");
+        assert!(none.iter().sum::<usize>() < some.iter().sum(), "{none:?}, {some:?}");
+        assert!(some.iter().sum::<usize>() < all.iter().sum(), "{some:?}");
+    }
+}
+
 /// More queries than are ordered together, and than share a pass over the rows, and no whole number of either.
 #[test]
 fn long_batches_answer_as_their_queries_do() {

@@ -138,6 +138,7 @@ impl Index {
         dict.set_item("n_neighbors", fitted.point.n_neighbors)?;
         dict.set_item("n_rescore", fitted.point.n_rescore)?;
         dict.set_item("exact", fitted.point.exact)?;
+        dict.set_item("reach", fitted.point.reach)?;
         dict.set_item("n_scan", fitted.point.n_scan)?;
         dict.set_item("trust", fitted.point.trust)?;
         dict.set_item("scan_trust", fitted.point.scan_trust)?;
@@ -484,16 +485,17 @@ pub fn csr(py: Python<'_>, offsets: Vec<usize>, ids: Vec<u32>) -> Csr<'_> {
     (PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, ids))
 }
 
-/// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan,
-/// trust, scan_trust, judge, list.
-pub type Point = (usize, usize, usize, usize, bool, usize, f32, f32, Option<[f32; NUMBERS]>, Option<List>);
+/// An operating point as Python's tuple of that name: n_probes, max_entries, n_neighbors, n_rescore, exact, reach,
+/// n_scan, trust, scan_trust, judge, list.
+pub type Point =
+    (usize, usize, usize, usize, bool, Option<f32>, usize, f32, f32, Option<[f32; NUMBERS]>, Option<List>);
 
 /// What is read of lists: n_listed, n_rescore, trust, judge.
 type List = (usize, usize, f32, [f32; LISTED]);
 
 /// What an index searches with.
 pub fn operating_point(point: Point) -> OperatingPoint {
-    let (n_probes, max_entries, n_neighbors, n_rescore, exact, n_scan, trust, scan_trust, judge, list) =
+    let (n_probes, max_entries, n_neighbors, n_rescore, exact, reach, n_scan, trust, scan_trust, judge, list) =
         point;
     let judge = judge.map(|weights| Trust::from_array(&weights));
     let list =
@@ -504,6 +506,7 @@ pub fn operating_point(point: Point) -> OperatingPoint {
         n_neighbors,
         n_rescore,
         exact,
+        reach,
         n_scan,
         trust,
         scan_trust,

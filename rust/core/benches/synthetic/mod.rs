@@ -131,6 +131,7 @@ impl Layer {
                 n_rescore: shape.n_rescore,
                 list: None,
                 exact: false,
+                reach: None,
                 n_scan: shape.n_rescore,
                 trust: 0.0,
                 scan_trust: 0.0,

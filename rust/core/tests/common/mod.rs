@@ -179,6 +179,7 @@ pub struct Case {
 /// How a case goes beyond its tables. All trust is 0.5: more is asked for, or less.
 #[derive(Clone, Copy, Debug)]
 pub struct Wide {
+    pub reach: Option<f32>,
     pub trust: f32,
     pub scan_trust: f32,
     pub n_scan: usize,
@@ -186,17 +187,25 @@ pub struct Wide {
 }
 
 /// Tables alone.
-pub const TABLES_ALONE: Wide = Wide { trust: 0.0, scan_trust: 0.0, n_scan: 20, max_cost: f64::INFINITY };
+pub const TABLES_ALONE: Wide =
+    Wide { reach: None, trust: 0.0, scan_trust: 0.0, n_scan: 20, max_cost: f64::INFINITY };
 
 pub fn any_wide() -> impl Strategy<Value = Wide> {
     let asked = || prop::sample::select(&[0.0f32, 0.4, 0.6, 1.0][..]);
     (
+        prop_oneof![Just(None), (0.0f32..2.0).prop_map(Some)],
         asked(),
         asked(),
         prop_oneof![1usize..=8, 1usize..=80],
         prop_oneof![3 => Just(f64::INFINITY), 1 => 0.0..300.0],
     )
-        .prop_map(|(trust, scan_trust, n_scan, max_cost)| Wide { trust, scan_trust, n_scan, max_cost })
+        .prop_map(|(reach, trust, scan_trust, n_scan, max_cost)| Wide {
+            reach,
+            trust,
+            scan_trust,
+            n_scan,
+            max_cost,
+        })
 }
 
 /// Small layers and indexes of every kind.
@@ -356,6 +365,7 @@ impl Case {
                 n_neighbors: self.n_neighbors,
                 n_rescore: self.n_rescore,
                 exact: self.exact,
+                reach: self.wide.reach,
                 n_scan: self.wide.n_scan,
                 trust: self.wide.trust,
                 scan_trust: self.wide.scan_trust,
@@ -525,7 +535,7 @@ pub fn assert_answers(got: &[Answer], expected: &[Answer], what: &str) {
 
 /// How much a search does.
 pub fn point(n_probes: usize, max_entries: usize, n_neighbors: usize, n_rescore: usize) -> OperatingPoint {
-    let Wide { n_scan, trust, scan_trust, .. } = TABLES_ALONE;
+    let Wide { reach, n_scan, trust, scan_trust, .. } = TABLES_ALONE;
     let (exact, judge) = (false, None);
     let list = None;
     OperatingPoint {
@@ -534,6 +544,7 @@ pub fn point(n_probes: usize, max_entries: usize, n_neighbors: usize, n_rescore:
         n_neighbors,
         n_rescore,
         exact,
+        reach,
         n_scan,
         trust,
         scan_trust,
