@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,13 @@ class Labels(NamedTuple):
     def lists(self) -> list[np.ndarray]:
         """Labels query by query."""
         return [self.indices[lo:hi] for lo, hi in pairwise(self.indptr)]
+
+    def sparse(self, m: int) -> Any:
+        """Labels as a matrix (n, m), which takes far less memory for millions of queries."""
+        from scipy.sparse import csr_array
+
+        ones = np.ones(len(self.indices), np.int8)
+        return csr_array((ones, self.indices, self.indptr), (len(self.indptr) - 1, m))
 
 
 class Bundle(NamedTuple):

@@ -40,7 +40,7 @@ class Engine(BaseEngine):
         self._stages: dict[str, float] = {}
         config = LSSConfig(**build)
         learns = config.fill == "queries" or config.method == "iul"
-        Y = data.Y.lists() if learns else None
+        Y = data.Y.sparse(len(data.W)) if learns else None
         self.index = Index.from_weights(data.W, data.b, config)
         self._clock = time.perf_counter()
         # k = 5: what the benchmark asks, and what a search must not exceed.

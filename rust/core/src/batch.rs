@@ -13,7 +13,7 @@ use crate::threads;
 pub const TOGETHER: usize = 2048;
 
 /// Queries that a thread takes at a time at most, where there are others, and stretches for each: some take longer.
-const SHARE: usize = 64;
+const SHARE: usize = 16;
 const STRETCHES: usize = 4;
 
 /// What a batch writes to beside its answers. Reused.
