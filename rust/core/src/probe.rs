@@ -6,11 +6,11 @@
 //! over the table's bits ranked by margin. A table in which the query lies well inside its bucket is thus probed
 //! less than one in which it lies at an edge.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-use crate::hash::{MAX_BITS, MAX_TABLES};
+use crate::hash::{MAX_BITS, MAX_TABLES, code};
 
 /// Scratch of the enumeration.
 #[derive(Debug, Default)]
@@ -18,26 +18,47 @@ pub struct Probes {
     n_bits: usize,
     /// Squared margin and code bit, by table, smallest margin first.
     ranked: Vec<(f32, u32)>,
-    codes: Vec<u32>,
     heap: BinaryHeap<Reverse<Node>>,
 }
 
-/// A set of ranked bits of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A set of ranked bits of a table. Nodes go by their keys, of which no two are equal.
+#[derive(Clone, Copy, Debug)]
 struct Node {
     /// Bits of the cost, the table, the mask: not negative, so that the integer sorts like the three.
     key: u64,
-    /// Bits of the cost without the highest-ranked bit.
-    rest: u32,
+    /// Cost without the highest-ranked bit.
+    rest: f32,
+    /// The table's code with these bits flipped.
+    code: u32,
 }
 
 const _: () = assert!(MAX_BITS <= 24 && MAX_TABLES <= 256, "mask and table share 32 bits of the key");
 
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Node {}
+
+impl PartialOrd for Node {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Node {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
 impl Node {
     #[inline(always)]
-    fn new(rest: f32, highest: f32, table: usize, mask: u32) -> Self {
+    fn new(rest: f32, highest: f32, table: usize, mask: u32, code: u32) -> Self {
         let cost = u64::from((rest + highest).to_bits());
-        Node { key: (cost << 32) | (table as u64) << 24 | u64::from(mask), rest: rest.to_bits() }
+        Node { key: (cost << 32) | (table as u64) << 24 | u64::from(mask), rest, code }
     }
 
     #[inline(always)]
@@ -63,28 +84,14 @@ impl Probes {
         assert!(margins.len() <= n_bits * MAX_TABLES, "at most {MAX_TABLES} tables");
         self.n_bits = n_bits;
         self.ranked.clear();
-        self.codes.clear();
         self.heap.clear();
         for (table, margins) in margins.chunks_exact(n_bits).enumerate() {
-            self.codes.push(crate::hash::code(margins));
             let from = self.ranked.len();
             self.ranked
                 .extend(margins.iter().enumerate().map(|(bit, margin)| (margin * margin, 1u32 << bit)));
             self.ranked[from..].sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            self.heap.push(Reverse(Node::new(0.0, 0.0, table, 0)));
+            self.heap.push(Reverse(Node::new(0.0, 0.0, table, 0, code(margins))));
         }
-    }
-
-    /// The bits that a mask over a table's ranks flips.
-    #[inline(always)]
-    fn flips(&self, table: usize, mut mask: u32) -> u32 {
-        let ranked = &self.ranked[table * self.n_bits..];
-        let mut flips = 0;
-        while mask != 0 {
-            flips |= ranked[mask.trailing_zeros() as usize].1;
-            mask &= mask - 1;
-        }
-        flips
     }
 }
 
@@ -102,18 +109,18 @@ impl Iterator for Probes {
         if next < self.n_bits {
             // Each set is reached once: from {.., i} go to {.., i, i+1} and to {.., i+1}. Both cost no less and
             // have a higher mask, so the order of the heap is the order of all sets.
-            let margin = self.ranked[table * self.n_bits + next].0;
-            let with = Node::new(node.cost(), margin, table, mask | 1 << next);
+            let (margin, bit) = self.ranked[table * self.n_bits + next];
             let mut top = top;
-            *top = Reverse(with);
+            *top = Reverse(Node::new(node.cost(), margin, table, mask | 1 << next, node.code ^ bit));
             drop(top);
             if let Some(highest) = highest {
                 let instead = mask ^ (1 << highest) ^ (1 << next);
-                self.heap.push(Reverse(Node::new(f32::from_bits(node.rest), margin, table, instead)));
+                let code = node.code ^ self.ranked[table * self.n_bits + highest as usize].1 ^ bit;
+                self.heap.push(Reverse(Node::new(node.rest, margin, table, instead, code)));
             }
         } else {
             PeekMut::pop(top);
         }
-        Some((table, self.codes[table] ^ self.flips(table, mask), node.cost()))
+        Some((table, node.code, node.cost()))
     }
 }
