@@ -42,6 +42,9 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("2,048 entries", {"max_entries": 2048}),
     ("4,096 entries", {"max_entries": 4096}),
     ("8,192 entries", {"max_entries": 8192}),
+    ("4,096 entries, reach 0.75", {"max_entries": 4096, "reach": 0.75}),
+    ("4,096 entries, reach 0.375", {"max_entries": 4096, "reach": 0.375}),
+    ("4,096 entries, reach 0.1875", {"max_entries": 4096, "reach": 0.1875}),
     ("20 neighbours", {"n_neighbors": 20}),
     ("30 neighbours", {"n_neighbors": 30}),
     ("100 neighbours", {"n_neighbors": 100}),
@@ -56,7 +59,9 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: LSSConfig) -> None:
+def build(
+    index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, reach: float | None, config: LSSConfig
+) -> None:
     """Fit with labels that the teacher gave once for all settings."""
     lss_rs.learn.SPARE_COORDINATES = spare  # no option: nobody should have to know it
     core = index._core
@@ -70,7 +75,7 @@ def build(index: Index, Q: np.ndarray, taught: np.ndarray, spare: int, config: L
         fill="queries",
         always_include=np.empty(0, np.int64),
         sketch_bytes=chosen.sketch_bytes,
-        point=chosen._point,
+        point=chosen._point._replace(reach=reach),
     )
     labels = np.ascontiguousarray(taught[:, : 1 + chosen.teacher_top])
     indptr = np.arange(0, labels.size + 1, labels.shape[1], dtype=np.int64)
@@ -107,8 +112,8 @@ def measure(path: Path | None = None) -> tuple[dict[str, Any], list[record.Defau
     rows = []
     for name, change in tqdm(SETTINGS, "settings"):
         options = {"n_rescore": ALL, "n_probes": 65_536, **change}
-        spare = options.pop("spare", 2)
-        build(index, Q, taught, spare, LSSConfig(**options))
+        spare, reach = options.pop("spare", 2), options.pop("reach", None)
+        build(index, Q, taught, spare, reach, LSSConfig(**options))
         found = index.search(queries, k=5, stats=True)
         p1, p5 = (metrics.precision_at_k(found.labels, truth, k) / theirs[k] for k in (1, 5))
         entries, candidates = (float(found.stats[name].mean()) for name in ("entries", "candidates"))

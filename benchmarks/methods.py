@@ -103,7 +103,9 @@ def _row(
     bundle: str, method: dict[str, Any], engine: Any, budget: dict[str, int], beside: Any, asked: _Asked
 ) -> record.MethodRow:
     """Judge one method within one budget."""
-    engine.configure(**budget, **({"n_rescore": ALL} if engine.index.params["sketch_bytes"] else {}))
+    engine.configure(
+        **budget, reach=None, **({"n_rescore": ALL} if engine.index.params["sketch_bytes"] else {})
+    )
     answers = engine.index.search(asked.queries, run.K).labels
     one, five = (run.judge(answers, asked.full, asked.truth, k, asked.unit) for k in (1, run.K))
     met = _look(engine, budget, asked.queries, asked.truth)
@@ -132,7 +134,7 @@ def _row(
 
 def _look(engine: Any, budget: dict[str, int], queries: np.ndarray, truth: Labels) -> _Met:
     """See what searches within a budget look at."""
-    engine.configure(**budget)
+    engine.configure(**budget, reach=None)  # methods are compared at equal entries
     stats = engine.index.search(queries, run.K, stats=True).stats
     recall = metrics.label_recall_per_query(engine.index.candidates(queries), (truth.indptr, truth.indices))
     return _Met(float(stats["entries"].mean()), float(stats["candidates"].mean()), recall)

@@ -199,7 +199,7 @@ def text(settings: dict[str, Any]) -> str:
 def point(index: Index) -> str:
     """Write how much a search of an index does, but for how it trusts."""
     at = index.operating_point
-    numbers = {name: getattr(at, name) for name in (*POINT_NUMBERS, "exact", "n_scan")}
+    numbers = {name: getattr(at, name) for name in (*POINT_NUMBERS, "exact", "reach", "n_scan")}
     if at.list is not None:
         numbers |= {"n_listed": at.list.n_listed, "n_rescore of lists": at.list.n_rescore}
     return text(numbers)

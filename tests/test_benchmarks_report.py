@@ -633,6 +633,18 @@ class TestStages:
         assert "**layer**" in page
         assert "| project | 12.5 us | 25.0% | 2 KiB | 0.500 us |" in page
         assert "at 10.0 GB/s" in page
+        assert "Before is" not in page
+
+    def test_beside_what_was_before(self, records):
+        for day, times in (("01", (20.0, 30.0)), ("03", (11.0, 19.0))):
+            rows = [record.StageRow("layer", "project", us, 0.5, 2048.0, 0.5) for us in times[:1]]
+            rows.append(record.StageRow("layer", "search", times[1], 1.0, 4096.0, 1.0))
+            record.write(records / "cpu" / f"2026-01-{day}-stages.csv", HEAD | {"gb_s": 10.0}, rows)
+        record.write(records / "another" / "2025-01-01-stages.csv", HEAD | {"gb_s": 10.0}, rows)
+        page = render(records, records.parent)[Path("docs/performance.md")]
+        assert "| project | 20.0 us | 11.0 us | 50.0% |" in page
+        assert "| search | 30.0 us | 19.0 us | 100.0% |" in page
+        assert "in `cpu/2026-01-01-stages.csv`" in page
 
     def test_without_a_record(self, records):
         (records / "cpu" / "2026-01-02-stages.csv").unlink()

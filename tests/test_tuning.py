@@ -106,6 +106,30 @@ def test_what_few_queries_show_all_must_confirm(taught, data, monkeypatch, refus
     assert {trial.point for trial in report.trials} >= set(asked)
 
 
+@pytest.mark.parametrize("reach", [None, 0.25])
+def test_points_have_the_reach_of_the_index(taught, data, reach):
+    index = Index.from_bytes(taught.to_bytes())
+    index.apply(index.operating_point._replace(reach=reach))
+    report = tune(index, data[2][2000:], target=0.9, progress=False)
+    assert {trial.point.reach for trial in report.trials} == {reach}
+    assert report.best.reach == reach
+
+
+def test_where_reach_is_too_short_there_is_none(taught, data, monkeypatch):
+    def refuse_near(trial):
+        low = {k: share._replace(low=0.0, estimate=0.0) for k, share in trial.quality.items()}
+        near = trial.point.reach is not None and not trial.point.exact
+        return trial._replace(quality=low) if near else trial
+
+    for name in ("glance", "trial"):
+        real = getattr(Judge, name)
+        monkeypatch.setattr(Judge, name, lambda judge, point, real=real: refuse_near(real(judge, point)))
+    report = tune(taught, data[2][2000:], target=0.9, progress=False)
+    assert taught.operating_point.reach is not None
+    assert report.feasible
+    assert report.best.reach is None
+
+
 def test_the_full_layer_is_the_measure(report):
     assert report.full.point.exact
     assert report.full.candidates == 300

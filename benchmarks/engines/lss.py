@@ -56,7 +56,7 @@ class Engine(BaseEngine):
     def stages(self) -> dict[str, float]:
         return self._stages
 
-    def configure(self, **search: int) -> None:
+    def configure(self, **search: int | None) -> None:
         self.index.apply(self._point._replace(**search))
 
     def set_num_threads(self, n: int) -> None:

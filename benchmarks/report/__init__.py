@@ -73,7 +73,7 @@ def render(records: Path = FOLDER, root: Path = ROOT) -> dict[Path, str]:
         Path("docs/design.md"): defaults.block(found.defaults),
         Path("docs/learning.md"): methods.block(found.methods) + fit.block(found.fit),
         Path("docs/models.md"): generate.block(found.generate, found.heads_of),
-        Path("docs/performance.md"): stages.block(found.stages),
+        Path("docs/performance.md"): stages.block(found.stages, found.stages_before),
         Path("docs/traffic.md"): queries.block(found.queries) + defaults.both(found.both),
     }
     texts = {

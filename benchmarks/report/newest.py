@@ -57,6 +57,8 @@ class Records(NamedTuple):
     """The synthetic output layers, recorded as "heads"."""
     stages: tuple[dict[str, Any], list[StageRow]] | None
     device: tuple[dict[str, Any], list[DeviceRow]] | None
+    stages_before: tuple[dict[str, Any], list[StageRow]] | None
+    """The oldest stages kept of the same machine."""
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -80,10 +82,13 @@ def newest(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
+    stages = paths.get("stages")
+    oldest = min(stages.parent.glob("*-stages.csv")) if stages else None
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
         return head | {"record": path.relative_to(folder).as_posix()}, rows
 
     others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
-    return Records({name: read(path, Row) for name, path in paths.items()}, *others)
+    before = read(oldest, StageRow) if oldest and oldest != stages else None
+    return Records({name: read(path, Row) for name, path in paths.items()}, *others, before)

@@ -45,6 +45,7 @@ _TABLES_QUERIES, _TABLES_ROWS = 1, 8
 PROBES_AN_ENTRY, _PROBES_ROWS = 2, 8
 _ENTRIES_QUERIES, _ENTRIES_ROWS = 1024, 2**31
 _NEIGHBORS = 50
+_REACH = 0.375
 _RESCORE = 64
 _TEACHER_TOP = 200
 _CAPACITY = 2
@@ -84,11 +85,11 @@ class OperatingPoint(NamedTuple):
     exact : bool
         Score every row: where nothing less is good enough.
     reach : float, optional
-        With ``fill="queries"``, no further bucket is visited once nothing in it is likely to be among the
-        nearest: once the cost of the next, the sum of the squared margins of the bits that are flipped, is
-        more than ``reach`` times the squared distance to the farthest of the ``n_neighbors`` nearest training
-        queries met by then. Both are in units of the aligned coordinates; planes of "simhash" and "iul" are
-        not, and go without. None: no matter how far.
+        With ``fill="queries"`` and planes of "refine" or "aligned", no further bucket is visited once nothing
+        in it is likely to be among the nearest: once the cost of the next, the sum of the squared margins of
+        the bits that are flipped, is more than ``reach`` times the squared distance to the farthest of the
+        ``n_neighbors`` nearest training queries met by then. This is asked after 64 entries, and then after
+        every quarter more. None: no matter how far.
     n_scan : int
         Rows scored in full precision after a scan of all rows, at most.
     trust : float
@@ -110,7 +111,7 @@ class OperatingPoint(NamedTuple):
     n_neighbors: int
     n_rescore: int
     exact: bool = False
-    reach: float | None = 0.375
+    reach: float | None = _REACH
     n_scan: int = 256
     trust: float = 0.0
     scan_trust: float = 0.0
@@ -188,9 +189,9 @@ class LSSConfig:
         Number of tables, 1..256.
     n_probes : int, optional
         Buckets visited at most, a table, on average: the cheapest perturbations of the query's codes come
-        first, whatever their table. ``2**n_bits`` means every bucket. By default, with ``fill="queries"``,
-        two for an entry of ``max_entries``: where training queries are thin, most buckets are empty, and a
-        search must end.
+        first, whatever their table. ``2**n_bits`` means every bucket, as far as the ``reach`` of an
+        :class:`OperatingPoint` goes. By default, with ``fill="queries"``, two for an entry of
+        ``max_entries``: where training queries are thin, most buckets are empty, and a search must end.
     max_entries : int, optional
         No further bucket is visited once so many entries have been met.
     n_neighbors : int, optional

@@ -602,25 +602,29 @@ def _border(
     least = max(params["k"], judge.k)
     rescored = [least, *(r for r in _RESCORE if r > least)] if params["sketch_bytes"] else [least]
 
-    def point(n: int, r: int, e: int) -> OperatingPoint:
+    def point(n: int, r: int, e: int, reach: float | None) -> OperatingPoint:
         n_probes = max(1, PROBES_AN_ENTRY * entries[e] // params["n_tables"])
-        return OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r])
-
-    def enough_with(n: int, r: int, e: int) -> bool:
-        return keeps(point(n, r, e))
+        return OperatingPoint(min(n_probes, 2 ** params["n_bits"]), entries[e], n, rescored[r], reach=reach)
 
     last = len(rescored) - 1
-    if not enough_with(neighbors[-1], last, len(entries) - 1):
+    for reach in dict.fromkeys((params["reach"], None)):
+        if keeps(point(neighbors[-1], last, len(entries) - 1, reach)):
+            break
+    else:
         # where the most is not enough, nothing is: as well go on from the least
-        yield point(neighbors[0], 0, 0)
+        yield point(neighbors[0], 0, 0, params["reach"])
         return
+
+    def enough_with(n: int, r: int, e: int) -> bool:
+        return keeps(point(n, r, e, reach))
+
     enough = len(entries)
     for done, n in enumerate(neighbors):
         e = _least(enough, partial(enough_with, n, last))
         if e < enough:
             r = _least(last, partial(enough_with, n, e=e))
             enough = e + 1
-            yield point(n, r, e)
+            yield point(n, r, e, reach)
         report("tuning", done + 1, len(neighbors))
 
 

@@ -71,6 +71,13 @@ fn workloads() {
     let queries = &layer.queries;
     workload("search_tables", || one_by_one(index, queries, Effort::FIXED, Step::Tables));
 
+    // As fits have it: one table, and buckets within reach.
+    let one = Layer::new(Shape { n_bits: 9, n_tables: 1, n_probes: 64, ..SHAPE });
+    one.fit();
+    let point = OperatingPoint { reach: Some(0.375), ..one.recipe.point };
+    let near = one.index.at(point).expect("a point that suits");
+    workload("search_reach", || one_by_one(&near, &one.queries, Effort::FIXED, Step::Tables));
+
     // An index that trusts no answer by tables, and every answer by a scan.
     let judge = Some(Trust { k: K, tables: [0.0; TABLES], scan: [0.0; SCAN] });
     let scanning = index

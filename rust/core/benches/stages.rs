@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use lss_core::candidates::Union;
+use lss_core::candidates::Meeting;
 use lss_core::coordinates::Rounded;
 use lss_core::hash::lead;
 use lss_core::kernels::Kernel;
@@ -128,12 +128,11 @@ fn stages(criterion: &mut Criterion) {
     });
 
     let buckets: Vec<Vec<usize>> = all_margins.iter().map(|margins| bench.buckets(margins)).collect();
-    let (tables, exemplars) = (fitted.tables.view(), fitted.exemplars.as_ref().unwrap());
-    let mut met = Union::default();
+    let (tables, exemplars) = (&fitted.tables, fitted.exemplars.as_ref().unwrap());
+    let mut met = Meeting::default();
     let mut gather = |buckets: &[usize]| {
-        met.start(exemplars.len());
-        buckets.iter().for_each(|&bucket| met.add(tables.bucket(bucket)));
-        met.ids().len()
+        met.start(exemplars.len(), tables);
+        met.meet(tables, buckets).len()
     };
     let entries: usize = buckets.iter().flatten().map(|&bucket| tables.bucket(bucket).len()).sum();
     let mut group = criterion.benchmark_group("gather");

@@ -2,6 +2,7 @@
 //! of their regions or first buckets, so that what a query has read is there for the next. The order is that of all which
 //! are searched together, whatever the number of threads: each takes a stretch of it.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -9,12 +10,14 @@ use crate::index::{Answers, How, Lease};
 use crate::search::{Begin, Searcher, Work};
 use crate::threads;
 
-/// Queries that are ordered before any is searched, at most: their coordinates take a few megabytes.
+/// Queries that are ordered before any is searched, at most: their coordinates and answers take a few megabytes.
 pub const TOGETHER: usize = 2048;
 
-/// Queries that a thread takes at a time at most, where there are others, and stretches for each: some take longer.
-const SHARE: usize = 16;
-const STRETCHES: usize = 4;
+/// Queries that one of several threads takes at a time: some take longer than others, and none should wait for the last.
+const SHARES: RangeInclusive<usize> = 4..=16;
+
+/// Shares for each thread, where there are few queries.
+const SHARES_EACH: usize = 4;
 
 /// What a batch writes to beside its answers. Reused.
 #[derive(Default)]
@@ -36,10 +39,12 @@ pub struct Batch<'a, S> {
     pub k: usize,
     /// Options.
     pub how: How,
+    /// Threads, asked for once: their number may change meanwhile.
+    pub threads: usize,
 }
 
 impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
-    /// Answer queries (n x d); nothing is kept of queries without error, and the first query's is told.
+    /// Answer queries (n x d). Where some have no answer, the first one's error is told, and outputs can hold anything.
     pub fn search(&self, queries: &[f32], out: Answers<'_>) -> Result<()> {
         let (d, k) = (self.searcher.rows.d(), self.k);
         let mut lease = (self.scratch)();
@@ -54,8 +59,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
                 done.map_err(|(at, error)| error.at(part * TOGETHER + at))
             })
         };
-        let threads = self.how.num_threads;
-        let done = if self.how.threads() == 1 { parts() } else { threads::install(threads, parts)? };
+        let done = if self.threads == 1 { parts() } else { threads::install(self.threads, parts)? };
         lease.workspace = workspace;
         done
     }
@@ -124,10 +128,11 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         Ok(())
     }
 
+    /// How many of `n` queries are taken at a time.
     fn share(&self, n: usize) -> usize {
-        match self.how.threads() {
+        match self.threads {
             1 => n,
-            threads => n.div_ceil(STRETCHES * threads).min(SHARE),
+            threads => n.div_ceil(SHARES_EACH * threads).clamp(*SHARES.start(), *SHARES.end()),
         }
     }
 }

@@ -76,33 +76,33 @@ impl Union {
     }
 }
 
-/// The exemplars of buckets, each once.
+/// The exemplars of buckets, each once. The buckets of one table have nothing in common and need no marks.
 #[derive(Debug, Default)]
 pub struct Meeting {
     union: Union,
-    /// Those of the latest buckets.
+    /// Those of the latest buckets, of one table.
     latest: Vec<u32>,
     n: usize,
 }
 
 impl Meeting {
-    /// Begin anew, with exemplars below `n`, in buckets of so many tables.
-    pub fn start(&mut self, n: usize, n_tables: usize) {
+    /// Begin anew, with exemplars below `n`, in the buckets of `tables`.
+    pub fn start(&mut self, n: usize, tables: &Tables) {
         self.n = n;
-        if n_tables > 1 {
+        if tables.n_tables() > 1 {
             self.union.start(n);
         }
     }
 
-    /// The exemplars of these buckets that have not been met before.
-    pub fn of(&mut self, tables: &Tables, buckets: &[usize]) -> &[u32] {
+    /// Meet the exemplars of further buckets; returns those that are new.
+    pub fn meet(&mut self, tables: &Tables, buckets: &[usize]) -> &[u32] {
         let view = tables.view();
         if tables.n_tables() > 1 {
             let before = self.union.ids().len();
             buckets.iter().for_each(|&bucket| self.union.add(view.bucket(bucket)));
             return &self.union.ids()[before..];
         }
-        // The buckets of one table have nothing in common. A damaged file can hold ids that are too large.
+        // Ids that are too large (a damaged file can hold some) are left out.
         let (latest, n) = (&mut self.latest, self.n);
         latest.clear();
         for &bucket in buckets {

@@ -56,8 +56,8 @@ pub struct OperatingPoint {
     /// Score all rows instead, where nothing less is good enough.
     pub exact: bool,
     /// No further bucket is probed once the cost of the next, the sum of the squared margins of what it flips, is above so
-    /// many times the squared distance to the farthest of `n_neighbors` exemplars that have been met. Aligned planes tell
-    /// such distances; others go without. None: no matter how far.
+    /// many times the squared distance to the farthest of the `n_neighbors` nearest exemplars that have been met. Planes
+    /// in aligned coordinates tell such distances; others go without. None: no matter how far.
     pub reach: Option<f32>,
     /// Rows scored in full precision after a scan of all rows, at most.
     pub n_scan: usize,
@@ -194,7 +194,7 @@ impl Fitted {
     }
 
     /// A budget of probes or entries that was meant for the exemplars of the fit, for those that there are now: who
-    /// was met then is met still.
+    /// was met then is met still, unless others have come that are nearer.
     pub fn grown(&self, budget: usize) -> usize {
         let now: usize = self.parts().into_iter().flatten().map(Exemplars::len).sum();
         if now <= self.fitted_from {

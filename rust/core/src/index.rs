@@ -413,22 +413,23 @@ impl Index {
         let fitted = if how.exact { None } else { Some(self.fitted().ok_or(Error::NotFitted)?) };
         let m = self.rows.m();
         let affords_all = m as f64 <= how.effort.max_cost;
+        let threads = how.threads();
         let Some(fitted) = fitted.filter(|fitted| !(fitted.point.exact && affords_all)) else {
             let of_each =
                 Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
             work.fill(of_each);
             let kernel = Kernel::active();
-            let together = exact::together(d, n.div_ceil(how.threads()));
+            let together = exact::together(d, n.div_ceil(threads));
             let (places, values) = (together * k, together * d);
             let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
                 exact::search(&self.rows, kernel, queries, k, labels, scores);
             };
-            if n <= 1 || how.threads() == 1 {
+            if n <= 1 || threads == 1 {
                 let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));
                 outputs.zip(queries.chunks(values)).for_each(group);
                 return Ok(());
             }
-            return threads::install(how.num_threads, || {
+            return threads::install(threads, || {
                 let outputs = labels.par_chunks_mut(places).zip(scores.par_chunks_mut(places));
                 outputs.zip(queries.par_chunks(values)).for_each(group);
             });
@@ -444,7 +445,7 @@ impl Index {
             }
             return Ok(());
         }
-        let batch = Batch { searcher, scratch: || self.scratch(), k, how };
+        let batch = Batch { searcher, scratch: || self.scratch(), k, how, threads };
         batch.search(queries, Answers { labels, scores, work })
     }
 
@@ -506,7 +507,7 @@ pub struct How {
 }
 
 impl How {
-    pub(crate) fn threads(&self) -> usize {
+    fn threads(&self) -> usize {
         if self.num_threads == 0 { threads::get_num_threads() } else { self.num_threads }
     }
 }

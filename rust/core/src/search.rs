@@ -106,8 +106,9 @@ pub const STAGES: [&str; 8] =
 pub struct Scratch {
     query: Vec<f32>,
     pub(crate) rounded: Rounded,
-    /// Whether `z` is this query's already, and where it lies, if that is known.
+    /// Whether `z` is this query's already.
     projected: bool,
+    /// Where it lies, if that is known.
     near: Option<Nearest>,
     z: Vec<f32>,
     x: Vec<f32>,
@@ -117,6 +118,8 @@ pub struct Scratch {
     buckets: Vec<usize>,
     costs: Vec<f32>,
     probed: Probed,
+    /// Square of the query's distance to the mean query, where exemplars tell.
+    square: f32,
     exemplars: Meeting,
     observed: Meeting,
     neighbors: Vec<u32>,
@@ -148,8 +151,6 @@ struct Probed {
     entries: usize,
     /// No other is visited.
     over: bool,
-    /// Square of the query's distance to the mean query.
-    square: f32,
 }
 
 impl Scratch {
@@ -526,7 +527,7 @@ impl Searcher<'_> {
             time(6, &mut || self.estimate_listed(scratch, list, k));
         } else {
             time(0, &mut || self.project(scratch));
-            time(3, &mut || self.start(scratch));
+            time(3, &mut || self.start_probing(scratch));
             let mut more = true;
             while more {
                 time(3, &mut || more = self.probe(scratch));
@@ -534,7 +535,7 @@ impl Searcher<'_> {
                     time(4, &mut || self.meet(scratch));
                 }
             }
-            time(4, &mut || self.choose(scratch));
+            time(4, &mut || self.choose_neighbors(scratch));
             time(5, &mut || self.list(scratch));
             time(6, &mut || self.estimate(scratch, k));
         }
@@ -577,12 +578,12 @@ impl Searcher<'_> {
 
     /// What a search by tables shows by its best k.
     fn met(&self, scratch: &Scratch, k: usize) -> Met {
-        let Scratch { z, neighbors, candidates, distances, answer, logits, estimates, .. } = scratch;
+        let Scratch { neighbors, candidates, distances, answer, logits, estimates, .. } = scratch;
         let (labels, scores) = (&answer.0[..k], &answer.1[..k]);
         let (shift, _) = spread(logits, estimates);
         let (mut mean, mut nearest, mut last) = (NOWHERE, NOWHERE, NOWHERE);
-        if let Some(exemplars) = &self.fitted.exemplars {
-            let own = exemplars.square(z);
+        if self.fitted.exemplars.is_some() {
+            let own = scratch.square;
             mean = own.sqrt();
             if !distances.is_empty() {
                 let of = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
@@ -622,11 +623,11 @@ impl Searcher<'_> {
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.
     pub fn candidates(&self, scratch: &mut Scratch) -> Work {
         self.project(scratch);
-        self.start(scratch);
+        self.start_probing(scratch);
         while self.probe(scratch) {
             self.meet(scratch);
         }
-        self.choose(scratch);
+        self.choose_neighbors(scratch);
         self.list(scratch);
         Work {
             probes: scratch.probed.buckets,
@@ -638,7 +639,7 @@ impl Searcher<'_> {
     }
 
     /// Begin to probe. Exemplars that are in no bucket are met by every query.
-    fn start(&self, scratch: &mut Scratch) {
+    fn start_probing(&self, scratch: &mut Scratch) {
         let Scratch {
             z,
             margins,
@@ -646,26 +647,27 @@ impl Searcher<'_> {
             buckets,
             costs,
             probed,
+            square,
             exemplars: met,
             observed: met_since,
             cut,
             ..
         } = scratch;
-        let Fitted { planes, exemplars, observed, point, .. } = self.fitted;
+        let Fitted { planes, tables, exemplars, observed, point, .. } = self.fitted;
         buckets.clear();
         costs.clear();
         probes.start(margins, planes.n_bits());
         *probed = Probed::default();
         let Some(exemplars) = exemplars else { return };
-        met.start(exemplars.len(), planes.n_tables());
-        probed.square = exemplars.square(z);
+        met.start(exemplars.len(), tables);
+        *square = exemplars.square(z);
         let sketcher = &exemplars.sketched().0;
         let Some(observed) = observed.as_deref() else {
             return cut.start(sketcher, z, point.n_neighbors.min(exemplars.len()));
         };
         cut.start(sketcher, z, point.n_neighbors.min(exemplars.len() + observed.len()));
         let hashed = observed.hashed().map_or(0, |(_, exemplars)| exemplars.len());
-        met_since.start(hashed, planes.n_tables());
+        met_since.start(hashed, tables);
         if let Some(recent) = observed.recent() {
             cut.offer_all(self.kernel, &recent.sketched().1, recent.len(), exemplars.len() + hashed);
         }
@@ -675,7 +677,7 @@ impl Searcher<'_> {
     fn probe(&self, scratch: &mut Scratch) -> bool {
         // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
         const LAG: usize = 16;
-        let Fitted { planes, tables, observed, exemplars, point, .. } = self.fitted;
+        let Fitted { planes, tables, observed, point, .. } = self.fitted;
         let Scratch { probes, buckets, costs, probed, .. } = scratch;
         let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
         let since = since.map(|(tables, _)| tables.view());
@@ -685,7 +687,7 @@ impl Searcher<'_> {
         if probed.over {
             return false;
         }
-        let enough = match exemplars {
+        let enough = match self.reach() {
             Some(_) => max_entries.min(entries + ROUND.max(entries / 4)),
             None => max_entries,
         };
@@ -712,29 +714,35 @@ impl Searcher<'_> {
         taken > probed.met
     }
 
-    /// Where buckets hold exemplars, meet those of the latest, and see whether others can be nearer than those which are
-    /// the nearest by now.
+    /// How far buckets may be, where their costs tell how far they are.
+    fn reach(&self) -> Option<f32> {
+        let Fitted { planes, exemplars, point, .. } = self.fitted;
+        point.reach.filter(|_| exemplars.is_some() && planes.space() == Space::Aligned)
+    }
+
+    /// Where buckets hold exemplars, meet those of the latest, and see whether others are likely to be nearer than those
+    /// which are the nearest by now.
     fn meet(&self, scratch: &mut Scratch) {
-        let Scratch { buckets, costs, probed, exemplars: met, observed: met_since, cut, .. } = scratch;
-        let Fitted { planes, tables, exemplars, observed, point, .. } = self.fitted;
+        let Scratch { buckets, costs, probed, square, exemplars: met, observed: met_since, cut, .. } =
+            scratch;
+        let Fitted { tables, exemplars, observed, .. } = self.fitted;
         let latest = &buckets[probed.met..probed.buckets];
         probed.met = probed.buckets;
         let Some(exemplars) = exemplars else { return };
-        cut.offer(self.kernel, &exemplars.sketched().1, met.of(tables, latest), 0);
+        cut.offer(self.kernel, &exemplars.sketched().1, met.meet(tables, latest), 0);
         if let Some((tables, since)) = observed.as_deref().and_then(Observed::hashed) {
             // Numbers go on from those of the fit: the observed ones in tables, then the latest.
-            cut.offer(self.kernel, &since.sketched().1, met_since.of(tables, latest), exemplars.len());
+            cut.offer(self.kernel, &since.sketched().1, met_since.meet(tables, latest), exemplars.len());
         }
-        if let (Space::Aligned, Some(reach), Some(&next)) =
-            (planes.space(), point.reach, costs.get(probed.met))
+        if let (Some(reach), Some(&next)) = (self.reach(), costs.get(probed.met))
             && let Some(kth) = cut.best.kth()
         {
-            probed.over |= next > reach * (probed.square - 2.0 * kth).max(0.0);
+            probed.over |= next > reach * (*square - 2.0 * kth).max(0.0);
         }
     }
 
     /// Take the nearest of the exemplars met.
-    fn choose(&self, scratch: &mut Scratch) {
+    fn choose_neighbors(&self, scratch: &mut Scratch) {
         let Scratch { buckets, probed, neighbors, distances, cut, .. } = scratch;
         buckets.truncate(probed.buckets);
         neighbors.clear();
@@ -816,7 +824,7 @@ fn scanned(scratch: &Scratch, k: usize) -> Scanned {
     Scanned { kth, shift, error, cut: scratch.cut.floor }
 }
 
-/// Entries of buckets that are visited before exemplars are met, and then a quarter of all before at least so many.
+/// Entries after which it is asked whether buckets are out of reach; again after a quarter more, and at least so many.
 const ROUND: usize = 64;
 
 /// Rows scored in full before it is first asked whether these are enough, and between such questions.

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Rng, cases};
-use lss_core::candidates::Union;
+use lss_core::candidates::{Meeting, Union};
+use lss_core::memory::Block;
+use lss_core::tables::Tables;
 use proptest::prelude::*;
 
 /// Add lists one by one, and compare with a slow union of the ids below `n`.
@@ -73,5 +75,32 @@ fn ids_that_are_none_are_left_out() {
         union.add(&[3, 77, u32::MAX, 5]);
         union.add(&[0, 3]);
         assert_eq!(union.ids(), [3, 0]);
+    }
+}
+
+/// Exemplars of buckets, some of which a damaged file has filled with ids that are too large, of one table or several.
+#[test]
+fn exemplars_are_met_once() {
+    let mut meeting = Meeting::default();
+    // Two buckets a table.
+    let one =
+        Tables::from_parts(1, 1, Block::copy_of(&[0, 3, 6]), Block::copy_of(&[0, 2, 9, 1, 3, u32::MAX]));
+    let two = Tables::from_parts(
+        2,
+        1,
+        Block::copy_of(&[0, 3, 6, 8, 12]),
+        Block::copy_of(&[0, 2, 9, 1, 3, u32::MAX, 0, 1, 2, 3, 4, 9]),
+    );
+    for _ in 0..300 {
+        let tables = one.as_ref().unwrap();
+        meeting.start(4, tables);
+        assert_eq!(meeting.meet(tables, &[1]), [1, 3]);
+        assert!(meeting.meet(tables, &[]).is_empty());
+        assert_eq!(meeting.meet(tables, &[0]), [0, 2]);
+        let tables = two.as_ref().unwrap();
+        meeting.start(5, tables);
+        assert_eq!(meeting.meet(tables, &[2, 0]), [0, 1, 2]);
+        assert_eq!(meeting.meet(tables, &[3, 1]), [3, 4]);
+        assert!(meeting.meet(tables, &[1]).is_empty());
     }
 }

@@ -393,16 +393,21 @@ fn the_first_short_query_is_named() {
     built.train = vec![vec![1.0], vec![-1.0]];
     built.labels = vec![vec![0, 1, 2, 3], vec![9]];
     built.fit();
-    let mut queries = vec![vec![1.0]; 64];
-    for at in [17, 40, 63] {
-        queries[at] = vec![-1.0];
-    }
+    let short = |n: usize, places: &[usize]| -> Vec<Vec<f32>> {
+        (0..n).map(|at| vec![if places.contains(&at) { -1.0 } else { 1.0 }]).collect()
+    };
+    let queries = short(64, &[17, 40, 63]);
+    let late = short(TOGETHER + 64, &[TOGETHER + 17, TOGETHER + 40]);
     for threads in 1..=4 {
         for _ in 0..20 {
             match search(&built.index, &queries, 3, how(OnShort::Raise, threads)) {
                 Err(Error::Short { query: 17, found: 1, k: 3 }) => {}
                 other => panic!("{other:?}"),
             }
+        }
+        match search(&built.index, &late, 3, how(OnShort::Raise, threads)) {
+            Err(Error::Short { query, .. }) => assert_eq!(query, TOGETHER + 17),
+            other => panic!("{other:?}"),
         }
         assert!(search(&built.index, &queries, 1, how(OnShort::Raise, threads)).is_ok());
     }
