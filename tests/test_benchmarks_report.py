@@ -637,8 +637,8 @@ class TestStages:
 
     def test_beside_what_was_before(self, records):
         for day, times in (("01", (20.0, 30.0)), ("03", (11.0, 19.0))):
-            rows = [record.StageRow("layer", "project", us, 0.5, 2048.0, 0.5) for us in times[:1]]
-            rows.append(record.StageRow("layer", "search", times[1], 1.0, 4096.0, 1.0))
+            stages = zip(("project", "search"), times, (0.5, 1.0), strict=True)
+            rows = [record.StageRow("layer", stage, us, share, 2048.0, 0.5) for stage, us, share in stages]
             record.write(records / "cpu" / f"2026-01-{day}-stages.csv", HEAD | {"gb_s": 10.0}, rows)
         record.write(records / "another" / "2025-01-01-stages.csv", HEAD | {"gb_s": 10.0}, rows)
         page = render(records, records.parent)[Path("docs/performance.md")]

@@ -870,11 +870,9 @@ impl Reference {
 
     /// Whether a bucket of such a cost, and all after it, are too far away for any exemplar in them to be nearer than those met.
     fn is_beyond(&self, query: &[f32], cost: f32, met: &BTreeSet<u32>) -> bool {
-        let (Some(kept), Some(map), Some(reach)) = (&self.kept, &self.coordinates, self.point.reach) else {
-            return false;
-        };
+        let (Some(kept), Some(reach)) = (&self.kept, self.point.reach) else { return false };
         let n = self.point.n_neighbors.min(kept.labels.len());
-        let near = top(&kept.sketched.scores(&project(map, query), met), n);
+        let near = self.nearest(query, met);
         self.planes.space() == Space::Aligned
             && near.len() == n
             && near.last().is_some_and(|&(kth, _)| cost > reach * (self.square(query) - 2.0 * kth).max(0.0))
@@ -893,15 +891,15 @@ impl Reference {
     fn few_candidates(&self, query: &[f32]) -> (BTreeSet<u32>, Work) {
         let (met, mut work) = self.met(query);
         let mut candidates = self.always_include.clone();
-        match (&self.kept, &self.coordinates) {
-            (Some(kept), Some(map)) => {
-                let near = top(&kept.sketched.scores(&project(map, query), &met), self.point.n_neighbors);
+        match &self.kept {
+            Some(kept) => {
+                let near = self.nearest(query, &met);
                 work.neighbors = near.len();
                 for (_, exemplar) in near {
                     candidates.extend(&kept.labels[exemplar as usize]);
                 }
             }
-            _ => candidates.extend(&met),
+            None => candidates.extend(&met),
         }
         work.candidates = candidates.len();
         (candidates, work)
@@ -1213,8 +1211,13 @@ impl Reference {
 
     /// The neighbours of a query, with their scores.
     fn near(&self, query: &[f32]) -> Estimates {
+        self.nearest(query, &self.met(query).0)
+    }
+
+    /// The nearest of the exemplars met, with their scores.
+    fn nearest(&self, query: &[f32], met: &BTreeSet<u32>) -> Estimates {
         let (Some(kept), Some(map)) = (&self.kept, &self.coordinates) else { return Vec::new() };
-        top(&kept.sketched.scores(&project(map, query), &self.met(query).0), self.point.n_neighbors)
+        top(&kept.sketched.scores(&project(map, query), met), self.point.n_neighbors)
     }
 
     /// How far the neighbours of a query are from it.

@@ -105,7 +105,7 @@ pub const STAGES: [&str; 8] =
 #[derive(Default)]
 pub struct Scratch {
     query: Vec<f32>,
-    pub(crate) rounded: Rounded,
+    rounded: Rounded,
     /// Whether `z` is this query's already.
     projected: bool,
     /// Where it lies, if that is known.
@@ -144,6 +144,9 @@ pub struct Scratch {
 /// How far the probing of a query has come.
 #[derive(Clone, Copy, Default)]
 struct Probed {
+    /// Buckets and entries that are enough, whatever is found.
+    most_buckets: usize,
+    most_entries: usize,
     /// Buckets visited, and those of them whose exemplars have been met.
     buckets: usize,
     met: usize,
@@ -657,7 +660,11 @@ impl Searcher<'_> {
         buckets.clear();
         costs.clear();
         probes.start(margins, planes.n_bits());
-        *probed = Probed::default();
+        *probed = Probed {
+            most_buckets: self.fitted.grown(point.n_probes.saturating_mul(planes.n_tables())),
+            most_entries: self.fitted.grown(point.max_entries),
+            ..Probed::default()
+        };
         let Some(exemplars) = exemplars else { return };
         met.start(exemplars.len(), tables);
         *square = exemplars.square(z);
@@ -677,22 +684,20 @@ impl Searcher<'_> {
     fn probe(&self, scratch: &mut Scratch) -> bool {
         // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
         const LAG: usize = 16;
-        let Fitted { planes, tables, observed, point, .. } = self.fitted;
+        let Fitted { planes, tables, observed, .. } = self.fitted;
         let Scratch { probes, buckets, costs, probed, .. } = scratch;
         let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
         let since = since.map(|(tables, _)| tables.view());
-        let most = self.fitted.grown(point.n_probes.saturating_mul(planes.n_tables()));
-        let max_entries = self.fitted.grown(point.max_entries);
-        let Probed { buckets: mut taken, mut entries, .. } = *probed;
+        let Probed { most_buckets, most_entries, buckets: mut taken, mut entries, .. } = *probed;
         if probed.over {
             return false;
         }
         let enough = match self.reach() {
-            Some(_) => max_entries.min(entries + ROUND.max(entries / 4)),
-            None => max_entries,
+            Some(_) => most_entries.min(entries + ROUND.max(entries / 4)),
+            None => most_entries,
         };
-        while taken < most && entries < enough {
-            while buckets.len() < most.min(taken + LAG)
+        while taken < most_buckets && entries < enough {
+            while buckets.len() < most_buckets.min(taken + LAG)
                 && let Some((table, code, cost)) = probes.next()
             {
                 let bucket = (table << planes.n_bits()) | code as usize;
@@ -709,7 +714,7 @@ impl Searcher<'_> {
             entries += since.map_or(0, |view| view.prefetch_bucket(bucket));
             taken += 1;
         }
-        probed.over |= taken == most || entries >= max_entries;
+        probed.over |= taken == most_buckets || entries >= most_entries;
         (probed.buckets, probed.entries) = (taken, entries);
         taken > probed.met
     }
@@ -743,8 +748,7 @@ impl Searcher<'_> {
 
     /// Take the nearest of the exemplars met.
     fn choose_neighbors(&self, scratch: &mut Scratch) {
-        let Scratch { buckets, probed, neighbors, distances, cut, .. } = scratch;
-        buckets.truncate(probed.buckets);
+        let Scratch { neighbors, distances, cut, .. } = scratch;
         neighbors.clear();
         distances.clear();
         if self.fitted.exemplars.is_some() {
@@ -754,14 +758,15 @@ impl Searcher<'_> {
 
     /// List the candidates, each once: what the neighbours needed, or the rows in the buckets.
     fn list(&self, scratch: &mut Scratch) {
-        let Scratch { buckets, neighbors, candidates, .. } = scratch;
+        let Scratch { buckets, probed, neighbors, candidates, .. } = scratch;
         candidates.start(self.rows.m());
         candidates.add(&self.fitted.always_include);
         if self.fitted.exemplars.is_some() {
             add_labels(self.fitted.parts(), neighbors, candidates);
         } else {
             let view = self.fitted.tables.view();
-            buckets.iter().for_each(|&bucket| candidates.add(view.bucket(bucket)));
+            let visited = &buckets[..probed.buckets];
+            visited.iter().for_each(|&bucket| candidates.add(view.bucket(bucket)));
         }
     }
 

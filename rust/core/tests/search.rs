@@ -433,20 +433,9 @@ fn probing_ends_where_buckets_are_out_of_reach() {
             let point = OperatingPoint { reach, max_entries: usize::MAX, ..far };
             built.index.set_operating_point(point).unwrap();
             assert_agrees(&built.index, &built.reference_of_parts(), &built.queries, 4, Effort::FIXED);
-            let mut scratch = built.index.scratch();
-            let mut probes = |query: &Vec<f32>| {
-                scratch.load(query);
-                let (mut labels, mut scores) = ([0; 4], [0.0; 4]);
-                let found = built.index.search_one(
-                    &mut scratch,
-                    OnShort::Pad,
-                    Effort::FIXED,
-                    &mut labels,
-                    &mut scores,
-                );
-                found.unwrap().probes
-            };
-            built.queries.iter().map(&mut probes).collect::<Vec<_>>()
+            let fixed = How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) };
+            let found = search(&built.index, &built.queries, 4, fixed).unwrap();
+            found.iter().map(|answer| answer.work.probes).collect::<Vec<_>>()
         };
         let (all, none, some) = (probes(None), probes(Some(0.0)), probes(Some(0.3)));
         assert!(all.iter().all(|&n| n == n_tables << 7), "{all:?}");
