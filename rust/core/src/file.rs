@@ -345,13 +345,13 @@ pub fn parse(bytes: &Bytes) -> Result<(Index, String)> {
 
 fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -> Result<Fitted> {
     let n = header.n_tables.saturating_mul(header.n_bits);
-    let planes = reader.block("planes", Dtype::F32, &[n, padded(header.dim.min(1 << 30))])?;
+    let planes = reader.finite("planes", &[n, padded(header.dim.min(1 << 30))])?;
     let planes = Planes::new(
         Space::from_name(&header.space)?,
         header.n_tables,
         header.n_bits,
         Matrix::from_padded(n, header.dim, planes)?,
-        reader.block("thresholds", Dtype::F32, &[n])?,
+        reader.finite("thresholds", &[n])?,
     )?;
     let coordinates = match reader.file.tensor("query_map") {
         Err(_) => None,
@@ -360,10 +360,10 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             let values = reader.block("query_map", Dtype::I8, &[p, padded(d)])?;
             let [scales, offset, center, weights] = PROJECTION;
             let each = [
-                reader.block(scales, Dtype::F32, &[p])?,
-                reader.block(offset, Dtype::F32, &[p])?,
-                reader.block(center, Dtype::F32, &[d])?,
-                reader.block(weights, Dtype::F32, &[d])?,
+                reader.finite(scales, &[p])?,
+                reader.finite(offset, &[p])?,
+                reader.finite(center, &[d])?,
+                reader.finite(weights, &[d])?,
             ];
             Some(Projection::from_parts(Matrix::from_padded(p, d, values)?, each)?)
         }
@@ -375,7 +375,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             let (offsets, labels) =
                 (reader.list("exemplar_offsets", Dtype::U32)?, reader.list("exemplar_labels", Dtype::U32)?);
             let sketched = reader.sketches(EXEMPLARS, groups, offsets.len().saturating_sub(1))?;
-            let weights = reader.block("exemplar_weights", Dtype::F32, &[sketched.0.half_steps().len()])?;
+            let weights = reader.finite("exemplar_weights", &[sketched.0.half_steps().len()])?;
             Some(Exemplars::from_parts(sketched, weights, offsets, labels)?)
         }
     };
@@ -397,9 +397,9 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
     let regions = match header.region_groups {
         None => None,
         Some(groups) => {
-            let weights: Block<f32> = reader.list("region_weights", Dtype::F32)?;
+            let weights = reader.finite_list("region_weights")?;
             let n = reader.tensor("region_centers")?.shape().first().copied().unwrap_or(0);
-            let values = reader.block("region_centers", Dtype::F32, &[n, padded(weights.len())])?;
+            let values = reader.finite("region_centers", &[n, padded(weights.len())])?;
             let matrix = Matrix::from_padded(n, weights.len(), values)?;
             let [offsets, labels, columns, half_steps, maps, scales, mean, map_weights] = REGIONS;
             let parts = Parts {
@@ -408,9 +408,9 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 columns: reader.list(columns, Dtype::U8)?,
                 half_steps: reader.list(half_steps, Dtype::F32)?,
                 maps: reader.list(maps, Dtype::I8)?,
-                scales: reader.list(scales, Dtype::F32)?,
-                center: reader.list(mean, Dtype::F32)?,
-                weights: reader.list(map_weights, Dtype::F32)?,
+                scales: reader.finite_list(scales)?,
+                center: reader.finite_list(mean)?,
+                weights: reader.finite_list(map_weights)?,
             };
             let layout = Layout::new(regions::SKETCH_BYTES, groups)?;
             Some(Arc::new(Regions::from_parts(Centers::from_parts(weights, matrix)?, layout, parts)?))
@@ -420,13 +420,13 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
         None => None,
         Some(ListHeader { n_listed, n_rescore, trust }) => {
             let mut judge = [0.0; LISTED];
-            judge.copy_from_slice(&reader.block::<f32>("list_trust", Dtype::F32, &[LISTED])?);
+            judge.copy_from_slice(&reader.finite("list_trust", &[LISTED])?);
             Some(ListPoint { n_listed, n_rescore, trust, judge })
         }
     };
     let judge = match reader.file.tensor("trust") {
         Err(_) => None,
-        Ok(_) => Some(Trust::from_array(&reader.block("trust", Dtype::F32, &[NUMBERS])?)),
+        Ok(_) => Some(Trust::from_array(&reader.finite("trust", &[NUMBERS])?)),
     };
     Ok(Fitted {
         tables: Tables::from_parts(
@@ -481,6 +481,20 @@ impl Reader<'_> {
         }
         let offset = tensor.data().as_ptr() as usize - self.bytes.as_ptr() as usize;
         self.bytes.block(offset, shape.iter().product())
+    }
+
+    /// Numbers that queries meet. One that is none would have each processor make another answer of it.
+    fn finite(&self, name: &str, shape: &[usize]) -> Result<Block<f32>> {
+        let values: Block<f32> = self.block(name, Dtype::F32, shape)?;
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(bad) => Err(Error::format(format!("'{name}' of finite numbers"), bad)),
+            None => Ok(values),
+        }
+    }
+
+    fn finite_list(&self, name: &str) -> Result<Block<f32>> {
+        let len = self.tensor(name)?.shape().first().copied().unwrap_or(0);
+        self.finite(name, &[len])
     }
 
     fn sketches(

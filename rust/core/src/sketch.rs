@@ -163,7 +163,7 @@ impl Sketcher {
             half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(layout.widths().map(step))
         {
             for (half_step, &variance) in half_steps.iter_mut().zip(variances) {
-                *half_step = (0.5 * step * f64::from(variance.max(0.0)).sqrt()) as f32;
+                *half_step = (0.5 * step * f64::from(variance.max(0.0).min(f32::MAX)).sqrt()) as f32;
             }
         }
         Sketcher { layout, half_steps }
@@ -188,6 +188,9 @@ impl Sketcher {
     pub fn from_parts(layout: Layout, half_steps: Vec<f32>) -> Result<Self> {
         if half_steps.len() != layout.groups() * GROUP {
             return Err(Error::format(format!("{} half steps", layout.groups() * GROUP), half_steps.len()));
+        }
+        if let Some(bad) = half_steps.iter().find(|step| !(step.is_finite() && **step >= 0.0)) {
+            return Err(Error::format("half steps that are finite and not negative", bad));
         }
         Ok(Sketcher { layout, half_steps })
     }

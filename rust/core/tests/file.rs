@@ -222,6 +222,10 @@ fn differs_not(index: &Index, queries: &[Vec<f32>]) {
         return;
     }
     let twin = Reference::of(index.rows(), &fitted);
+    // An exemplar that is nowhere has no place among the nearest.
+    if twin.kept().is_some_and(|kept| kept.sketched.base.iter().any(|base| base.is_nan())) {
+        return;
+    }
     for query in queries {
         let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
         let x = reference::hashed_query(&fitted.planes, fitted.coordinates.as_ref(), query);
@@ -530,6 +534,36 @@ fn contradicting_tensors_are_refused() {
         let changed = list(&|n| (n == "region_labels").then(|| (vec![labels.len()], u32s(&labels))), "");
         assert_refused(parse(&changed), &["region", words], "a list that cannot be");
     }
+}
+
+/// What is no number would have each processor make another answer of it.
+#[test]
+fn numbers_that_are_none_are_refused() {
+    let bytes = write(&small().build().index, "");
+    let (table, from) = header(&bytes);
+    let rows = ["weights", "bias"];
+    let tensors = table
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, of)| of["dtype"] == "F32" && !rows.contains(&name.as_str()));
+    let mut n = 0;
+    for (name, of) in tensors {
+        let at = from + of["data_offsets"][0].as_u64().unwrap() as usize;
+        let damaged = |bad: f32| {
+            let mut damaged = bytes.clone();
+            damaged[at..at + 4].copy_from_slice(&bad.to_le_bytes());
+            parse(&damaged)
+        };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_refused(damaged(bad), &["finite"], &format!("{bad} in {name}"));
+        }
+        if name.ends_with("half_steps") {
+            assert_refused(damaged(-0.5), &["half steps", "negative"], name);
+        }
+        n += 1;
+    }
+    assert!(n >= 17, "{n} tensors of numbers");
 }
 
 /// Sketches can be read by coordinates alone, whatever the planes cut.
