@@ -262,7 +262,9 @@ pub fn half_steps(variances: &[f32], counts: [usize; 4]) -> Vec<f32> {
     let variances = variances.iter().copied().chain(std::iter::repeat(0.0));
     steps
         .zip(variances)
-        .map(|(step, variance)| (0.5 * step * f64::from(variance.max(0.0).min(f32::MAX)).sqrt()) as f32)
+        .map(|(step, variance)| {
+            (0.5 * step * f64::from(variance.max(0.0)).min(f64::from(f32::MAX)).sqrt()) as f32
+        })
         .collect()
 }
 

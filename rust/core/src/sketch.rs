@@ -163,7 +163,8 @@ impl Sketcher {
             half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(layout.widths().map(step))
         {
             for (half_step, &variance) in half_steps.iter_mut().zip(variances) {
-                *half_step = (0.5 * step * f64::from(variance.max(0.0).min(f32::MAX)).sqrt()) as f32;
+                *half_step =
+                    (0.5 * step * f64::from(variance.max(0.0)).min(f64::from(f32::MAX)).sqrt()) as f32;
             }
         }
         Sketcher { layout, half_steps }
