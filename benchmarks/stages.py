@@ -14,7 +14,7 @@ import lss_rs
 from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
-from benchmarks.engines import lss_lists
+from benchmarks.engines import lss_regions
 from benchmarks.engines.lss import EXEMPLAR_BYTES, FINALISTS, LISTED_BYTES, labels_an_exemplar
 from lss_rs import Index, ListPoint, OperatingPoint
 
@@ -51,7 +51,7 @@ def measure(
     for bundle, lists in tqdm(indexes, "indexes"):
         path = folder_of(bundle)
         W, b, Q, Y = load(path, "train")
-        config = lss_lists.Engine.config(len(Q)) if lists else None
+        config = lss_regions.Engine.config(len(Q)) if lists else None
         index = Index.from_weights(W, b, config).fit(Q, Y.lists(), target=None, progress=False)
         if lists:
             index.apply(_reading(index, plan))

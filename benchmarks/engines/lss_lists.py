@@ -1,21 +1,31 @@
-"""The package for traffic that stays as it was: ``fit(target=0.99)`` with lists of labels by region."""
+"""The package's lists of labels alone: no answer is doubted, and none goes on to the tables."""
 
 from __future__ import annotations
 
-from math import log2
 from typing import ClassVar
 
-from benchmarks.engines import lss_fit
-from lss_rs import LSSConfig
+from benchmarks.engines import Data, lss, lss_regions
+from lss_rs import ListPoint
 
-_QUERIES_A_REGION = 1024
+_JUDGE, _LIST_JUDGE = (5.0, *(0.0,) * 10), (0.0,) * 9
+"""Where nothing is doubted, it does not matter what trust is made of."""
 
 
-class Engine(lss_fit.Engine):
-    """An index with regions at the operating point that it found by itself."""
+class Engine(lss.Engine):
+    """An index with regions that answers from their lists, as far as its setting says.
 
-    title: ClassVar[str] = "lss-rs, fit with regions"
+    Parameters
+    ----------
+    queries_a_region : int
+        Training queries for each region, about.
+    """
 
-    @staticmethod
-    def config(n: int) -> LSSConfig:
-        return LSSConfig(n_regions=max(2 ** round(log2(n / _QUERIES_A_REGION)), 4))
+    title: ClassVar[str] = "lss-rs, lists alone"
+
+    def __init__(self, data: Data, num_threads: int, queries_a_region: int) -> None:
+        super().__init__(data, num_threads, n_regions=lss_regions.n_regions(len(data.Q), queries_a_region))
+
+    def configure(self, n_listed: int, n_rescore: int) -> None:
+        """Read so many labels of a list, and score so many rows in full at most."""
+        alone = ListPoint(n_listed, n_rescore, trust=0.0, judge=_LIST_JUDGE)
+        self.index.apply(self._point._replace(trust=0.0, judge=_JUDGE, list=alone))

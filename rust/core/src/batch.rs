@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::index::{Answers, How, Lease};
-use crate::search::{Begin, Searcher, Work};
+use crate::search::{Aside, Begin, Doubt, Reached, Searcher, Work};
 use crate::threads;
 
 /// Queries that are ordered before any is searched, at most: their coordinates and answers take a few megabytes.
@@ -19,6 +19,9 @@ const SHARES: RangeInclusive<usize> = 4..=16;
 /// Shares for each thread, where there are few queries.
 const SHARES_EACH: usize = 4;
 
+/// Queries that are scanned together, at most: their tables and a few blocks of columns share the first-level cache.
+const TURNS: usize = 8;
+
 /// What a batch writes to beside its answers. Reused.
 #[derive(Default)]
 pub struct Workspace {
@@ -27,6 +30,37 @@ pub struct Workspace {
     labels: Vec<i64>,
     scores: Vec<f32>,
     work: Vec<Work>,
+    /// Room for so many as there have been of a part.
+    doubted: Vec<Doubted>,
+}
+
+/// A query that tables have not answered well enough, until it is scanned with others.
+#[derive(Default)]
+struct Doubted {
+    /// Its place in the order.
+    place: usize,
+    doubt: Doubt,
+    aside: Aside,
+    labels: Vec<i64>,
+    scores: Vec<f32>,
+    work: Work,
+}
+
+/// The error of the first query that has no answer, and which that is.
+#[derive(Default)]
+struct Failed(Mutex<Option<(usize, Error)>>);
+
+impl Failed {
+    fn note(&self, at: usize, error: Error) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.as_ref().is_none_or(|&(first, _)| at < first) {
+            *failed = Some((at, error));
+        }
+    }
+
+    fn first(self) -> std::result::Result<(), (usize, Error)> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
 }
 
 /// A batch and how it is searched.
@@ -91,32 +125,45 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         out: Answers<'_>,
     ) -> std::result::Result<(), (usize, Error)> {
         let (searcher, how, d, k) = (self.searcher, self.how, self.searcher.rows.d(), self.k);
-        let Workspace { z, order, labels, scores, work } = workspace;
+        let Workspace { z, order, labels, scores, work, doubted } = workspace;
         let n = order.len();
         let p = z.len() / n;
         labels.resize(n * k, 0);
         scores.resize(n * k, 0.0);
         work.resize(n, Work::default());
-        let failed = Mutex::new(None::<(usize, Error)>);
-        each(self.share(n), 0, (work, labels, scores), &|first, (work, labels, scores)| {
+        let failed = Failed::default();
+        let doubted = Mutex::new((0, doubted));
+        each(self.share(n), 0, (&mut *work, &mut *labels, &mut *scores), &|first, (work, labels, scores)| {
             let mut scratch = (self.scratch)();
             let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
-            for (&(begin, at), ((labels, scores), work)) in order[first..].iter().zip(outputs) {
+            for (place, ((labels, scores), work)) in (first..).zip(outputs) {
+                let (begin, at) = order[place];
                 let at = at as usize;
                 scratch.load_placed(&queries[at * d..][..d], &z[at * p..][..p], begin);
-                match searcher.search(&mut scratch, how.on_short, how.effort, labels, scores) {
-                    Ok(done) => *work = done,
-                    Err(error) => {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failed.as_ref().is_none_or(|&(first, _)| at < first) {
-                            *failed = Some((at, error));
-                        }
+                match searcher.until_scan(&mut scratch, how.on_short, how.effort, labels, scores) {
+                    Ok(Reached::Answer(done)) => *work = done,
+                    Ok(Reached::Scan(doubt)) => {
+                        let mut locked = doubted.lock().unwrap_or_else(PoisonError::into_inner);
+                        let (n, doubted) = &mut *locked;
+                        doubted.resize_with(doubted.len().max(*n + 1), Doubted::default);
+                        let one = &mut doubted[*n];
+                        (one.place, one.doubt) = (place, doubt);
+                        scratch.put_aside(&mut one.aside);
+                        *n += 1;
                     }
+                    Err(error) => failed.note(at, error),
                 }
             }
         });
-        if let Some(failed) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(failed);
+        let (n_doubted, doubted) = doubted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let doubted = &mut doubted[..n_doubted];
+        doubted.sort_unstable_by_key(|one| one.place);
+        self.scan(doubted, order, queries, z, &failed);
+        failed.first()?;
+        for one in doubted {
+            work[one.place] = one.work;
+            labels[one.place * k..][..k].copy_from_slice(&one.labels);
+            scores[one.place * k..][..k].copy_from_slice(&one.scores);
         }
         let answers = labels.chunks_exact(k).zip(scores.chunks_exact(k)).zip(work);
         for (&(_, at), ((labels, scores), work)) in order.iter().zip(answers) {
@@ -126,6 +173,44 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             out.work[at] = *work;
         }
         Ok(())
+    }
+
+    /// Scan for all of these, some at a time, so that columns come from memory once for several.
+    fn scan(
+        &self,
+        doubted: &mut [Doubted],
+        order: &[(Begin, u32)],
+        queries: &[f32],
+        z: &[f32],
+        failed: &Failed,
+    ) {
+        let (searcher, how, d) = (self.searcher, self.how, self.searcher.rows.d());
+        let p = z.len() / order.len();
+        let coordinates = |one: &Doubted| &z[order[one.place].1 as usize * p..][..p];
+        let share = match self.threads {
+            1 => doubted.len(),
+            threads => doubted.len().div_ceil(threads).clamp(1, TURNS),
+        };
+        let (nothing, nobody) = (&mut [(); 0][..], &mut [(); 0][..]);
+        each(share, 0, (doubted, nothing, nobody), &|_, (doubted, _, _)| {
+            let mut scratch = (self.scratch)();
+            for turns in doubted.chunks_mut(TURNS) {
+                searcher.shortlist_together(&mut scratch, turns.iter().map(coordinates), self.k);
+                for (turn, one) in turns.iter_mut().enumerate() {
+                    let (begin, at) = order[one.place];
+                    let at = at as usize;
+                    scratch.load_placed(&queries[at * d..][..d], coordinates(one), begin);
+                    scratch.take_up(&one.aside, turn);
+                    let Doubted { doubt, labels, scores, work, .. } = one;
+                    labels.resize(self.k, 0);
+                    scores.resize(self.k, 0.0);
+                    match searcher.scan(&mut scratch, *doubt, how.on_short, how.effort, labels, scores) {
+                        Ok(done) => *work = done,
+                        Err(error) => failed.note(at, error),
+                    }
+                }
+            }
+        });
     }
 
     /// How many of `n` queries are taken at a time.

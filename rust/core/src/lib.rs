@@ -27,6 +27,7 @@ pub mod reference;
 pub mod regions;
 pub mod rows;
 pub mod search;
+pub mod shortlist;
 pub mod sketch;
 pub mod tables;
 pub mod teacher;

@@ -4,21 +4,22 @@ use std::time::Instant;
 
 use crate::batch::Workspace;
 use crate::candidates::{Meeting, Union};
-use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
+use crate::columns::Columns;
 use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
 use crate::fitted::{FINALISTS, Fitted, ListPoint, Scan};
 use crate::hash::{Space, augment, code, lead};
-use crate::kernels::{Kernel, prefetch};
+use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
 use crate::regions::{Nearest, Place, Region, Regions};
 use crate::rows::Rows;
+use crate::shortlist::{Shortlist, list_best};
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
-use crate::topk::{TopK, nth};
+use crate::topk::TopK;
 use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
 /// What to do when a query has fewer candidates than answers are wanted.
@@ -137,6 +138,9 @@ pub struct Scratch {
     answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
     best: TopK,
+    shortlist: Shortlist,
+    /// Those of queries that are scanned together.
+    turns: Vec<Shortlist>,
     /// What batches need beside.
     pub(crate) workspace: Workspace,
 }
@@ -173,10 +177,53 @@ impl Scratch {
         (self.projected, self.near) = (true, begin.near);
     }
 
+    /// Keep what a scan needs, while this is used for other queries.
+    pub fn put_aside(&self, aside: &mut Aside) {
+        aside.finalists.clone_from(&self.finalists);
+        aside.estimates.clone_from(&self.estimates);
+        aside.logits.clone_from(&self.logits);
+    }
+
+    /// Go on with that, for the same query, loaded anew, of which the shortlist is that of its turn.
+    pub fn take_up(&mut self, aside: &Aside, turn: usize) {
+        self.finalists.clone_from(&aside.finalists);
+        self.estimates.clone_from(&aside.estimates);
+        self.logits.clone_from(&aside.logits);
+        if let Some(turn) = self.turns.get_mut(turn) {
+            std::mem::swap(&mut self.shortlist, turn);
+        }
+    }
+
     /// The query's coordinates, once they are known.
     pub fn coordinates(&self) -> &[f32] {
         &self.z
     }
+}
+
+/// How far a search has come.
+pub enum Reached {
+    /// It is over.
+    Answer(Work),
+    /// Tables have answered, but are not trusted: a scan is next.
+    Scan(Doubt),
+}
+
+/// What goes on with a search from tables to a scan, beside what its scratch holds.
+#[derive(Clone, Copy, Default)]
+pub struct Doubt {
+    work: Work,
+    /// With the scan's.
+    cost: f64,
+    /// Labels of a list that were scored.
+    listed: usize,
+}
+
+/// Of what tables have found for a query, what a scan adds to.
+#[derive(Default)]
+pub struct Aside {
+    finalists: Vec<u32>,
+    estimates: Vec<f32>,
+    logits: Vec<f32>,
 }
 
 /// Where a query begins to search: those of which this is the same read the same memory.
@@ -205,12 +252,30 @@ impl Searcher<'_> {
         labels: &mut [i64],
         scores: &mut [f32],
     ) -> Result<Work> {
+        match self.until_scan(scratch, on_short, effort, labels, scores)? {
+            Reached::Answer(work) => Ok(work),
+            Reached::Scan(doubt) => {
+                self.shortlist(scratch, labels.len());
+                self.scan(scratch, doubt, on_short, effort, labels, scores)
+            }
+        }
+    }
+
+    /// The same, but for a scan, where one is needed: that is [`Searcher::scan`].
+    pub fn until_scan(
+        &self,
+        scratch: &mut Scratch,
+        on_short: OnShort,
+        effort: Effort,
+        labels: &mut [i64],
+        scores: &mut [f32],
+    ) -> Result<Reached> {
         let (k, point) = (labels.len(), &self.fitted.point);
         let all = self.rows.m() as f64;
         if point.exact && all <= effort.max_cost {
-            return Ok(self.exact(scratch, labels, scores));
+            return Ok(Reached::Answer(self.exact(scratch, labels, scores)));
         }
-        let answers = k.max(point.judge.map_or(0, |trust| trust.k));
+        let answers = self.answers(k);
         let (mut cost, mut listed) = (0.0, 0);
         if effort.adaptive
             && let (Some(list), Some(regions)) = (&point.list, self.fitted.regions.as_deref())
@@ -222,13 +287,13 @@ impl Searcher<'_> {
             if found >= k && !doubted(trust, list.trust) {
                 labels.copy_from_slice(&scratch.answer.0[..k]);
                 scores.copy_from_slice(&scratch.answer.1[..k]);
-                return Ok(Work {
+                return Ok(Reached::Answer(Work {
                     candidates: n + self.fitted.always_include.len(),
                     rescored: found,
                     step: Step::List,
                     trust,
                     ..Work::default()
-                });
+                }));
             }
             listed = found;
         }
@@ -236,32 +301,70 @@ impl Searcher<'_> {
         self.by_tables(scratch, answers);
         work.trust = f32::NAN;
         cost += self.tables_cost(&work, scratch.finalists.len());
-        if let Some(trust) = &point.judge {
-            work.trust = self.trust(trust, scratch, answers);
-            let scan = self.scan_cost(answers);
-            if effort.adaptive && doubted(work.trust, point.trust) && cost + scan <= effort.max_cost {
-                cost += scan;
-                self.by_scan(scratch, answers, 0);
-                (work.step, work.trust) = (Step::Scan, trust.of_scan(&scanned(scratch, trust.k)));
-                work.candidates = self.rows.m();
-                if doubted(work.trust, point.scan_trust) && cost + all <= effort.max_cost {
-                    return Ok(self.exact_after(work, scratch, labels, scores));
-                }
-            }
-        }
-        if work.candidates < k {
-            match on_short {
-                OnShort::Raise => return Err(Error::Short { query: 0, found: work.candidates, k }),
-                OnShort::Exact if cost + all <= effort.max_cost => {
-                    return Ok(self.exact_after(work, scratch, labels, scores));
-                }
-                _ => {}
+        if let Some(judge) = &point.judge {
+            work.trust = self.trust(judge, scratch, answers);
+            let cost = cost + self.scan_cost(answers);
+            if effort.adaptive && doubted(work.trust, point.trust) && cost <= effort.max_cost {
+                return Ok(Reached::Scan(Doubt { work, cost, listed }));
             }
         }
         work.rescored = listed + scratch.finalists.len();
+        self.end(work, cost, scratch, on_short, effort, labels, scores).map(Reached::Answer)
+    }
+
+    /// Answer the loaded query, which tables have not answered well enough, by its shortlist.
+    pub fn scan(
+        &self,
+        scratch: &mut Scratch,
+        doubt: Doubt,
+        on_short: OnShort,
+        effort: Effort,
+        labels: &mut [i64],
+        scores: &mut [f32],
+    ) -> Result<Work> {
+        let Doubt { mut work, cost, listed } = doubt;
+        let m = self.rows.m();
+        self.by_shortlist(scratch, self.answers(labels.len()), 0);
+        (work.step, work.candidates) = (Step::Scan, m);
+        work.rescored = listed + scratch.finalists.len();
+        if let Some(judge) = &self.fitted.point.judge {
+            work.trust = judge.of_scan(&scanned(scratch, judge.k));
+        }
+        if doubted(work.trust, self.fitted.point.scan_trust) && cost + m as f64 <= effort.max_cost {
+            return Ok(self.exact_after(work, scratch, labels, scores));
+        }
+        self.end(work, cost, scratch, on_short, effort, labels, scores)
+    }
+
+    /// Hand out the answer, unless there are too few candidates for one.
+    #[allow(clippy::too_many_arguments, reason = "what has been done, what was asked for, and where to")]
+    fn end(
+        &self,
+        work: Work,
+        cost: f64,
+        scratch: &Scratch,
+        on_short: OnShort,
+        effort: Effort,
+        labels: &mut [i64],
+        scores: &mut [f32],
+    ) -> Result<Work> {
+        let (k, m) = (labels.len(), self.rows.m());
+        match on_short {
+            _ if work.candidates >= k => {}
+            OnShort::Raise => return Err(Error::Short { query: 0, found: work.candidates, k }),
+            OnShort::Exact if cost + m as f64 <= effort.max_cost => {
+                return Ok(self.exact_after(work, scratch, labels, scores));
+            }
+            _ => {}
+        }
         labels.copy_from_slice(&scratch.answer.0[..k]);
         scores.copy_from_slice(&scratch.answer.1[..k]);
         Ok(work)
+    }
+
+    /// Answers looked for where `k` are asked for: as many as trust is about.
+    fn answers(&self, k: usize) -> usize {
+        k.max(self.fitted.point.judge.map_or(0, |trust| trust.k))
     }
 
     /// Answer the loaded query from the list of its region, as the point says, and say what the answer shows of itself.
@@ -400,12 +503,14 @@ impl Searcher<'_> {
 
     /// List the labels whose columns promise most, among the first of a region; returns how many there are.
     fn read_columns(&self, scratch: &mut Scratch, region: &Region, list: &ListPoint, k: usize) -> usize {
-        let Scratch { local, listed, scanned, cut, .. } = scratch;
+        let Scratch { local, listed, scanned, shortlist, .. } = scratch;
         let n = region.labels.len().min(list.n_listed);
         let most = FINALISTS.saturating_mul(list.n_rescore.max(k));
         listed.clear();
         if most < n {
-            cut.gather(self.kernel, region, local, n, most, scanned);
+            shortlist.gather(self.kernel, region, local, n, most);
+            scanned.0.clear();
+            scanned.0.extend_from_slice(shortlist.ids());
             listed.extend(scanned.0.iter().map(|&at| region.labels[at as usize]));
         } else {
             scanned.0.clear();
@@ -521,7 +626,7 @@ impl Searcher<'_> {
             work();
             taken[stage] += begin.elapsed().as_secs_f64();
         };
-        let k = k.max(self.fitted.point.judge.map_or(0, |trust| trust.k));
+        let k = self.answers(k);
         if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
             let mut region = 0;
             time(0, &mut || self.place(scratch));
@@ -549,25 +654,60 @@ impl Searcher<'_> {
     /// Answer from the rows that promise most, at least so many, by columns and then by sketches, beside what the tables
     /// found.
     fn by_scan(&self, scratch: &mut Scratch, k: usize, least: usize) {
-        let (Some(sketched), Some(columns)) = (&self.fitted.sketches, &self.fitted.columns) else { return };
+        self.shortlist(scratch, k.max(least));
+        self.by_shortlist(scratch, k, least);
+    }
+
+    /// List the rows whose columns promise most, for a scan for so many answers.
+    fn shortlist(&self, scratch: &mut Scratch, answers: usize) {
+        if let Some((columns, n)) = self.columns(answers) {
+            scratch.shortlist.prepare(self.kernel, columns, &scratch.z);
+            let one = std::slice::from_mut(&mut scratch.shortlist);
+            list_best(self.kernel, columns, self.rows.m(), n, one);
+        }
+    }
+
+    /// The same for several queries with coordinates `each`, in turns.
+    pub fn shortlist_together<'z>(
+        &self,
+        scratch: &mut Scratch,
+        each: impl ExactSizeIterator<Item = &'z [f32]>,
+        k: usize,
+    ) {
+        if let Some((columns, n)) = self.columns(self.answers(k)) {
+            scratch.turns.resize_with(each.len(), Shortlist::default);
+            for (turn, z) in scratch.turns.iter_mut().zip(each) {
+                turn.prepare(self.kernel, columns, z);
+            }
+            list_best(self.kernel, columns, self.rows.m(), n, &mut scratch.turns);
+        }
+    }
+
+    /// What a scan for so many answers reads, and how many rows it lists; nothing where it reads sketches alone.
+    fn columns(&self, answers: usize) -> Option<(&Columns, usize)> {
+        self.fitted.columns.as_ref().zip(self.fitted.scan(answers, self.rows.m()).listed)
+    }
+
+    /// Answer from the shortlist, or from all rows where there is none, beside what the tables found.
+    fn by_shortlist(&self, scratch: &mut Scratch, k: usize, least: usize) {
+        let Fitted { sketches: Some((sketcher, sketches)), columns: Some(_), .. } = self.fitted else {
+            return;
+        };
         let m = self.rows.m();
         let Scan { rescored: r, listed, .. } = self.fitted.scan(k.max(least), m);
-        let Scratch { z, candidates, finalists, estimates, scanned, cut, .. } = scratch;
+        let Scratch { z, candidates, finalists, estimates, logits, scanned, best, cut, shortlist, .. } =
+            scratch;
+        cut.start(sketcher, z, r);
         match listed {
-            Some(listed) => {
-                cut.shortlist(self.kernel, columns, z, m, listed, scanned);
-                cut.start(&sketched.0, z, r);
-                cut.offer(self.kernel, &sketched.1, &scanned.0, 0);
-            }
-            None => {
-                cut.start(&sketched.0, z, r);
-                cut.offer_all(self.kernel, &sketched.1, m, 0);
-            }
+            Some(_) => cut.offer(self.kernel, sketches, shortlist.ids(), 0),
+            None => cut.offer_all(self.kernel, sketches, m, 0),
         }
         cut.keep(&mut scanned.0, &mut scanned.1);
         // Marks of the candidates have done their work: now they mark what has been scored.
-        candidates.start(self.rows.m());
+        candidates.start(m);
         candidates.add(finalists);
+        best.reset(k);
+        best.extend(logits, finalists);
         for (&id, &estimate) in scanned.0.iter().zip(&scanned.1) {
             let before = candidates.ids().len();
             candidates.add(&[id]);
@@ -887,51 +1027,14 @@ fn add_labels(parts: [Option<&Exemplars>; 3], neighbors: &[u32], candidates: &mu
     }
 }
 
-/// Tell `met` of all of `m` rows whose columns promise more than a floor, which may rise with what is met.
-#[inline(always)]
-fn each_above<T>(
-    kernel: Kernel,
-    view: ColumnsView<'_>,
-    query: &ColumnQuery,
-    m: usize,
-    state: &mut T,
-    floor: impl Fn(&T) -> f32,
-    met: impl Fn(&mut T, f32, u32),
-) {
-    let mut promised = [Promised::NOTHING; SCAN_ROWS / BLOCK];
-    for from in (0..m).step_by(SCAN_ROWS) {
-        let blocks = &mut promised[..SCAN_ROWS.min(m - from).div_ceil(BLOCK)];
-        kernel.scan_blocks(view, query, from / BLOCK, floor(state), blocks);
-        for (first, block) in (from..m).step_by(BLOCK).zip(blocks) {
-            let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
-            while above != 0 {
-                let row = above.trailing_zeros();
-                met(state, block.scores[row as usize], first as u32 + row);
-                above &= above - 1;
-            }
-        }
-    }
-}
-
-/// Rows that a scan scores at a time, whole blocks of columns: they and their scores stay in the first-level cache.
+/// Sketches read at a time where all are.
 const SCAN_ROWS: usize = 256;
-
-/// One block of columns of so many is asked beforehand what scores are worth keeping.
-const SAMPLED: usize = 16;
-
-/// Blocks of a list that are asked beforehand, at least.
-const GATHERED: usize = 8;
-
-/// A score that at least so many of these reach is known well enough.
-const LEAST_RANK: usize = 12;
 
 /// Scratch of a choice by sketches: of exemplars, of candidates, of all rows.
 #[derive(Default)]
 struct Cut {
     query: SketchQuery,
-    tables: ColumnQuery,
     scores: Vec<f32>,
-    keys: Vec<u32>,
     best: TopK,
     /// How many are kept, and how many have been offered.
     r: usize,
@@ -997,94 +1100,6 @@ impl Cut {
             self.best.extend_range(scores, (first + from) as u32);
         }
         self.offered += n;
-    }
-
-    /// List the `n` of `m` rows of which their columns promise most, and what they promise.
-    fn shortlist(
-        &mut self,
-        kernel: Kernel,
-        columns: &Columns,
-        z: &[f32],
-        m: usize,
-        n: usize,
-        (ids, scores): &mut (Vec<u32>, Vec<f32>),
-    ) {
-        kernel.prepare_columns(&mut self.tables, columns, z);
-        let view = columns.view();
-        let floor = self.sampled(kernel, view, m, n);
-        self.best.reset(n);
-        self.best.raise(floor);
-        self.offer_columns(kernel, view, m);
-        if !self.best.full() {
-            // The sample was of better rows than others are.
-            self.best.reset(n);
-            self.offer_columns(kernel, view, m);
-        }
-        self.best.unordered(ids, scores);
-    }
-
-    /// List about `n` of the first `m` rows, rising, by what their columns promise: all above a score that so many of
-    /// some blocks reach. Where that fails, the best `n`.
-    fn gather(
-        &mut self,
-        kernel: Kernel,
-        Region { columns, labels, .. }: &Region,
-        z: &[f32],
-        m: usize,
-        n: usize,
-        kept: &mut (Vec<u32>, Vec<f32>),
-    ) {
-        kernel.prepare_columns(&mut self.tables, columns, z);
-        let view = columns.view();
-        let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
-        self.sample(kernel, view, m, apart / 2, apart);
-        let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
-        let floor = nth(&mut self.keys, &self.scores, rank);
-        let ids = &mut kept.0;
-        ids.clear();
-        each_above(
-            kernel,
-            view,
-            &self.tables,
-            m,
-            ids,
-            |_| floor,
-            |ids, _, at| {
-                prefetch(labels, at as usize);
-                ids.push(at);
-            },
-        );
-        if ids.len() < n / 4 || ids.len() > 4 * n {
-            self.shortlist(kernel, columns, z, m, n, kept);
-            kept.0.sort_unstable();
-        }
-    }
-
-    /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.
-    fn sampled(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, n: usize) -> f32 {
-        self.sample(kernel, view, m, 0, SAMPLED);
-        // Blocks differ: a quarter more, and what chance does to a few.
-        let rank = n / SAMPLED + n / (4 * SAMPLED) + 32;
-        if rank >= self.scores.len() {
-            return f32::NEG_INFINITY;
-        }
-        nth(&mut self.keys, &self.scores, rank)
-    }
-
-    /// Ask some blocks of `m` rows, so many `apart`, for their scores.
-    fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
-        self.scores.clear();
-        let mut block = [Promised::NOTHING];
-        for at in (first..m.div_ceil(BLOCK)).step_by(apart) {
-            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
-            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
-        }
-    }
-
-    /// Offer all of `m` rows by what their columns promise.
-    fn offer_columns(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize) {
-        let Cut { tables, best, .. } = self;
-        each_above(kernel, view, tables, m, best, |best| best.floor(), TopK::push);
     }
 
     /// Write what is kept, in no order, and the scores.

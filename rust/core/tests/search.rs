@@ -465,6 +465,35 @@ fn long_batches_answer_as_their_queries_do() {
     }
 }
 
+/// Some queries of a batch are doubted, and scanned together in turns, which must not show.
+#[test]
+fn queries_that_are_scanned_together_answer_as_they_do_alone() {
+    let wide = Wide { trust: 0.6, n_scan: 9, ..TABLES_ALONE };
+    let (space, fill) = (Space::Aligned, Fill::Queries);
+    let case = Case { m: 1500, n_queries: 90, space, fill, wide, p: 40, n_bits: 4, n_rescore: 7, ..small() };
+    let built = case.build();
+    let k = 5;
+    let mut point = built.index.fitted().unwrap().point;
+    let judge = point.judge.as_mut().unwrap();
+    judge.tables[1] = -1.0; // the farther the nearest exemplar, the less an answer is trusted
+    built.index.set_operating_point(point).unwrap();
+    let found =
+        search(&built.index, &built.queries, k, How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) });
+    let mut trust: Vec<f32> = found.unwrap().iter().map(|answer| answer.work.trust).collect();
+    trust.sort_unstable_by(f32::total_cmp);
+    point.trust = trust[trust.len() / 2];
+    built.index.set_operating_point(point).unwrap();
+    let alone =
+        |query| search(&built.index, std::slice::from_ref(query), k, how(OnShort::Pad, 1)).unwrap().remove(0);
+    let expected: Vec<Answer> = built.queries.iter().map(alone).collect();
+    let scanned = expected.iter().filter(|answer| answer.work.step == Step::Scan).count();
+    assert!((30..60).contains(&scanned), "{scanned}");
+    for threads in 1..=3 {
+        let found = search(&built.index, &built.queries, k, how(OnShort::Pad, threads)).unwrap();
+        assert_answers(&found, &expected, "together");
+    }
+}
+
 /// Searches while a fit is swapped in see one state or the other, never a mixture.
 #[test]
 fn searches_see_whole_states() {

@@ -1,0 +1,143 @@
+//! Shortlists: the rows of which their columns promise most, of all rows for a scan, or of the labels of a region's list.
+//!
+//! Several queries can go through the rows in turns, a few blocks at a time, so that these come from memory once for all.
+
+use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
+use crate::kernels::{Kernel, prefetch};
+use crate::regions::Region;
+use crate::topk::{TopK, nth};
+
+/// Rows scored at a time, whole blocks of columns: they and their scores stay in the first-level cache.
+const ROWS: usize = 256;
+
+const NOTHING: [Promised; ROWS / BLOCK] = [Promised::NOTHING; ROWS / BLOCK];
+
+/// One block of columns of so many is asked beforehand what scores are worth keeping.
+const SAMPLED: usize = 16;
+
+/// Blocks of a list that are asked beforehand, at least.
+const GATHERED: usize = 8;
+
+/// A score that at least so many of these reach is known well enough.
+const LEAST_RANK: usize = 12;
+
+/// What one query has listed.
+#[derive(Default)]
+pub struct Shortlist {
+    tables: ColumnQuery,
+    scores: Vec<f32>,
+    keys: Vec<u32>,
+    best: TopK,
+    ids: Vec<u32>,
+}
+
+/// List for each query, prepared before, the `n` of `m` rows of which their columns promise most.
+pub fn list_best(kernel: Kernel, columns: &Columns, m: usize, n: usize, each: &mut [Shortlist]) {
+    let view = columns.view();
+    for one in &mut *each {
+        let floor = one.sampled(kernel, view, m, n);
+        one.best.reset(n);
+        one.best.raise(floor);
+    }
+    offer(kernel, view, m, each);
+    for one in each {
+        if !one.best.full() {
+            // The sample was of better rows than others are.
+            one.best.reset(n);
+            offer(kernel, view, m, std::slice::from_mut(one));
+        }
+        one.best.unordered(&mut one.ids, &mut one.scores);
+    }
+}
+
+/// Offer all of `m` rows by what their columns promise, to each query in its turn.
+fn offer(kernel: Kernel, view: ColumnsView<'_>, m: usize, each: &mut [Shortlist]) {
+    let mut promised = NOTHING;
+    for from in (0..m).step_by(ROWS) {
+        for Shortlist { tables, best, .. } in &mut *each {
+            let floor = best.floor();
+            above(kernel, view, tables, from..m, floor, &mut promised, |score, id| best.push(score, id));
+        }
+    }
+}
+
+impl Shortlist {
+    /// Take a query with coordinates `z`.
+    pub fn prepare(&mut self, kernel: Kernel, columns: &Columns, z: &[f32]) {
+        kernel.prepare_columns(&mut self.tables, columns, z);
+    }
+
+    /// What was listed last.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// List about `n` of the first `m` labels of a region, by their places there, rising: all above a score that so many
+    /// of some blocks reach. Where that fails, the best `n`.
+    pub fn gather(&mut self, kernel: Kernel, region: &Region, z: &[f32], m: usize, n: usize) {
+        let Region { columns, labels, .. } = region;
+        self.prepare(kernel, columns, z);
+        let view = columns.view();
+        let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
+        self.sample(kernel, view, m, apart / 2, apart);
+        let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
+        let floor = nth(&mut self.keys, &self.scores, rank);
+        let Shortlist { tables, ids, .. } = self;
+        let mut promised = NOTHING;
+        ids.clear();
+        for from in (0..m).step_by(ROWS) {
+            above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
+                prefetch(labels, at as usize);
+                ids.push(at);
+            });
+        }
+        if ids.len() < n / 4 || ids.len() > 4 * n {
+            list_best(kernel, columns, m, n, std::slice::from_mut(self));
+            self.ids.sort_unstable();
+        }
+    }
+
+    /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.
+    fn sampled(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, n: usize) -> f32 {
+        self.sample(kernel, view, m, 0, SAMPLED);
+        // Blocks differ: a quarter more, and what chance does to a few.
+        let rank = n / SAMPLED + n / (4 * SAMPLED) + 32;
+        if rank >= self.scores.len() {
+            return f32::NEG_INFINITY;
+        }
+        nth(&mut self.keys, &self.scores, rank)
+    }
+
+    /// Ask some blocks of `m` rows, so many `apart`, for their scores.
+    fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
+        self.scores.clear();
+        let mut block = [Promised::NOTHING];
+        for at in (first..m.div_ceil(BLOCK)).step_by(apart) {
+            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
+            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
+        }
+    }
+}
+
+/// Tell `met` of the first [`ROWS`] of these rows whose columns promise more than a floor.
+#[inline(always)]
+fn above(
+    kernel: Kernel,
+    view: ColumnsView<'_>,
+    query: &ColumnQuery,
+    rows: std::ops::Range<usize>,
+    floor: f32,
+    promised: &mut [Promised; ROWS / BLOCK],
+    mut met: impl FnMut(f32, u32),
+) {
+    let blocks = &mut promised[..ROWS.min(rows.len()).div_ceil(BLOCK)];
+    kernel.scan_blocks(view, query, rows.start / BLOCK, floor, blocks);
+    for (first, block) in rows.clone().step_by(BLOCK).zip(blocks) {
+        let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(rows.end - first)));
+        while above != 0 {
+            let row = above.trailing_zeros();
+            met(block.scores[row as usize], first as u32 + row);
+            above &= above - 1;
+        }
+    }
+}
