@@ -258,10 +258,17 @@ impl ColumnQuery {
         for (column, parts) in self.parts.chunks_exact(2).enumerate() {
             let mut tables = [[0; 16]; 2];
             for (half, (parts, table)) in parts.iter().zip(&mut tables).enumerate() {
+                // Loops: what is made by `map` is not compiled into this.
                 let entries = entries(parts, inverse);
-                *table = entries.map(|entry| (entry & 0x7f) as u8);
+                for (low, entry) in table.iter_mut().zip(entries) {
+                    *low = (entry & 0x7f) as u8;
+                }
                 if range(parts) > narrow {
-                    self.wide.push((2 * column + half, entries.map(|entry| (entry >> 7) as u8)));
+                    let mut table = [0; 16];
+                    for (high, entry) in table.iter_mut().zip(entries) {
+                        *high = (entry >> 7) as u8;
+                    }
+                    self.wide.push((2 * column + half, table));
                 }
             }
             self.tables.push(tables);
@@ -322,8 +329,8 @@ fn least(values: &[f32; 4]) -> f32 {
 /// From the least to the most that a half byte adds.
 #[inline(always)]
 fn range(parts: &[[f32; 4]; 2]) -> f32 {
-    let [a, b] = parts.map(|part| part.into_iter().fold(f32::NEG_INFINITY, f32::max) - least(&part));
-    a + b
+    let span = |part: &[f32; 4]| part.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least(part);
+    span(&parts[0]) + span(&parts[1])
 }
 
 /// What a half byte adds above its least, in whole steps.

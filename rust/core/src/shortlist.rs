@@ -82,14 +82,20 @@ impl Shortlist {
         self.sample(kernel, view, m, apart / 2, apart);
         let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
         let floor = nth(&mut self.keys, &self.scores, rank);
-        let Shortlist { tables, ids, .. } = self;
-        let mut promised = NOTHING;
+        let Shortlist { tables, scores, ids, .. } = self;
         ids.clear();
-        for from in (0..m).step_by(ROWS) {
-            above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
-                prefetch(labels, at as usize);
-                ids.push(at);
-            });
+        if scores.len() == m {
+            // All have been asked.
+            let above = |score: f32| score > floor || score.is_nan() || floor.is_nan();
+            ids.extend((0..).zip(scores.iter()).filter(|&(_, &score)| above(score)).map(|(at, _)| at));
+        } else {
+            let mut promised = NOTHING;
+            for from in (0..m).step_by(ROWS) {
+                above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
+                    prefetch(labels, at as usize);
+                    ids.push(at);
+                });
+            }
         }
         if ids.len() < n / 4 || ids.len() > 4 * n {
             list_best(kernel, columns, m, n, std::slice::from_mut(self));
