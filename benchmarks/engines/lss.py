@@ -92,6 +92,7 @@ class Engine(BaseEngine):
         sketches += (step > 1).mean() * params["scan_nbytes"]
         if at := self.index.operating_point.list:
             listed = np.where(step == 0, looked_at, at.n_listed).mean()
+            sketches += params["region_nbytes"]
             sketches += listed * LISTED_BYTES + FINALISTS * at.n_rescore * params["sketch_bytes"]
         rows = stats["rescored"] * (d * itemsize + 4)
         return Work(stats["candidates"], params["nbytes"]["maps"] + tables + sketches + rows)

@@ -162,8 +162,8 @@ def align(queries: Moments, rows: Moments) -> Alignment:
     scale = _scale(form.variances[0])
     query_map, row_map = form.query_map, scale * form.row_map
     return Alignment(
-        query_map=query_map.astype(np.float32),
-        query_offset=(-query_map @ queries.mean).astype(np.float32),
+        query_map=single(query_map),
+        query_offset=single(-query_map @ queries.mean),
         row_map=row_map.astype(np.float32),
         row_offset=(-row_map @ rows.mean).astype(np.float32),
         query_mean=queries.mean.astype(np.float32),
@@ -172,6 +172,12 @@ def align(queries: Moments, rows: Moments) -> Alignment:
         scale=scale,
         flat=form.flat,
     )
+
+
+def single(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Round to single precision and stay within it: queries of extreme size make more, and files take no infinity."""
+    with np.errstate(over="ignore"):
+        return np.nan_to_num(np.ascontiguousarray(values, np.float32))
 
 
 def _scale(variance: float) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lss_rs import _core
-from lss_rs.learn.aligned import closed_form, distance_weights
+from lss_rs.learn.aligned import closed_form, distance_weights, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def learn_regions(
             here = z[members]
             counts[region] += len(here)
             sums[region] += here.sum(axis=0)
-            means[region] += block[members].sum(axis=0)
+            means[region] += block[members].sum(axis=0, dtype=np.float64)
             products[region] += here.T @ here
     known = np.maximum(counts, 1.0)[:, None]
     sums, means = sums / known, means / known
@@ -143,18 +143,16 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     of_all = variances.mean(axis=0).astype(np.float32)
     kept = min(32 * len(_core.region_widths(of_all)), most)
     to_rows = row_maps[:, :kept] @ alignment.row_map
-    z_means = (regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset).astype(
-        np.float32
-    )
+    z_means = regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset
     spread = np.sqrt(np.maximum(np.diagonal(regions.covariances, axis1=1, axis2=2), 0.0))
     builder.lay_out(
         indptr,
         ids,
         np.ascontiguousarray(query_maps[:, :kept]),
-        z_means,
-        np.ascontiguousarray(spread),
+        single(z_means),
+        single(spread),
         np.ascontiguousarray(to_rows),
-        (alignment.scale * (regions.means - alignment.query_mean)).astype(np.float32),
+        single(alignment.scale * (regions.means - alignment.query_mean)),
         of_all,
     )
 

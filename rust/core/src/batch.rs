@@ -1,6 +1,7 @@
 //! Batches: queries are projected one after the other, so that their map stays in the caches, and searched in the order
 //! of their regions or first buckets, so that what a query has read is there for the next. The order is that of all which
-//! are searched together, whatever the number of threads: each takes a stretch of it.
+//! are searched together, whatever the number of threads: each takes a stretch of it. Those that need a scan are scanned after
+//! all others, several together.
 
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +20,8 @@ const SHARES: RangeInclusive<usize> = 4..=16;
 /// Shares for each thread, where there are few queries.
 const SHARES_EACH: usize = 4;
 
-/// Queries that are scanned together, at most: their tables and a few blocks of columns share the first-level cache.
+/// Queries that are scanned together, at most: their tables and the blocks of columns that they ask are about what a
+/// first-level cache holds.
 const TURNS: usize = 8;
 
 /// What a batch writes to beside its answers. Reused.
@@ -30,8 +32,9 @@ pub struct Workspace {
     labels: Vec<i64>,
     scores: Vec<f32>,
     work: Vec<Work>,
-    /// Room for so many as there have been of a part.
     doubted: Vec<Doubted>,
+    /// Room for others.
+    spare: Vec<Doubted>,
 }
 
 /// A query that tables have not answered well enough, until it is scanned with others.
@@ -125,14 +128,14 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         out: Answers<'_>,
     ) -> std::result::Result<(), (usize, Error)> {
         let (searcher, how, d, k) = (self.searcher, self.how, self.searcher.rows.d(), self.k);
-        let Workspace { z, order, labels, scores, work, doubted } = workspace;
+        let Workspace { z, order, labels, scores, work, doubted, spare } = workspace;
         let n = order.len();
         let p = z.len() / n;
         labels.resize(n * k, 0);
         scores.resize(n * k, 0.0);
         work.resize(n, Work::default());
         let failed = Failed::default();
-        let doubted = Mutex::new((0, doubted));
+        let (doubted, spare) = (Mutex::new(doubted), Mutex::new(spare));
         each(self.share(n), 0, (&mut *work, &mut *labels, &mut *scores), &|first, (work, labels, scores)| {
             let mut scratch = (self.scratch)();
             let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
@@ -143,28 +146,27 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
                 match searcher.until_scan(&mut scratch, how.on_short, how.effort, labels, scores) {
                     Ok(Reached::Answer(done)) => *work = done,
                     Ok(Reached::Scan(doubt)) => {
-                        let mut locked = doubted.lock().unwrap_or_else(PoisonError::into_inner);
-                        let (n, doubted) = &mut *locked;
-                        doubted.resize_with(doubted.len().max(*n + 1), Doubted::default);
-                        let one = &mut doubted[*n];
+                        let room = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                        let mut one = room.unwrap_or_default();
                         (one.place, one.doubt) = (place, doubt);
                         scratch.put_aside(&mut one.aside);
-                        *n += 1;
+                        doubted.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                     }
                     Err(error) => failed.note(at, error),
                 }
             }
         });
-        let (n_doubted, doubted) = doubted.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let doubted = &mut doubted[..n_doubted];
+        let doubted = doubted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let spare = spare.into_inner().unwrap_or_else(PoisonError::into_inner);
         doubted.sort_unstable_by_key(|one| one.place);
         self.scan(doubted, order, queries, z, &failed);
-        failed.first()?;
-        for one in doubted {
+        for one in doubted.drain(..) {
             work[one.place] = one.work;
             labels[one.place * k..][..k].copy_from_slice(&one.labels);
             scores[one.place * k..][..k].copy_from_slice(&one.scores);
+            spare.push(one);
         }
+        failed.first()?;
         let answers = labels.chunks_exact(k).zip(scores.chunks_exact(k)).zip(work);
         for (&(_, at), ((labels, scores), work)) in order.iter().zip(answers) {
             let at = at as usize;
@@ -191,8 +193,8 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             1 => doubted.len(),
             threads => doubted.len().div_ceil(threads).clamp(1, TURNS),
         };
-        let (nothing, nobody) = (&mut [(); 0][..], &mut [(); 0][..]);
-        each(share, 0, (doubted, nothing, nobody), &|_, (doubted, _, _)| {
+        let empty = || &mut [(); 0][..];
+        each(share, 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
             let mut scratch = (self.scratch)();
             for turns in doubted.chunks_mut(TURNS) {
                 searcher.shortlist_together(&mut scratch, turns.iter().map(coordinates), self.k);

@@ -179,9 +179,15 @@ impl Scratch {
 
     /// Keep what a scan needs, while this is used for other queries.
     pub fn put_aside(&self, aside: &mut Aside) {
-        aside.finalists.clone_from(&self.finalists);
-        aside.estimates.clone_from(&self.estimates);
-        aside.logits.clone_from(&self.logits);
+        /// Leaves room for as much as there has ever been.
+        fn copy<T: Copy>(from: &Vec<T>, to: &mut Vec<T>) {
+            to.clear();
+            to.reserve(from.capacity());
+            to.extend_from_slice(from);
+        }
+        copy(&self.finalists, &mut aside.finalists);
+        copy(&self.estimates, &mut aside.estimates);
+        copy(&self.logits, &mut aside.logits);
     }
 
     /// Go on with that, for the same query, loaded anew, of which the shortlist is that of its turn.
@@ -189,8 +195,8 @@ impl Scratch {
         self.finalists.clone_from(&aside.finalists);
         self.estimates.clone_from(&aside.estimates);
         self.logits.clone_from(&aside.logits);
-        if let Some(turn) = self.turns.get_mut(turn) {
-            std::mem::swap(&mut self.shortlist, turn);
+        if let Some(turn) = self.turns.get(turn) {
+            self.shortlist.copy(turn);
         }
     }
 
@@ -255,7 +261,7 @@ impl Searcher<'_> {
         match self.until_scan(scratch, on_short, effort, labels, scores)? {
             Reached::Answer(work) => Ok(work),
             Reached::Scan(doubt) => {
-                self.shortlist(scratch, labels.len());
+                self.shortlist(scratch, self.answers(labels.len()));
                 self.scan(scratch, doubt, on_short, effort, labels, scores)
             }
         }
@@ -312,7 +318,7 @@ impl Searcher<'_> {
         self.end(work, cost, scratch, on_short, effort, labels, scores).map(Reached::Answer)
     }
 
-    /// Answer the loaded query, which tables have not answered well enough, by its shortlist.
+    /// Answer the loaded query, which tables have not answered well enough, by its shortlist, made before.
     pub fn scan(
         &self,
         scratch: &mut Scratch,
@@ -336,7 +342,7 @@ impl Searcher<'_> {
         self.end(work, cost, scratch, on_short, effort, labels, scores)
     }
 
-    /// Hand out the answer, unless there are too few candidates for one.
+    /// Hand out the answer, or do what `on_short` says where there are too few candidates for one.
     #[allow(clippy::too_many_arguments, reason = "what has been done, what was asked for, and where to")]
     fn end(
         &self,
@@ -667,7 +673,7 @@ impl Searcher<'_> {
         }
     }
 
-    /// The same for several queries with coordinates `each`, in turns.
+    /// The same for several queries with coordinates `each`, in turns, for `k` answers asked for.
     pub fn shortlist_together<'z>(
         &self,
         scratch: &mut Scratch,
@@ -675,11 +681,13 @@ impl Searcher<'_> {
         k: usize,
     ) {
         if let Some((columns, n)) = self.columns(self.answers(k)) {
-            scratch.turns.resize_with(each.len(), Shortlist::default);
-            for (turn, z) in scratch.turns.iter_mut().zip(each) {
+            let turns = &mut scratch.turns;
+            turns.resize_with(turns.len().max(each.len()), Shortlist::default);
+            let turns = &mut turns[..each.len()];
+            for (turn, z) in turns.iter_mut().zip(each) {
                 turn.prepare(self.kernel, columns, z);
             }
-            list_best(self.kernel, columns, self.rows.m(), n, &mut scratch.turns);
+            list_best(self.kernel, columns, self.rows.m(), n, turns);
         }
     }
 
@@ -708,6 +716,8 @@ impl Searcher<'_> {
         candidates.add(finalists);
         best.reset(k);
         best.extend(logits, finalists);
+        // Without trust nobody has asked for the estimates of few candidates.
+        let all = least > k || estimates.len() < finalists.len();
         for (&id, &estimate) in scanned.0.iter().zip(&scanned.1) {
             let before = candidates.ids().len();
             candidates.add(&[id]);
@@ -716,7 +726,7 @@ impl Searcher<'_> {
                 estimates.push(estimate);
             }
         }
-        self.score(scratch, k, least > k);
+        self.score(scratch, k, all);
     }
 
     /// What a search by tables shows by its best k.

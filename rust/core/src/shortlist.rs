@@ -1,6 +1,7 @@
 //! Shortlists: the rows of which their columns promise most, of all rows for a scan, or of the labels of a region's list.
 //!
-//! Several queries can go through the rows in turns, a few blocks at a time, so that these come from memory once for all.
+//! Several queries can go through the rows in turns, a few blocks at a time, so that these come from memory once for all
+//! (but for the few that say beforehand what is worth keeping).
 
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
 use crate::kernels::{Kernel, prefetch};
@@ -56,7 +57,7 @@ fn offer(kernel: Kernel, view: ColumnsView<'_>, m: usize, each: &mut [Shortlist]
     for from in (0..m).step_by(ROWS) {
         for Shortlist { tables, best, .. } in &mut *each {
             let floor = best.floor();
-            above(kernel, view, tables, from..m, floor, &mut promised, |score, id| best.push(score, id));
+            each_above(kernel, view, tables, from..m, floor, &mut promised, |score, id| best.push(score, id));
         }
     }
 }
@@ -65,6 +66,11 @@ impl Shortlist {
     /// Take a query with coordinates `z`.
     pub fn prepare(&mut self, kernel: Kernel, columns: &Columns, z: &[f32]) {
         kernel.prepare_columns(&mut self.tables, columns, z);
+    }
+
+    /// Take over what another has listed.
+    pub fn copy(&mut self, other: &Shortlist) {
+        self.ids.clone_from(&other.ids);
     }
 
     /// What was listed last.
@@ -86,12 +92,12 @@ impl Shortlist {
         ids.clear();
         if scores.len() == m {
             // All have been asked.
-            let above = |score: f32| score > floor || score.is_nan() || floor.is_nan();
-            ids.extend((0..).zip(scores.iter()).filter(|&(_, &score)| above(score)).map(|(at, _)| at));
+            let promises = |score: f32| score > floor || score.is_nan() || floor.is_nan();
+            ids.extend((0..).zip(scores.iter()).filter(|&(_, &score)| promises(score)).map(|(at, _)| at));
         } else {
             let mut promised = NOTHING;
             for from in (0..m).step_by(ROWS) {
-                above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
+                each_above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
                     prefetch(labels, at as usize);
                     ids.push(at);
                 });
@@ -125,9 +131,9 @@ impl Shortlist {
     }
 }
 
-/// Tell `met` of the first [`ROWS`] of these rows whose columns promise more than a floor.
+/// Tell `met` of the first [`ROWS`] of these rows, but for those whose columns promise no more than a floor.
 #[inline(always)]
-fn above(
+fn each_above(
     kernel: Kernel,
     view: ColumnsView<'_>,
     query: &ColumnQuery,

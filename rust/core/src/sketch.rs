@@ -163,6 +163,7 @@ impl Sketcher {
             half_steps.chunks_exact_mut(GROUP).zip(variances.chunks(GROUP)).zip(layout.widths().map(step))
         {
             for (half_step, &variance) in half_steps.iter_mut().zip(variances) {
+                // Of an infinite variance the largest step: files take no infinity.
                 *half_step =
                     (0.5 * step * f64::from(variance.max(0.0)).min(f64::from(f32::MAX)).sqrt()) as f32;
             }

@@ -69,7 +69,7 @@ fn build(space: Space, sketch_bytes: usize, fill: Fill) -> Built {
         n_rescore: 20,
         exact: false,
         // Where there are exemplars and sketches, an answer by tables is trusted to 0.5, and so is one by a scan.
-        wide: Wide { reach: Some(0.4), trust: 0.6, scan_trust: 0.4, n_scan: 30, max_cost: f64::INFINITY },
+        wide: Wide { reach: Some(0.4), trust: 0.6, scan_trust: 0.4, n_scan: 4, max_cost: f64::INFINITY },
         n_train: 100,
         n_queries: 40,
         n_regions: 2,

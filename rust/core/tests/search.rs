@@ -465,32 +465,61 @@ fn long_batches_answer_as_their_queries_do() {
     }
 }
 
-/// Some queries of a batch are doubted, and scanned together in turns, which must not show.
+/// Some queries of a batch are doubted, and scanned together in turns, which must not show: also where trust is about more
+/// answers than are asked for or rescored, some scans are doubted, too, and scans may cost too much.
 #[test]
 fn queries_that_are_scanned_together_answer_as_they_do_alone() {
-    let wide = Wide { trust: 0.6, n_scan: 9, ..TABLES_ALONE };
-    let (space, fill) = (Space::Aligned, Fill::Queries);
-    let case = Case { m: 1500, n_queries: 90, space, fill, wide, p: 40, n_bits: 4, n_rescore: 7, ..small() };
-    let built = case.build();
-    let k = 5;
-    let mut point = built.index.fitted().unwrap().point;
-    let judge = point.judge.as_mut().unwrap();
-    judge.tables[1] = -1.0; // the farther the nearest exemplar, the less an answer is trusted
-    built.index.set_operating_point(point).unwrap();
-    let found =
-        search(&built.index, &built.queries, k, How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) });
-    let mut trust: Vec<f32> = found.unwrap().iter().map(|answer| answer.work.trust).collect();
-    trust.sort_unstable_by(f32::total_cmp);
-    point.trust = trust[trust.len() / 2];
-    built.index.set_operating_point(point).unwrap();
-    let alone =
-        |query| search(&built.index, std::slice::from_ref(query), k, how(OnShort::Pad, 1)).unwrap().remove(0);
-    let expected: Vec<Answer> = built.queries.iter().map(alone).collect();
-    let scanned = expected.iter().filter(|answer| answer.work.step == Step::Scan).count();
-    assert!((30..60).contains(&scanned), "{scanned}");
-    for threads in 1..=3 {
-        let found = search(&built.index, &built.queries, k, how(OnShort::Pad, threads)).unwrap();
-        assert_answers(&found, &expected, "together");
+    for (n_scan, about, k, scan_trust, n_regions) in
+        [(9, 2, 5, 0.0, 0), (3, 12, 1, 0.0, 0), (9, 2, 5, 0.5, 3), (20, 3, 1600, 0.0, 3)]
+    {
+        let wide = Wide { trust: 0.6, n_scan, scan_trust, ..TABLES_ALONE };
+        let (space, fill) = (Space::Aligned, Fill::Queries);
+        let case =
+            Case { m: 1500, n_queries: 91, n_regions, wide, p: 40, n_bits: 4, n_rescore: 7, ..small() };
+        let built = Case { space, fill, ..case }.build();
+        let mut point = built.index.fitted().unwrap().point;
+        let judge = point.judge.as_mut().unwrap();
+        // The farther the nearest exemplar, the less an answer is trusted; a scan's by its margin.
+        (judge.k, judge.tables[1], judge.scan) = (about, -1.0, [-1.0, 0.5]);
+        if let Some(list) = &mut point.list {
+            list.trust = 0.6; // more than any has
+        }
+        built.index.set_operating_point(point).unwrap();
+        let fixed = How { effort: Effort::FIXED, ..how(OnShort::Pad, 1) };
+        let found = search(&built.index, &built.queries, k, fixed).unwrap();
+        let mut trust: Vec<f32> = found.iter().map(|answer| answer.work.trust).collect();
+        trust.sort_unstable_by(f32::total_cmp);
+        point.trust = trust[trust.len() / 2].max(1e-3);
+        built.index.set_operating_point(point).unwrap();
+        for (on_short, max_cost) in
+            [(OnShort::Pad, f64::INFINITY), (OnShort::Exact, f64::INFINITY), (OnShort::Exact, 900.0)]
+        {
+            let how = |num_threads| How {
+                effort: Effort { max_cost, ..Effort::ADAPTIVE },
+                ..how(on_short, num_threads)
+            };
+            let alone =
+                |query| search(&built.index, std::slice::from_ref(query), k, how(1)).unwrap().remove(0);
+            let expected: Vec<Answer> = built.queries.iter().map(alone).collect();
+            if k < 1500 && max_cost == f64::INFINITY {
+                let beyond = expected.iter().filter(|answer| answer.work.step >= Step::Scan).count();
+                assert!(
+                    (5..80).contains(&beyond),
+                    "{beyond} of {}, {n_scan}, {n_regions}, {max_cost}",
+                    expected.len()
+                );
+            }
+            for threads in 1..=3 {
+                let found = search(&built.index, &built.queries, k, how(threads)).unwrap();
+                assert_answers(&found, &expected, "together");
+            }
+        }
+        let raise = |threads| {
+            search(&built.index, &built.queries, k, how(OnShort::Raise, threads))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(raise(1).is_err(), k > 1500);
+        assert_eq!(raise(1).err(), raise(3).err());
     }
 }
 

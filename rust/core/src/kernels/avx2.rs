@@ -125,12 +125,14 @@ fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
     let (steps, _) = query.as_chunks::<LANES>();
     each_rows_of_bytes(rows, d, out, |rows| {
         // One by one, and as long as the query: what an array's `map` is told is not compiled into this.
-        let [a, b, c, d] = rows;
+        let [first, second, third, fourth] = rows;
         let part = |row: &[i8], i: usize| load(&row.as_chunks::<LANES>().0[..steps.len()][i]);
         let mut sums = [_mm256_setzero_si256(); ROWS_OF_BYTES];
         for (i, step) in steps.iter().enumerate() {
             let query = load(step);
-            for (sum, row) in sums.iter_mut().zip([part(a, i), part(b, i), part(c, i), part(d, i)]) {
+            for (sum, row) in
+                sums.iter_mut().zip([part(first, i), part(second, i), part(third, i), part(fourth, i)])
+            {
                 // Sums of 16 bits are exact: two products of at most 128 * 127.
                 let products = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(query, row));
                 *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, ones));
