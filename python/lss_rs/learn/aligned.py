@@ -175,7 +175,7 @@ def align(queries: Moments, rows: Moments) -> Alignment:
 
 
 def single(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Round to single precision and stay within it: queries of extreme size make more, and files take no infinity."""
+    """Round to single precision and stay within it: extreme queries make more, and files take no infinity."""
     with np.errstate(over="ignore"):
         return np.nan_to_num(np.ascontiguousarray(values, np.float32))
 

@@ -470,7 +470,7 @@ fn long_batches_answer_as_their_queries_do() {
 #[test]
 fn queries_that_are_scanned_together_answer_as_they_do_alone() {
     for (n_scan, about, k, scan_trust, n_regions) in
-        [(9, 2, 5, 0.0, 0), (3, 12, 1, 0.0, 0), (9, 2, 5, 0.5, 3), (20, 3, 1600, 0.0, 3)]
+        [(9, 2, 5, 0.0, 0), (1, 40, 1, 0.0, 0), (9, 2, 5, 0.5, 3), (20, 3, 1600, 0.0, 3)]
     {
         let wide = Wide { trust: 0.6, n_scan, scan_trust, ..TABLES_ALONE };
         let (space, fill) = (Space::Aligned, Fill::Queries);
@@ -503,11 +503,7 @@ fn queries_that_are_scanned_together_answer_as_they_do_alone() {
             let expected: Vec<Answer> = built.queries.iter().map(alone).collect();
             if k < 1500 && max_cost == f64::INFINITY {
                 let beyond = expected.iter().filter(|answer| answer.work.step >= Step::Scan).count();
-                assert!(
-                    (5..80).contains(&beyond),
-                    "{beyond} of {}, {n_scan}, {n_regions}, {max_cost}",
-                    expected.len()
-                );
+                assert!(beyond >= 5 && (about > k || beyond < 80), "{beyond}, {n_scan}, {n_regions}");
             }
             for threads in 1..=3 {
                 let found = search(&built.index, &built.queries, k, how(threads)).unwrap();
