@@ -211,8 +211,9 @@ class LSSConfig:
         With ``fill="queries"``, how many of the full layer's best labels a training query brings, besides
         its true labels. 0: true labels only.
     n_regions : int
-        With ``fill="queries"`` and sketches, how many regions training queries are put together in; one for a
-        thousand queries does well. Each lists the labels that its queries needed, and searches read that
+        With ``fill="queries"`` and sketches, how many regions training queries are put together in; one for
+        250 to 1,000 queries does well: the more there are, the fewer labels each needs, and the fewer queries
+        tell which. Each lists the labels that its queries needed, and searches read that
         first where tuning finds it quicker. It suits traffic that stays as it was: of queries of another kind
         fewer are noticed. 0: none.
     capacity : int, optional
