@@ -189,12 +189,8 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         let (searcher, how, d) = (self.searcher, self.how, self.searcher.rows.d());
         let p = z.len() / order.len();
         let coordinates = |one: &Doubted| &z[order[one.place].1 as usize * p..][..p];
-        let share = match self.threads {
-            1 => doubted.len(),
-            threads => doubted.len().div_ceil(threads).clamp(1, TURNS),
-        };
         let empty = || &mut [(); 0][..];
-        each(share, 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
+        each(self.share(doubted.len()), 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
             let mut scratch = (self.scratch)();
             for turns in doubted.chunks_mut(TURNS) {
                 searcher.shortlist_together(&mut scratch, turns.iter().map(coordinates), self.k);

@@ -483,18 +483,14 @@ impl Reader<'_> {
         self.bytes.block(offset, shape.iter().product())
     }
 
-    /// Numbers that queries meet. One that is none would have each processor make another answer of it.
+    /// Numbers that queries meet.
     fn finite(&self, name: &str, shape: &[usize]) -> Result<Block<f32>> {
-        let values: Block<f32> = self.block(name, Dtype::F32, shape)?;
-        match values.iter().find(|value| !value.is_finite()) {
-            Some(bad) => Err(Error::format(format!("'{name}' of finite numbers"), bad)),
-            None => Ok(values),
-        }
+        all_finite(name, self.block(name, Dtype::F32, shape)?)
     }
 
+    /// The same, as many as there are.
     fn finite_list(&self, name: &str) -> Result<Block<f32>> {
-        let len = self.tensor(name)?.shape().first().copied().unwrap_or(0);
-        self.finite(name, &[len])
+        all_finite(name, self.list(name, Dtype::F32)?)
     }
 
     fn sketches(
@@ -516,6 +512,14 @@ impl Reader<'_> {
     fn list<T: Pod>(&self, name: &str, dtype: Dtype) -> Result<Block<T>> {
         let len = self.tensor(name)?.shape().first().copied().unwrap_or(0);
         self.block(name, dtype, &[len])
+    }
+}
+
+/// Refuse what is no number: each processor would make another answer of it.
+fn all_finite(name: &str, values: Block<f32>) -> Result<Block<f32>> {
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(bad) => Err(Error::format(format!("'{name}' of finite numbers"), bad)),
+        None => Ok(values),
     }
 }
 

@@ -417,7 +417,7 @@ impl Searcher<'_> {
         t: usize,
     ) -> Observation {
         let point = &self.fitted.point;
-        let answers = point.judge.map_or(1, |trust| trust.k);
+        let answers = self.answers(1);
         self.candidates(scratch);
         let neighbors = scratch.neighbors.clone();
         let lacks = labels.iter().any(|&label| scratch.candidates.count(label) == 0);
@@ -539,7 +539,7 @@ impl Searcher<'_> {
 
     /// How far an answer from a list is to be trusted.
     fn trust_in_list(&self, scratch: &Scratch, list: &ListPoint, near: Nearest) -> f32 {
-        let k = self.fitted.point.judge.map_or(1, |trust| trust.k);
+        let k = self.answers(1);
         trust_in_list(&list.judge, &self.listed(scratch, k, near))
     }
 
