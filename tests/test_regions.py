@@ -208,6 +208,21 @@ def test_tuning_reads_lists_where_that_is_quicker(fitted):
     assert tune(fitted, Q[5000:], effort="fixed", progress=False).best.list is None
 
 
+def test_insurance_is_what_others_may_cost(fitted):
+    quick, usual, careful = (tune(fitted, Q[5000:], insurance=i, progress=False) for i in (0, 0.1, 1.0))
+    us = [report.trials[0].us for report in (quick, usual, careful)]
+    assert us == sorted(us)
+    assert us[0] < us[2]
+    further = [
+        (fitted.apply(report.best).search(Q[5000:], 5, stats=True).stats["step"] > 0).mean()
+        for report in (quick, usual, careful)
+    ]
+    assert further == sorted(further)
+    assert further[0] < further[2]
+    assert quick.feasible
+    assert all(share.low >= 0.99 for trial in quick.trials[:1] for share in trial.quality.values())
+
+
 def test_foreigners_are_not_answered_from_lists(index):
     full = index.search(Q[5000:], k=5, exact=True).labels
     read = learn_list_trust(index._core, Q[5000:], full, 5, 4000, 32)

@@ -284,6 +284,9 @@ def test_progress_is_reported(taught, data):
     ("options", "text"),
     [
         ({"effort": "high"}, "'effort' must be 'adaptive' or 'fixed'. Got 'high' instead."),
+        ({"insurance": -0.1}, "'insurance' must be a number, at least 0. Got -0.1 instead."),
+        ({"insurance": float("nan")}, "'insurance' must be a number, at least 0. Got nan instead."),
+        ({"insurance": float("inf")}, "'insurance' must be a number, at least 0. Got inf instead."),
         ({"objective": "size"}, "'objective' must be 'latency' or 'throughput'. Got 'size' instead."),
         ({"target": 0}, "'target' must be above 0 and at most 1. Got 0 instead."),
         ({"target": 1.01}, "'target' must be above 0 and at most 1. Got 1.01 instead."),

@@ -258,6 +258,9 @@ def tune_command(
     effort: Annotated[
         str, typer.Option(help="Of searches: adaptive, which go on where not trusted, or fixed.")
     ] = "adaptive",
+    insurance: Annotated[
+        float, typer.Option(help="Share of the first step's time for queries of another kind.")
+    ] = 0.1,
     groups: Annotated[str | None, typer.Option(help=_GROUPS)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the index, tuned.")
@@ -273,7 +276,8 @@ def tune_command(
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
         documents = _read_optional(groups)
-    report = tune(index, Q, Y, ks=wanted, target=target, objective=objective, effort=effort, groups=documents)
+    how: dict[str, Any] = {"objective": objective, "effort": effort, "insurance": insurance}
+    report = tune(index, Q, Y, ks=wanted, target=target, groups=documents, **how)
     if output is not None:
         index.apply(report.best).save(output)
     if as_json:

@@ -41,7 +41,7 @@ _LEAST, _MOST = 1000, 12_288
 _RESAMPLES = 2000
 
 _INSURANCE = 0.1
-"""What queries like those tuned on may take more, of the tables' time, for those that are not."""
+"""What ``insurance`` is unless it is said."""
 
 _SHARES = 200
 """Parts of all queries that the share of those that go on is counted in."""
@@ -172,6 +172,7 @@ def tune(
     confidence: float = 0.95,
     objective: str = "latency",
     effort: str = "adaptive",
+    insurance: float = _INSURANCE,
     groups: ArrayLike | None = None,
     num_threads: int | None = None,
     progress: bool = True,
@@ -203,6 +204,10 @@ def tune(
     effort : {"adaptive", "fixed"}
         What searches are for which the point is: "adaptive" ones go on from the tables where an answer is
         not trusted; "fixed" ones, which stay with the tables, need more of these to keep the target.
+    insurance : float
+        What queries of another kind than these may cost these: adaptive searches go on more often than these
+        need, by as much as takes this share of the time of their first step. At 0, where nothing else is ever
+        asked, they go on only as often as keeps the target.
     groups : array-like, shape (n,), optional
         What each query belongs to, such as its document: whole groups are then resampled.
     num_threads : int, optional
@@ -243,9 +248,12 @@ def tune(
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
     if effort not in ("adaptive", "fixed"):
         raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
+    if not 0 <= insurance < np.inf:
+        raise ValueError(message("insurance", "a number, at least 0", insurance))
     judge = judge_on(index, Q, Y, ks, target, confidence, groups)
     with Progress(progress, callback) as report:
-        return find_point(judge, report, objective, num_threads, adaptive=effort == "adaptive")
+        adaptive = effort == "adaptive"
+        return find_point(judge, report, objective, num_threads, adaptive=adaptive, insurance=insurance)
 
 
 def judge_on(
@@ -282,6 +290,7 @@ def find_point(
     num_threads: int | None = None,
     *,
     adaptive: bool = True,
+    insurance: float = _INSURANCE,
 ) -> TuneReport:
     """Try points, time them, and choose the quickest that `judge` lets pass."""
     full = judge.trial(judge.index.operating_point._replace(exact=True))
@@ -294,8 +303,8 @@ def find_point(
         # few rows are enough for most queries, whose searches stop early: room for others costs little
         wider = [trial.point._replace(n_rescore=_WIDER * trial.point.n_rescore) for trial in trials]
         trials += [trial._replace(point=point) for trial, point in zip(trials, wider, strict=True)]
-        further = _further(judge, trials, report, objective, num_threads)
-        further += _lists(judge, further, report, objective, num_threads)
+        further = _further(judge, trials, insurance, report, objective, num_threads)
+        further += _lists(judge, further, insurance, report, objective, num_threads)
         timed += further
         good = [trial for trial in further if judge.keeps(trial)]
     if not good:
@@ -328,6 +337,7 @@ def _spread(trials: list[Trial], most: int) -> list[Trial]:
 def _further(
     judge: Judge,
     trials: list[Trial],
+    insurance: float,
     report: Callable[[str, int, int], object],
     objective: str,
     num_threads: int | None,
@@ -348,7 +358,7 @@ def _further(
         wide = trial.point._replace(trust=1.0, scan_trust=scan_trust, judge=compared.judge)
         tables, scan = _time([trial, trial._replace(point=wide)], judge, objective, num_threads)
         extra = max(scan.us - tables.us, 1e-3)
-        share = needed + _INSURANCE * tables.us / extra
+        share = needed + insurance * tables.us / extra
         trust = _quantile(compared.trust, share) if share < 1 else 1.0
         share = float((compared.trust < trust).mean()) if trust < 1 else 1.0
         plans.append((tables.us + share * extra, wide._replace(trust=trust)))
@@ -369,6 +379,7 @@ def _confirmed(judge: Judge, plans: list[tuple[float, OperatingPoint]], most: in
 def _lists(
     judge: Judge,
     trials: list[Trial],
+    insurance: float,
     report: Callable[[str, int, int], object],
     objective: str,
     num_threads: int | None,
@@ -398,7 +409,7 @@ def _lists(
         alone = after.point._replace(list=ListPoint(n, r, 0.0, read.judge))
         (first,) = _time([after._replace(point=alone)], judge, objective, num_threads)
         of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
-        share = needed + _INSURANCE * first.us / of_one
+        share = needed + insurance * first.us / of_one
         if share < 1:
             trust = _quantile(read.trust, share)
             further = float(np.where(read.trust < trust, then, 0.0).mean())
