@@ -276,8 +276,17 @@ def tune_command(
         Q = read_matrix(queries)[0]
         Y = None if labels is None else read_labels(labels)
         documents = _read_optional(groups)
-    how: dict[str, Any] = {"objective": objective, "effort": effort, "insurance": insurance}
-    report = tune(index, Q, Y, ks=wanted, target=target, groups=documents, **how)
+    report = tune(
+        index,
+        Q,
+        Y,
+        ks=wanted,
+        target=target,
+        objective=objective,
+        effort=effort,
+        insurance=insurance,
+        groups=documents,
+    )
     if output is not None:
         index.apply(report.best).save(output)
     if as_json:
