@@ -202,6 +202,8 @@ def point(index: Index) -> str:
     numbers = {name: getattr(at, name) for name in (*POINT_NUMBERS, "exact", "reach", "n_scan")}
     if at.list is not None:
         numbers |= {"n_listed": at.list.n_listed, "n_rescore of lists": at.list.n_rescore}
+        if at.list.first is not None:
+            numbers |= {"n_listed at first": at.list.first.n_listed}
     return text(numbers)
 
 

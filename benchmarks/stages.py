@@ -15,7 +15,7 @@ from benchmarks import record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import lss_regions
-from benchmarks.engines.lss import EXEMPLAR_BYTES, FINALISTS, LISTED_BYTES, labels_an_exemplar
+from benchmarks.engines.lss import EXEMPLAR_BYTES, LISTED_BYTES, labels_an_exemplar
 from lss_rs import Index, ListPoint, OperatingPoint
 
 __all__ = ["DEFINITION", "LISTS", "WHOLE", "measure"]
@@ -99,10 +99,10 @@ def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     rescored = work["rescored"] * params["nbytes"]["rows"] / index.m
     if at is not None:
         return {
-            "project": params["nbytes"]["maps"],
+            "project": params["lead_nbytes"],
             "region": params["region_nbytes"],
             "columns": work["candidates"] * LISTED_BYTES,
-            "sketch": FINALISTS * at.n_rescore * params["sketch_bytes"],
+            "sketch": at.n_rescore * params["row_nbytes"],
             "rescore": rescored,
         }
     return {

@@ -105,6 +105,7 @@ def test_the_surface():
     exported = json.loads(run("import json, lss_rs; print(json.dumps(lss_rs.__all__))"))
     modules = {"config", "index", "learn", "tuning"}
     assert {name for name in names if not name.startswith("_")} - modules == {
+        "FirstRead",
         "FormatError",
         "IULOptions",
         "Index",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lss_rs import Index, ListPoint, LSSConfig, tune
+from lss_rs import FirstRead, Index, ListPoint, LSSConfig, tune
 from lss_rs._arrays import QueryRows
 from lss_rs.learn import learn
 from lss_rs.learn.regions import _k_means, _nearest, learn_regions
@@ -130,6 +130,37 @@ def test_so_many_labels_are_read(index, n_listed):
     assert (len(listed) == 0) == (n_listed < 5)  # fewer than are asked for are not enough
 
 
+def in_parts(index, n_first, trust, judge=(0.0,) * 9, n_listed=4000):
+    """The same index, that reads lists in two parts."""
+    point = reading(index, n_listed).operating_point
+    return index.apply(point._replace(list=point.list._replace(first=FirstRead(n_first, trust, judge))))
+
+
+def test_lists_are_read_on_where_their_beginning_is_not_trusted(index):
+    begun = reading(index, 40).search(Q[5000:], k=5, stats=True)
+    whole = reading(index, 4000).search(Q[5000:], k=5, stats=True)
+    assert (begun.labels != whole.labels).any()
+    never = in_parts(index, 40, 0.0).search(Q[5000:], k=5, stats=True)
+    np.testing.assert_array_equal(never.labels, begun.labels)
+    np.testing.assert_array_equal(never.stats["candidates"], begun.stats["candidates"])
+    always = in_parts(index, 40, 1.0).search(Q[5000:], k=5, stats=True)
+    assert (always.labels == whole.labels).all(axis=1).mean() > 0.99
+    np.testing.assert_array_equal(always.stats["candidates"], whole.stats["candidates"])
+
+    full = index.search(Q[5000:], k=5, exact=True).labels
+    read = learn_list_trust(index._core, Q[5000:], full, 5, 40, 32)
+    some = in_parts(index, 40, float(np.median(read.trust)), read.judge).search(Q[5000:], k=5, stats=True)
+    on = some.stats["candidates"] > 40
+    assert 0.45 < on.mean() < 0.55
+    np.testing.assert_array_equal(some.labels, np.where(on[:, None], always.labels, begun.labels))
+
+    def right(labels):
+        return (np.sort(labels, axis=1) == np.sort(full, axis=1)).all(axis=1).mean()
+
+    # Half of the work that is left does nearly all of its good.
+    assert right(some.labels) > right(begun.labels) + 0.8 * (right(whole.labels) - right(begun.labels))
+
+
 def test_who_does_not_trust_lists_searches_tables(index):
     expected = index.apply(index.operating_point._replace(list=None)).search(Q[5000:], k=5, stats=True)
     found = reading(index, trust=1.0).search(Q[5000:], k=5, stats=True)
@@ -158,8 +189,10 @@ def test_batches_answer_as_single_queries(index):
         np.testing.assert_array_equal(alone.scores, scores)
 
 
-def test_lists_are_kept_in_files_and_pickles(index, tmp_path):
-    reading(index, 300, trust=0.3)
+@pytest.mark.parametrize("first", [None, FirstRead(50, 0.25, (0.5, *[-0.125] * 8))])
+def test_lists_are_kept_in_files_and_pickles(index, tmp_path, first):
+    point = reading(index, 300, trust=0.3).operating_point
+    index.apply(point._replace(list=point.list._replace(first=first)))
     index.save(tmp_path / "index.safetensors")
     again = Index.load(tmp_path / "index.safetensors")
     assert again.operating_point == index.operating_point
@@ -250,6 +283,9 @@ def test_regions_are_asked_for():
         ({"n_rescore": 0}, "'list.n_rescore' must be at least 1"),
         ({"trust": -0.1}, "'list.trust' must be in 0..=1"),
         ({"judge": (np.nan,) * 9}, "'list.judge' must be finite"),
+        ({"first": FirstRead(0, 0.5, (0.0,) * 9)}, "'list.first.n_listed' must be at least 1"),
+        ({"first": FirstRead(1, 1.5, (0.0,) * 9)}, "'list.first.trust' must be in 0..=1"),
+        ({"first": FirstRead(1, 0.5, (np.inf,) * 9)}, "'list.first.judge' must be finite"),
     ],
 )
 def test_list_points_are_checked(index, change, words):
@@ -259,6 +295,8 @@ def test_list_points_are_checked(index, change, words):
     assert index.operating_point == point
     with pytest.raises(TypeError, match="'list' must be a ListPoint or None"):
         index.apply(point._replace(list=(1, 1, 0.0, (0.0,) * 9)))
+    with pytest.raises(TypeError, match=r"'list\.first' must be a FirstRead or None"):
+        index.apply(point._replace(list=point.list._replace(first=(1, 0.0, (0.0,) * 9))))
     for change in ({"n_listed": -1}, {"n_listed": 2**70}):
         with pytest.raises(ValueError, match="'point' must be of numbers in range"):
             index.apply(point._replace(list=point.list._replace(**change)))

@@ -13,8 +13,8 @@ from lss_rs import Index, LSSConfig, set_num_threads
 
 EXEMPLAR_BYTES = 64
 """Sketch of a training query."""
-LISTED_BYTES, FINALISTS = 36, 3
-"""Of a label in the columns of a region, and how many have their sketches read for each that is rescored."""
+LISTED_BYTES = 36
+"""Of a label in the columns of a region."""
 
 
 def labels_an_exemplar(params: dict[str, Any]) -> float:
@@ -90,12 +90,13 @@ class Engine(BaseEngine):
         step, looked_at = counted["step"], counted["candidates"]
         sketches = (looked_at * (step == 1)).mean() * params["sketch_bytes"]
         sketches += (step > 1).mean() * params["scan_nbytes"]
+        maps = params["nbytes"]["maps"]
         if at := self.index.operating_point.list:
             listed = np.where(step == 0, looked_at, at.n_listed).mean()
-            sketches += params["region_nbytes"]
-            sketches += listed * LISTED_BYTES + FINALISTS * at.n_rescore * params["sketch_bytes"]
+            sketches += listed * LISTED_BYTES + at.n_rescore * params["row_nbytes"]
+            maps = maps * (step > 0).mean() + params["lead_nbytes"] + params["region_nbytes"]
         rows = stats["rescored"] * (d * itemsize + 4)
-        return Work(stats["candidates"], params["nbytes"]["maps"] + tables + sketches + rows)
+        return Work(stats["candidates"], maps + tables + sketches + rows)
 
     def candidates(self, Q: np.ndarray) -> Labels:
         return Labels(*self.index.candidates(Q))

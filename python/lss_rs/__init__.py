@@ -26,11 +26,12 @@ from lss_rs._core import (
     set_num_threads,
 )
 from lss_rs._versions import show_versions
-from lss_rs.config import IULOptions, ListPoint, LSSConfig, OperatingPoint
+from lss_rs.config import FirstRead, IULOptions, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.index import Index, Observed, SearchResult
 from lss_rs.tuning import TuneReport, tune
 
 __all__ = [
+    "FirstRead",
     "FormatError",
     "IULOptions",
     "Index",

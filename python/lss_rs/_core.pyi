@@ -38,8 +38,9 @@ def active_kernel() -> str: ...
 
 # n_probes (a table, on average: buckets come in order of cost over all tables), max_entries (no further
 # bucket once so many have been met), n_neighbors, n_rescore, exact, reach, n_scan, trust, scan_trust, judge,
-# list (n_listed, n_rescore, trust, judge)
-_List: TypeAlias = tuple[int, int, float, tuple[float, ...]]
+# list (n_listed, n_rescore, trust, judge, first (n_listed, trust, judge))
+_First: TypeAlias = tuple[int, float, tuple[float, ...]]
+_List: TypeAlias = tuple[int, int, float, tuple[float, ...], _First | None]
 _Point: TypeAlias = tuple[
     int, int, int, int, bool, float | None, int, float, float, tuple[float, ...] | None, _List | None
 ]
@@ -122,11 +123,8 @@ class Builder:
         self,
         indptr: NDArray[np.int64],  # (n_regions + 1,)
         ids: NDArray[np.int64],  # as of lists
-        query_maps: NDArray[
-            np.float32
-        ],  # (n_regions, l, p) from a query's coordinates less its region's mean
-        centers: NDArray[np.float32],  # (n_regions, p) that mean
-        deviations: NDArray[np.float32],  # (n_regions, p) of coordinates around it
+        query_maps: NDArray[np.float32],  # (n_regions, l, d) from queries
+        query_offsets: NDArray[np.float32],  # (n_regions, l) what is added
         row_maps: NDArray[np.float32],  # (n_regions, l, d)
         means: NDArray[np.float32],  # (n_regions, d) scale * (mean query of the region - that of all)
         variances: NDArray[np.float32],  # (p,) falling: logit variances along the regions' coordinates
@@ -193,7 +191,12 @@ class Index:
     ]:
         """Answers by tables and a scan, (n, k), (n, 8) and (n, 2) features, whether candidates held all."""
     def read_lists(
-        self, queries: NDArray[np.float32], k: int, n_listed: int, n_rescore: int
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        n_listed: int,
+        n_rescore: int,
+        n_first: int | None = None,  # read by itself before the others
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Answers from the lists of regions, (n, k), and features (n, 9)."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

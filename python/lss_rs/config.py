@@ -54,6 +54,24 @@ SPARE_COORDINATES = 2
 variance than a bit is worth."""
 
 
+class FirstRead(NamedTuple):
+    """How much of a list is read before it is asked whether that is enough.
+
+    Attributes
+    ----------
+    n_listed : int
+        Labels read at first. Where these are no more than are rescored, all are.
+    trust : float
+        In 0..1. Where the answer is trusted less, the list is read on. 0: never, 1: always.
+    judge : tuple of float
+        How trust is made from what a search shows of itself by then, as tuning has learned it.
+    """
+
+    n_listed: int
+    trust: float
+    judge: tuple[float, ...]
+
+
 class ListPoint(NamedTuple):
     """How much a search reads of the list of its query's region, and when that is enough.
 
@@ -62,17 +80,21 @@ class ListPoint(NamedTuple):
     n_listed : int
         Labels read: those that the region's training queries needed most.
     n_rescore : int
-        Of these scored in full precision, at most.
+        About so many of these, which promise most by their columns, are rescored: all by their rows in bytes,
+        and in full precision those that may be among the best.
     trust : float
         In 0..1. Where the answer is trusted less, the tables are searched. 0: never, 1: always.
     judge : tuple of float
         How trust is made from what a search shows of itself, as tuning has learned it.
+    first : FirstRead, optional
+        What is read at first; None: all.
     """
 
     n_listed: int
     n_rescore: int
     trust: float
     judge: tuple[float, ...]
+    first: FirstRead | None = None
 
 
 class OperatingPoint(NamedTuple):

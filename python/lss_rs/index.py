@@ -32,7 +32,7 @@ from lss_rs._arrays import (
 )
 from lss_rs._core import Builder, Centers, FormatError, NotFittedError, ShortResultError
 from lss_rs._core import Index as Core
-from lss_rs.config import POINT_NUMBERS, ListPoint, LSSConfig, OperatingPoint
+from lss_rs.config import POINT_NUMBERS, FirstRead, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.learn import learn, relearn
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.regions import lay_out
@@ -691,7 +691,10 @@ class Index:
         """
         params: dict[str, Any] = self._core.params
         point = OperatingPoint(*(params[name] for name in OperatingPoint._fields))
-        return point if point.list is None else point._replace(list=ListPoint(*point.list))
+        if point.list is None:
+            return point
+        at = ListPoint(*point.list)
+        return point._replace(list=at._replace(first=None if at.first is None else FirstRead(*at.first)))
 
     def apply(self, point: OperatingPoint) -> Self:
         """Search with another operating point from now on.
@@ -717,6 +720,9 @@ class Index:
             raise TypeError(message("point", "an OperatingPoint", f"a {type(point).__name__}"))
         if not isinstance(point.list, ListPoint | None):
             raise TypeError(message("list", "a ListPoint or None", f"a {type(point.list).__name__}"))
+        if point.list is not None and not isinstance(point.list.first, FirstRead | None):
+            got = f"a {type(point.list.first).__name__}"
+            raise TypeError(message("list.first", "a FirstRead or None", got))
         with self._lock:
             self._set(point)
         return self

@@ -15,7 +15,7 @@ import numpy as np
 
 from lss_rs._arrays import QueryRows, as_count, as_labels, message
 from lss_rs._intervals import Interval, paired_bootstrap
-from lss_rs.config import PROBES_AN_ENTRY, ListPoint, OperatingPoint
+from lss_rs.config import PROBES_AN_ENTRY, FirstRead, ListPoint, OperatingPoint
 from lss_rs.learn.progress import Progress
 from lss_rs.learn.trust import learn_list_trust, learn_trust
 from lss_rs.metrics import precision_per_query
@@ -53,8 +53,11 @@ _TRUSTED, _WIDER, _JUDGED, _CONFIRMED = 6, 4, 4096, 3
 """Points that trust is learned at, at most, and times as many rows rescored where it is once more; queries
 that it is learned from; points to be confirmed."""
 
-_LISTED, _LIST_RESCORE = (256, 512, 1024, 2048, 4096), (16, 32, 64, 128)
-"""Labels read of a list and rows rescored, beside as many as there are."""
+_LISTED, _LIST_RESCORE = (256, 512, 1024, 2048, 3072, 4096, 6144), (32, 64, 128, 256)
+"""Labels read of a list, beside as many as there are, and rows rescored."""
+
+_FIRSTS, _LEAST_FIRST = 2, 4
+"""Plans of lists, the cheapest, that are tried with less read at first, and the least part that is."""
 
 _GLANCE = 1024
 """Queries that are enough to see that a point is far from good."""
@@ -397,26 +400,62 @@ def _lists(
     both = [after._replace(point=after.point._replace(trust=trust)) for trust in (0.0, 1.0)]
     tables, scan = _time(both, judge, objective, num_threads)
     then = np.where(scans, scan.us, tables.us)  # who is not trusted in one way is seldom in another
-    plans = []
+    plans: list[tuple[float, OperatingPoint]] = []
+    taken: dict[tuple[int, int], float] = {}
     sizes = [n for n in _LISTED if n < most] + [most]
     grid = [(n, max(r, judge.k)) for n in sizes for r in _LIST_RESCORE]
     for done, (n, r) in enumerate(grid):
         report("lists", done, len(grid))
         read = judge.read_lists(n, r)
+        alone = after.point._replace(list=ListPoint(n, r, 0.0, read.judge))
+        (whole,) = _time([after._replace(point=alone)], judge, objective, num_threads)
+        taken[n, r] = whole.us
         needed = _least_share(partial(judge.keeps_read, read, labels))
         if needed is None:
             continue
-        alone = after.point._replace(list=ListPoint(n, r, 0.0, read.judge))
-        (first,) = _time([after._replace(point=alone)], judge, objective, num_threads)
         of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
-        share = needed + insurance * first.us / of_one
+        share = needed + insurance * whole.us / of_one
         if share < 1:
             trust = _quantile(read.trust, share)
             further = float(np.where(read.trust < trust, then, 0.0).mean())
-            point = alone._replace(list=ListPoint(n, r, trust, read.judge))
-            plans.append((first.us + further, point))
+            plans.append((whole.us + further, alone._replace(list=ListPoint(n, r, trust, read.judge))))
+    for cost, point in sorted(plans, key=lambda plan: plan[0])[:_FIRSTS]:
+        plans += _in_parts(judge, point, cost, taken, labels, insurance)
     report("lists", len(grid), len(grid))
     return _time(_confirmed(judge, plans, 2 * _CONFIRMED), judge, objective, num_threads)
+
+
+def _in_parts(
+    judge: Judge,
+    point: OperatingPoint,
+    cost: float,
+    taken: dict[tuple[int, int], float],
+    then: NDArray[np.int64],
+    insurance: float,
+) -> list[tuple[float, OperatingPoint]]:
+    """Plan to read the lists of a point, which costs so much, on only where their beginning is not trusted.
+
+    What lists of each size take by themselves is known, and what is answered otherwise.
+    """
+    plans = []
+    at = cast("ListPoint", point.list)
+    for n in (n for n in _LISTED if at.n_listed <= _LEAST_FIRST * n < _LEAST_FIRST * at.n_listed):
+        read = judge.read_lists(at.n_listed, at.n_rescore, n)
+        trusted = read.trust >= at.trust
+        answers = np.where(trusted[:, None], read.labels, then)
+        first = judge.read_lists(n, at.n_rescore)
+        needed = _least_share(partial(judge.keeps_read, first, answers))
+        if needed is None:
+            continue
+        us = taken[n, at.n_rescore]
+        of_one = max(cost - us, 1e-3)
+        # who is to be answered by tables has to be doubted at first
+        share = max(needed, float((~trusted).mean())) + insurance * us / of_one
+        if share < 1:
+            begun = FirstRead(n, _quantile(first.trust, share), first.judge)
+            reading = at._replace(judge=read.judge, first=begun)
+            plans.append((us + share * of_one, point._replace(list=reading)))
+    return plans
 
 
 def held_out_from(n: int, groups: ArrayLike | None) -> int:
@@ -505,9 +544,9 @@ class Judge:
         """Learn what answers at a point are to be trusted."""
         return learn_trust(self.at(point)._core, self._judged.Q, self._best, self.k)
 
-    def read_lists(self, n_listed: int, n_rescore: int) -> Read:
-        """Learn what answers from lists are to be trusted."""
-        of = self._judged.Q, self._best, self.k, n_listed, n_rescore
+    def read_lists(self, n_listed: int, n_rescore: int, n_first: int | None = None) -> Read:
+        """Learn what answers from lists, which can be read in two parts, are to be trusted."""
+        of = self._judged.Q, self._best, self.k, n_listed, n_rescore, n_first
         return learn_list_trust(self.index._core, *of)
 
     def answers(self, point: OperatingPoint) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -704,6 +743,8 @@ def _row(trial: Trial) -> dict[str, Any]:
     listed = row.pop("list") or ListPoint(0, 0, np.nan, ())
     del row["judge"]
     row |= {"n_listed": listed.n_listed, "list_n_rescore": listed.n_rescore, "list_trust": listed.trust}
+    first = listed.first or FirstRead(listed.n_listed, listed.trust, ())
+    row |= {"n_first": first.n_listed, "first_trust": first.trust}
     for name, share in shares.items():
         row |= {name: share.estimate, f"{name}, low": share.low}
     return row | {"candidates": trial.candidates, "us": trial.us, "n": trial.n}

@@ -142,16 +142,14 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         report("regions", region + 1, n)
     of_all = variances.mean(axis=0).astype(np.float32)
     kept = min(32 * len(_core.region_widths(of_all)), most)
-    to_rows = row_maps[:, :kept] @ alignment.row_map
-    z_means = regions.means @ alignment.query_map.astype(np.float64).T + alignment.query_offset
-    spread = np.sqrt(np.maximum(np.diagonal(regions.covariances, axis1=1, axis2=2), 0.0))
+    from_queries = query_maps[:, :kept] @ alignment.query_map
+    offsets = -np.einsum("npd,nd->np", from_queries.astype(np.float64), regions.means)
     builder.lay_out(
         indptr,
         ids,
-        np.ascontiguousarray(query_maps[:, :kept]),
-        single(z_means),
-        single(spread),
-        np.ascontiguousarray(to_rows),
+        np.ascontiguousarray(from_queries),
+        single(offsets),
+        np.ascontiguousarray(row_maps[:, :kept] @ alignment.row_map),
         single(alignment.scale * (regions.means - alignment.query_mean)),
         of_all,
     )

@@ -110,10 +110,11 @@ def learn_list_trust(
     k: int,
     n_listed: int,
     n_rescore: int,
+    n_first: int | None = None,
 ) -> Read:
     """Learn what an answer from a list is to be trusted; parameters as of :func:`learn_trust`."""
     best = np.ascontiguousarray(full[:, :k])
-    labels, features = index.read_lists(queries, k, n_listed, n_rescore)
+    labels, features = index.read_lists(queries, k, n_listed, n_rescore, n_first)
     whole = (labels >= 0).all(axis=1)  # others are not enough, whatever they show
     learned = np.zeros(features.shape[1], np.float32)
     if whole.any():

@@ -104,7 +104,12 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
     /// Find the coordinates of queries, and order these by where they begin to search.
     fn place(&self, workspace: &mut Workspace, queries: &[f32]) {
         let (searcher, d) = (self.searcher, self.searcher.rows.d());
-        let (p, n) = (searcher.fitted.coordinates.as_ref().map_or(0, |map| map.rows()), queries.len() / d);
+        let n = queries.len() / d;
+        // Lists are found by a few, and few go on from them.
+        let p = match (&searcher.fitted.coordinates, searcher.lists(self.how.effort)) {
+            (Some(map), None) => map.rows(),
+            _ => 0,
+        };
         let Workspace { z, order, .. } = workspace;
         z.resize(n * p, 0.0);
         order.resize(n, (Begin::default(), 0));
@@ -159,7 +164,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         let doubted = doubted.into_inner().unwrap_or_else(PoisonError::into_inner);
         let spare = spare.into_inner().unwrap_or_else(PoisonError::into_inner);
         doubted.sort_unstable_by_key(|one| one.place);
-        self.scan(doubted, order, queries, z, &failed);
+        self.scan(doubted, order, queries, &failed);
         for one in doubted.drain(..) {
             work[one.place] = one.work;
             labels[one.place * k..][..k].copy_from_slice(&one.labels);
@@ -178,26 +183,21 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
     }
 
     /// Scan for all of these, some at a time, so that columns come from memory once for several.
-    fn scan(
-        &self,
-        doubted: &mut [Doubted],
-        order: &[(Begin, u32)],
-        queries: &[f32],
-        z: &[f32],
-        failed: &Failed,
-    ) {
+    fn scan(&self, doubted: &mut [Doubted], order: &[(Begin, u32)], queries: &[f32], failed: &Failed) {
         let (searcher, how, d) = (self.searcher, self.how, self.searcher.rows.d());
-        let p = z.len() / order.len();
-        let coordinates = |one: &Doubted| &z[order[one.place].1 as usize * p..][..p];
         let empty = || &mut [(); 0][..];
         each(self.share(doubted.len()), 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
             let mut scratch = (self.scratch)();
             for turns in doubted.chunks_mut(TURNS) {
-                searcher.shortlist_together(&mut scratch, turns.iter().map(coordinates), self.k);
+                searcher.shortlist_together(
+                    &mut scratch,
+                    turns.iter().map(|one| one.aside.coordinates()),
+                    self.k,
+                );
                 for (turn, one) in turns.iter_mut().enumerate() {
                     let (begin, at) = order[one.place];
                     let at = at as usize;
-                    scratch.load_placed(&queries[at * d..][..d], coordinates(one), begin);
+                    scratch.load_placed(&queries[at * d..][..d], one.aside.coordinates(), begin);
                     scratch.take_up(&one.aside, turn);
                     let Doubted { doubt, labels, scores, work, .. } = one;
                     labels.resize(self.k, 0);

@@ -212,10 +212,10 @@ impl Builder {
                 _ => None,
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
-            let regions = match (recipe.centers, plan) {
-                (Some(centers), Some(plan)) => {
-                    let regions = Regions::build(rows, base, centers, &plan)?;
-                    let p = recipe.coordinates.as_ref().map_or(0, |coordinates| coordinates.variances.len());
+            let regions = match (recipe.centers, plan, &recipe.coordinates) {
+                (Some(centers), Some(plan), Some(Coordinates { query, variances, .. })) => {
+                    let regions = Regions::build(rows, base, query, centers, &plan)?;
+                    let p = variances.len();
                     regions.validate(m, p, &always_include)?;
                     Some(Arc::new(regions))
                 }

@@ -2,9 +2,11 @@
 //! product and a few leading coordinates carry most of it.
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, MOST_BYTES};
-use crate::memory::{Block, Matrix};
+use crate::kernels::{Kernel, MOST_BYTES, prefetch};
+use crate::memory::{Block, Buffer, Matrix, padded};
 use crate::sketch::{LARGEST_BYTE, byte_step, round_to_byte};
+use crate::threads;
+use rayon::prelude::*;
 
 /// `z(q) = query_map q + query_offset`; for rows `Z_w = row_map w + row_offset` and `base = w . mu + b`, so that
 /// `w . q + b = base_w + Z_w . z(q) + (a term equal for all rows)` when all coordinates are kept.
@@ -62,29 +64,42 @@ pub struct Projection {
     weights: Block<f32>,
 }
 
-/// A query as a [`Projection`] reads it, and what is left of it.
+/// A query as a [`Projection`] reads it, and all others that round as it does.
 #[derive(Default)]
 pub struct Rounded {
     values: Vec<f32>,
     bytes: Vec<i8>,
-    rest: Vec<f32>,
+    step: f32,
+    /// What bytes of this step leave, where they are coarse, in bytes of a step that is this share of it; 0 where not.
+    rest: Vec<i8>,
+    share: f32,
+    sums: Vec<f32>,
 }
 
 impl Rounded {
-    /// Round the values to bytes, `len` with zeros at the end; returns the step.
-    fn round(&mut self, len: usize) -> f32 {
-        let (scale, inverse) = byte_step(&self.values);
-        self.bytes.clear();
-        self.bytes.extend(self.values.iter().map(|value| round_to_byte(value * inverse)));
-        self.bytes.resize(len, 0);
-        scale
+    /// Round the values to bytes, `len` with zeros at the end.
+    fn round(&mut self, len: usize) {
+        self.step = round_to_bytes(&self.values, len, &mut self.bytes);
+        self.share = 0.0;
+        if self.step > 0.0 && self.coarse() {
+            for (value, &byte) in self.values.iter_mut().zip(&self.bytes) {
+                *value -= f32::from(byte) * self.step;
+            }
+            self.share = round_to_bytes(&self.values, len, &mut self.rest) / self.step;
+        }
     }
 
-    /// Keep what bytes of this step leave of the values.
-    fn subtract(&mut self, scale: f32) {
-        for (value, &byte) in self.values.iter_mut().zip(&self.bytes) {
-            *value -= f32::from(byte) * scale;
+    /// Multiply rows by the bytes, and by those of the rest; returns the step.
+    fn multiply(&mut self, dot: impl Fn(&[i8], &mut [f32]), out: &mut [f32]) -> f32 {
+        dot(&self.bytes, out);
+        if self.share > 0.0 {
+            self.sums.resize(out.len(), 0.0);
+            dot(&self.rest, &mut self.sums);
+            for (value, rest) in out.iter_mut().zip(&self.sums) {
+                *value += rest * self.share;
+            }
         }
+        self.step
     }
 
     /// Whether bytes are coarse: where few numbers are far larger than all others, as in queries of another kind than
@@ -93,6 +108,15 @@ impl Rounded {
         let sum: i32 = self.bytes.iter().map(|&byte| i32::from(byte).abs()).sum();
         i64::from(sum) - (LARGEST_BYTE as i64) < COARSE * (self.values.len() as i64 - 1)
     }
+}
+
+/// Round values to bytes, `len` with zeros at the end; returns the step.
+fn round_to_bytes(values: &[f32], len: usize, bytes: &mut Vec<i8>) -> f32 {
+    let (step, inverse) = byte_step(values);
+    bytes.clear();
+    bytes.extend(values.iter().map(|value| round_to_byte(value * inverse)));
+    bytes.resize(len, 0);
+    step
 }
 
 /// What bytes must come to on average, without sign and but for the largest, or what they leave is rounded, too.
@@ -122,20 +146,49 @@ impl Projection {
         let largest = deviations.iter().copied().fold(0.0, f32::max);
         let floor = if largest > 0.0 { LEAST_DEVIATION * largest } else { 1.0 };
         let weights: Vec<f32> = deviations.iter().map(|value| value.max(floor).sqrt().recip()).collect();
-        let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), Vec::with_capacity(rows));
-        let mut offset = offset.to_vec();
-        let weighted = |(value, weight): (&f32, &f32)| value / weight;
-        for (row, offset) in values.chunks(cols.max(1)).zip(&mut offset) {
-            let largest = row.iter().zip(&weights).map(weighted).fold(0.0f32, |a, b| a.max(b.abs()));
-            let scale = largest / LARGEST_BYTE;
-            let code = |value: f32| if scale > 0.0 { round_to_byte(value / scale) } else { 0 };
-            bytes.extend(row.iter().zip(&weights).map(weighted).map(code));
-            scales.push(scale);
-            let of_mean: f64 = row.iter().zip(mean).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            *offset = (f64::from(*offset) + of_mean) as f32;
-        }
-        let each = [&scales, &offset, mean, &weights].map(Block::copy_of);
-        Self::from_parts(Matrix::new(rows, cols, &bytes), each)
+        let row = |at: usize, out: &mut Vec<f32>| {
+            out.extend_from_slice(&values[at * cols..][..cols]);
+            offset[at]
+        };
+        threads::install(0, || Self::made([Block::copy_of(mean), Block::copy_of(&weights)], rows, row))?
+    }
+
+    /// Another map `x -> values x + offset`, of `rows` coordinates, of queries that are rounded as for this one: `row` appends
+    /// the values of one and returns its offset.
+    pub fn beside(&self, rows: usize, row: impl Fn(usize, &mut Vec<f32>) -> f32 + Sync) -> Result<Self> {
+        Self::made([self.center.clone(), self.weights.clone()], rows, row)
+    }
+
+    /// The same, as a file holds it.
+    pub fn with(&self, matrix: Matrix<i8>, scales: Block<f32>, offset: Block<f32>) -> Result<Self> {
+        Self::from_parts(matrix, [scales, offset, self.center.clone(), self.weights.clone()])
+    }
+
+    fn made(
+        [center, weights]: [Block<f32>; 2],
+        rows: usize,
+        row: impl Fn(usize, &mut Vec<f32>) -> f32 + Sync,
+    ) -> Result<Self> {
+        let cols = center.len();
+        let mut bytes = Buffer::zeroed(rows * padded(cols));
+        let (mut scales, mut offset) = (vec![0.0f32; rows], vec![0.0f32; rows]);
+        let outputs = bytes.par_chunks_mut(padded(cols).max(1)).zip(&mut scales).zip(&mut offset);
+        outputs.enumerate().for_each_init(Vec::new, |values, (at, ((bytes, scale), offset))| {
+            values.clear();
+            let given = row(at, values);
+            let of_mean: f64 =
+                values.iter().zip(&center[..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            *offset = (f64::from(given) + of_mean) as f32;
+            values.iter_mut().zip(&weights[..]).for_each(|(value, weight)| *value /= weight);
+            *scale = values.iter().fold(0.0f32, |a, b| a.max(b.abs())) / LARGEST_BYTE;
+            if *scale > 0.0 {
+                for (byte, value) in bytes.iter_mut().zip(values) {
+                    *byte = round_to_byte(*value / *scale);
+                }
+            }
+        });
+        let matrix = Matrix::from_padded(rows, cols, bytes.freeze())?;
+        Self::from_parts(matrix, [Block::copy_of(&scales), Block::copy_of(&offset), center, weights])
     }
 
     /// As a file holds it: the matrix, scales, offset, center and weights.
@@ -197,29 +250,56 @@ impl Projection {
         self.matrix.values().nbytes() + parts.map(Block::nbytes).iter().sum::<usize>()
     }
 
+    /// Bytes of a row, with what is multiplied and added.
+    pub fn nbytes_of_row(&self) -> usize {
+        self.matrix.stride() + 2 * size_of::<f32>()
+    }
+
+    /// Bytes that rounding a query and applying the first rows reads.
+    pub fn nbytes_of_first(&self, rows: usize) -> usize {
+        self.center.nbytes() + self.weights.nbytes() + rows * self.nbytes_of_row()
+    }
+
     /// Apply to a query, which may be padded; `out` has a place a row.
     pub fn apply(&self, kernel: Kernel, query: &[f32], rounded: &mut Rounded, out: &mut [f32]) {
+        assert_eq!(out.len(), self.rows(), "a place a row");
+        self.round(query, rounded);
+        self.apply_first(kernel, rounded, out);
+    }
+
+    /// Round a query, which may be padded, for this map and all beside it.
+    pub fn round(&self, query: &[f32], rounded: &mut Rounded) {
         assert!(query.len() >= self.matrix.cols(), "a query as long as rows");
-        let (rows, stride) = (self.matrix.values(), self.matrix.stride());
         rounded.values.clear();
         let shifted = query.iter().zip(&self.center[..]).map(|(value, center)| value - center);
         // Infinite ones would make the others nothing, and themselves NaN.
         let weighted = |(value, weight): (f32, &f32)| (value * weight).clamp(f32::MIN, f32::MAX);
         rounded.values.extend(shifted.zip(&self.weights[..]).map(weighted));
-        let scale = rounded.round(stride);
-        kernel.dot_bytes(rows, stride, &rounded.bytes, out);
-        if scale > 0.0 && rounded.coarse() {
-            rounded.subtract(scale);
-            let share = rounded.round(stride) / scale;
-            rounded.rest.resize(out.len(), 0.0);
-            kernel.dot_bytes(rows, stride, &rounded.bytes, &mut rounded.rest);
-            for (value, rest) in out.iter_mut().zip(&rounded.rest) {
-                *value += rest * share;
-            }
-        }
+        rounded.round(self.matrix.stride());
+    }
+
+    /// Apply the first rows, as many as there are places.
+    pub fn apply_first(&self, kernel: Kernel, rounded: &mut Rounded, out: &mut [f32]) {
+        let stride = self.matrix.stride();
+        let rows = &self.matrix.values()[..out.len() * stride];
+        let step = rounded.multiply(|bytes, out| kernel.dot_bytes(rows, stride, bytes, out), out);
         for ((value, row), offset) in out.iter_mut().zip(&self.scales[..]).zip(&self.offset[..]) {
             // In this order a row of zeros makes nothing of any query.
-            *value = *value * row * scale + offset;
+            *value = *value * row * step + offset;
+        }
+    }
+
+    /// Apply the rows `ids`, a place each. Panics on one that does not exist.
+    pub fn apply_ids(&self, kernel: Kernel, rounded: &mut Rounded, ids: &[u32], out: &mut [f32]) {
+        let (rows, stride) = (&self.matrix.values()[..], self.matrix.stride());
+        let (scales, offset) = (&self.scales[..], &self.offset[..]);
+        for &id in ids {
+            prefetch(scales, id as usize);
+            prefetch(offset, id as usize);
+        }
+        let step = rounded.multiply(|bytes, out| kernel.dot_bytes_ids(rows, stride, bytes, ids, out), out);
+        for (value, &id) in out.iter_mut().zip(ids) {
+            *value = *value * scales[id as usize] * step + offset[id as usize];
         }
     }
 }

@@ -20,9 +20,12 @@
 //! | `region_weights`, `region_centers` | F32 (r,), F32 (C, r padded to 32) | fitted, with regions |
 //! | `region_offsets`, `region_labels` | U32 (C + 1,), U32 | fitted, with regions |
 //! | `region_columns`, `region_half_steps` | U8, F32 (C x steps,) | fitted, with regions |
-//! | `region_maps`, `region_scales` | I8 (C x l x (p padded to 32),), F32 (C x l,) | fitted, with regions |
-//! | `region_mean`, `region_map_weights` | F32 (C x p,) | fitted, with regions |
+//! | `region_maps` | I8 (C x l x (d padded to 32),) | fitted, with regions |
+//! | `region_scales`, `region_map_offset` | F32 (C x l,) | fitted, with regions |
+//! | `row_bytes` | I8 ((m + 1) x (d padded to 32),) | fitted, with regions |
+//! | `row_scales`, `row_offset` | F32 (m + 1,) | fitted, with regions |
 //! | `list_trust` | F32 (9,) | fitted, where lists are read |
+//! | `first_trust` | F32 (9,) | fitted, where lists are read in two parts |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
 //!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
@@ -43,7 +46,7 @@ use crate::columns::Columns;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exemplars::Exemplars;
-use crate::fitted::{Fitted, ListPoint, OperatingPoint};
+use crate::fitted::{FirstRead, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::index::Index;
 use crate::memory::{Block, Bytes, LINE, Matrix, padded};
@@ -66,15 +69,17 @@ const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
 
 /// Names of what belongs to regions, in the order of [`Parts`].
-const REGIONS: [&str; 8] = [
+const REGIONS: [&str; 10] = [
     "region_offsets",
     "region_labels",
     "region_columns",
     "region_half_steps",
     "region_maps",
     "region_scales",
-    "region_mean",
-    "region_map_weights",
+    "region_map_offset",
+    "row_bytes",
+    "row_scales",
+    "row_offset",
 ];
 
 /// A header longer than this is not one of ours.
@@ -115,6 +120,13 @@ struct FittedHeader {
 struct ListHeader {
     n_listed: usize,
     n_rescore: usize,
+    trust: f32,
+    first: Option<FirstHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FirstHeader {
+    n_listed: usize,
     trust: f32,
 }
 
@@ -196,7 +208,10 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             tensors.extend(region_tensors(regions));
         }
         if let Some(list) = &point.list {
-            tensors.push(Tensor::new("list_trust", Dtype::F32, vec![list.judge.len()], &list.judge));
+            tensors.push(Tensor::list("list_trust", Dtype::F32, &list.judge));
+            if let Some(first) = &list.first {
+                tensors.push(Tensor::list("first_trust", Dtype::F32, &first.judge));
+            }
         }
         if let Some(exemplars) = exemplars {
             tensors.extend(sketch_tensors(EXEMPLARS, exemplars.sketched()));
@@ -224,10 +239,11 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
             column_groups: columns.as_ref().map(|columns| columns.sketcher().layout().counts()),
             region_groups: regions.as_ref().map(|regions| regions.layout().counts()),
-            list: point.list.map(|ListPoint { n_listed, n_rescore, trust, .. }| ListHeader {
+            list: point.list.map(|ListPoint { n_listed, n_rescore, trust, first, .. }| ListHeader {
                 n_listed,
                 n_rescore,
                 trust,
+                first: first.map(|FirstRead { n_listed, trust, .. }| FirstHeader { n_listed, trust }),
             }),
             exemplar_groups: exemplars.as_ref().map(|exemplars| exemplars.sketched().0.layout().counts()),
         });
@@ -247,11 +263,12 @@ fn sketch_tensors<'a>(
     ]
 }
 
-fn region_tensors(regions: &Regions) -> [Tensor<'_>; 10] {
+fn region_tensors(regions: &Regions) -> [Tensor<'_>; 12] {
     let (centers, parts) = (regions.centers(), regions.parts());
     let matrix = centers.matrix();
     let shape = vec![matrix.rows(), matrix.stride()];
-    let [offsets, labels, columns, half_steps, maps, scales, mean, weights] = REGIONS;
+    let [offsets, labels, columns, half_steps, maps, scales, map_offset, rows, row_scales, row_offset] =
+        REGIONS;
     [
         Tensor::list("region_weights", Dtype::F32, centers.weights()),
         Tensor::new("region_centers", Dtype::F32, shape, matrix.values()),
@@ -261,8 +278,10 @@ fn region_tensors(regions: &Regions) -> [Tensor<'_>; 10] {
         Tensor::list(half_steps, Dtype::F32, &parts.half_steps),
         Tensor::list(maps, Dtype::I8, &parts.maps),
         Tensor::list(scales, Dtype::F32, &parts.scales),
-        Tensor::list(mean, Dtype::F32, &parts.center),
-        Tensor::list(weights, Dtype::F32, &parts.weights),
+        Tensor::list(map_offset, Dtype::F32, &parts.map_offset),
+        Tensor::list(rows, Dtype::I8, &parts.rows),
+        Tensor::list(row_scales, Dtype::F32, &parts.row_scales),
+        Tensor::list(row_offset, Dtype::F32, &parts.row_offset),
     ]
 }
 
@@ -401,7 +420,18 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             let n = reader.tensor("region_centers")?.shape().first().copied().unwrap_or(0);
             let values = reader.finite("region_centers", &[n, padded(weights.len())])?;
             let matrix = Matrix::from_padded(n, weights.len(), values)?;
-            let [offsets, labels, columns, half_steps, maps, scales, mean, map_weights] = REGIONS;
+            let [
+                offsets,
+                labels,
+                columns,
+                half_steps,
+                maps,
+                scales,
+                map_offset,
+                rows,
+                row_scales,
+                row_offset,
+            ] = REGIONS;
             let parts = Parts {
                 offsets: reader.list(offsets, Dtype::U32)?,
                 labels: reader.list(labels, Dtype::U32)?,
@@ -409,19 +439,31 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 half_steps: reader.list(half_steps, Dtype::F32)?,
                 maps: reader.list(maps, Dtype::I8)?,
                 scales: reader.finite_list(scales)?,
-                center: reader.finite_list(mean)?,
-                weights: reader.finite_list(map_weights)?,
+                map_offset: reader.finite_list(map_offset)?,
+                rows: reader.list(rows, Dtype::I8)?,
+                row_scales: reader.finite_list(row_scales)?,
+                row_offset: reader.finite_list(row_offset)?,
             };
             let layout = Layout::new(regions::SKETCH_BYTES, groups)?;
-            Some(Arc::new(Regions::from_parts(Centers::from_parts(weights, matrix)?, layout, parts)?))
+            let Some(all) = &coordinates else {
+                return Err(Error::format("regions beside coordinates", "none of these"));
+            };
+            Some(Arc::new(Regions::from_parts(Centers::from_parts(weights, matrix)?, layout, all, parts)?))
         }
     };
     let list = match header.list {
         None => None,
-        Some(ListHeader { n_listed, n_rescore, trust }) => {
-            let mut judge = [0.0; LISTED];
-            judge.copy_from_slice(&reader.finite("list_trust", &[LISTED])?);
-            Some(ListPoint { n_listed, n_rescore, trust, judge })
+        Some(ListHeader { n_listed, n_rescore, trust, ref first }) => {
+            let judge = |name: &str| -> Result<[f32; LISTED]> {
+                let mut judge = [0.0; LISTED];
+                judge.copy_from_slice(&reader.finite(name, &[LISTED])?);
+                Ok(judge)
+            };
+            let first = first.as_ref().map(|&FirstHeader { n_listed, trust }| {
+                judge("first_trust").map(|judge| FirstRead { n_listed, trust, judge })
+            });
+            let (judge, first) = (judge("list_trust")?, first.transpose()?);
+            Some(ListPoint { n_listed, n_rescore, trust, judge, first })
         }
     };
     let judge = match reader.file.tensor("trust") {

@@ -71,17 +71,40 @@ pub struct OperatingPoint {
     pub list: Option<ListPoint>,
 }
 
+/// How much of a list is read before it is asked whether that is enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FirstRead {
+    /// Labels read, from the first.
+    pub n_listed: usize,
+    /// Answers that are trusted less are not enough: the list is read on. At 1 always.
+    pub trust: f32,
+    /// How trust is made from what a search shows.
+    pub judge: [f32; LISTED],
+}
+
 /// How much a search does in the list of a region, and when that is enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ListPoint {
     /// Labels read, from the first.
     pub n_listed: usize,
-    /// Of these scored in full precision, at most.
+    /// About so many of these, whose columns promise most, are rescored: all from their rows in bytes, and those in full
+    /// precision that may be among the best.
     pub n_rescore: usize,
     /// Answers that are trusted less are not enough: the tables are searched. At 1 always.
     pub trust: f32,
     /// How trust is made from what a search shows: probability that the answer is the full layer's.
     pub judge: [f32; LISTED],
+    /// What is read of this at first; all where there is no such thing, or no more labels than are rescored.
+    pub first: Option<FirstRead>,
+}
+
+impl ListPoint {
+    /// Labels of a list of `len` that are read at first, and in all, for `k` answers.
+    pub fn reads(&self, len: usize, k: usize) -> [usize; 2] {
+        let all = len.min(self.n_listed);
+        let first = self.first.map(|first| first.n_listed).filter(|&n| n > self.n_rescore.max(k));
+        [first.map_or(all, |n| n.min(all)), all]
+    }
 }
 
 impl OperatingPoint {
@@ -89,9 +112,13 @@ impl OperatingPoint {
     pub fn check(self) -> Result<Self> {
         let OperatingPoint { n_probes, max_entries, n_neighbors, n_rescore, n_scan, .. } = self;
         let list_trust = self.list.map_or(0.0, |list| list.trust);
-        for (arg, trust) in
-            [("trust", self.trust), ("scan_trust", self.scan_trust), ("list.trust", list_trust)]
-        {
+        let first = self.list.and_then(|list| list.first);
+        for (arg, trust) in [
+            ("trust", self.trust),
+            ("scan_trust", self.scan_trust),
+            ("list.trust", list_trust),
+            ("list.first.trust", first.map_or(0.0, |first| first.trust)),
+        ] {
             if !(0.0..=1.0).contains(&trust) {
                 return Err(Error::value(arg, "in 0..=1", trust));
             }
@@ -102,17 +129,22 @@ impl OperatingPoint {
         if let Some(judge) = self.judge {
             judge.check()?;
         }
-        if let Some(ListPoint { judge, .. }) = self.list {
-            if let Some(value) = judge.into_iter().find(|value| !value.is_finite()) {
-                return Err(Error::value("list.judge", "finite", value));
+        let judges = [
+            ("list.judge", self.list.map(|list| list.judge)),
+            ("list.first.judge", first.map(|first| first.judge)),
+        ];
+        for (arg, judge) in judges {
+            if let Some(value) = judge.into_iter().flatten().find(|value| !value.is_finite()) {
+                return Err(Error::value(arg, "finite", value));
             }
-            if self.judge.is_none() {
-                return Err(Error::value("list", "None without a judge", "given"));
-            }
+        }
+        if self.list.is_some() && self.judge.is_none() {
+            return Err(Error::value("list", "None without a judge", "given"));
         }
         let all = [
             ("list.n_listed", self.list.map_or(1, |list| list.n_listed)),
             ("list.n_rescore", self.list.map_or(1, |list| list.n_rescore)),
+            ("list.first.n_listed", first.map_or(1, |first| first.n_listed)),
             ("n_probes", n_probes),
             ("max_entries", max_entries),
             ("n_neighbors", n_neighbors),
@@ -125,9 +157,6 @@ impl OperatingPoint {
         }
     }
 }
-
-/// So many labels of a list for each that is scored in full have their sketches read.
-pub const FINALISTS: usize = 3;
 
 /// So many rows for each that a scan scores in full are listed by columns, and read again in their sketches.
 const SHORTLIST: usize = 8;

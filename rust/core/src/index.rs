@@ -10,7 +10,7 @@ use crate::coordinates::Projection;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{Exemplars, Lists, concat, decode};
-use crate::fitted::{Fitted, ListPoint, OperatingPoint};
+use crate::fitted::{FirstRead, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
@@ -310,13 +310,14 @@ impl Index {
         })
     }
 
-    /// Answer queries (n x d) from the lists of their regions, of which `n_listed` labels are read and `n_rescore` scored
-    /// in full, and say what the answers (n x k) show of themselves.
+    /// Answer queries (n x d) from the lists of their regions, of which `n_listed` labels are read, `n_first` of them at
+    /// first, and `n_rescore` rescored, and say what the answers (n x k) show of themselves.
     pub fn read_lists(
         &self,
         queries: &[f32],
         k: usize,
         [n_listed, n_rescore]: [usize; 2],
+        n_first: Option<usize>,
         labels: &mut [i64],
         features: &mut [[f32; LISTED]],
     ) -> Result<()> {
@@ -329,7 +330,9 @@ impl Index {
         let Some(regions) = fitted.regions.as_deref() else {
             return Err(Error::value("n_regions", "above 0", 0));
         };
-        let list = ListPoint { n_listed, n_rescore, trust: 0.0, judge: [0.0; LISTED] };
+        let judge = [0.0; LISTED];
+        let first = n_first.map(|n_listed| FirstRead { n_listed, trust: 1.0, judge });
+        let list = ListPoint { n_listed, n_rescore, trust: 0.0, judge, first };
         let searcher = self.searcher(&fitted);
         threads::install(0, || {
             let outputs = labels.par_chunks_exact_mut(k).zip(features.par_iter_mut());

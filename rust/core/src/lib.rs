@@ -37,7 +37,7 @@ pub mod trust;
 
 pub use build::{Builder, Recipe};
 pub use error::{Error, Result};
-pub use fitted::{Fill, Fitted, ListPoint, OperatingPoint};
+pub use fitted::{Fill, FirstRead, Fitted, ListPoint, OperatingPoint};
 pub use index::{Answers, How, Index, Observing};
 pub use search::{Effort, OnShort, Step, Work};
 pub use trust::{Features, Trust};

@@ -465,7 +465,8 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
 /// The places, rising, of about `most` scores: all above the one of a certain rank among the scores of some blocks of 64.
 /// These are at least eight blocks if there are so many, and every sixteenth at least; the rank is that which `most` has
 /// among all, and at least 12. Where that gives less than a quarter of `most` or more than four times as many: the best.
-pub fn gather(scores: &[f32], most: usize) -> Vec<u32> {
+/// And a score that no other is above.
+pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
     let blocks = scores.len().div_ceil(64);
     let apart = (blocks / 8).clamp(1, 16);
     let seen = (apart / 2..blocks).step_by(apart).flat_map(|block| {
@@ -476,14 +477,19 @@ pub fn gather(scores: &[f32], most: usize) -> Vec<u32> {
     let rank = (most * seen.len() / scores.len()).max(12).min(seen.len() - 1);
     let floor = top(&seen, seen.len())[rank].0;
     let below = |score: f32| score <= floor;
-    let mut places: Vec<u32> =
-        (0..scores.len() as u32).filter(|&place| !below(scores[place as usize])).collect();
-    if places.len() < most / 4 || places.len() > 4 * most {
-        let all: Vec<(f32, u32)> = scores.iter().copied().zip(0..).collect();
-        places = top(&all, most).into_iter().map(|(_, place)| place).collect();
-        places.sort_unstable();
+    let places: Vec<u32> = (0..scores.len() as u32).filter(|&place| !below(scores[place as usize])).collect();
+    if (most / 4..=4 * most).contains(&places.len()) {
+        return (places, floor);
     }
-    places
+    best_places(scores, most)
+}
+
+/// The places of the best scores, rising, and the least of these.
+fn best_places(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
+    let best = top(&scores.iter().copied().zip(0..).collect::<Vec<_>>(), most);
+    let mut places: Vec<u32> = best.iter().map(|&(_, place)| place).collect();
+    places.sort_unstable();
+    (places, best.last().map_or(f32::INFINITY, |&(score, _)| score))
 }
 
 // ------------------------------------------------------------------------------------------------------ top-k
@@ -652,7 +658,7 @@ impl Kept {
 struct Listing {
     /// Weighted coordinates of its center.
     center: Vec<f32>,
-    /// From a query's coordinates to those of the region.
+    /// From a query to the coordinates of the region.
     map: Projection,
     /// Labels, those needed most first, and their columns.
     labels: Vec<u32>,
@@ -675,8 +681,8 @@ pub struct Reference {
     always_include: BTreeSet<u32>,
     sketched: Option<Sketched>,
     columns: Option<Sketched>,
-    /// What a coordinate is multiplied by for the distance to a center, and the regions.
-    regions: Option<(Vec<f32>, Vec<Listing>)>,
+    /// What a coordinate is multiplied by for the distance to a center, the regions, and the rows in bytes.
+    regions: Option<(Vec<f32>, Vec<Listing>, Projection)>,
     /// Bytes of a row's sketch, of all columns, and of a row.
     sketch_bytes: usize,
     column_bytes: usize,
@@ -782,7 +788,7 @@ impl Reference {
                 columns: Sketched::of_columns(&region.columns, region.labels.len()),
             };
             let all = regions.each().iter().enumerate().map(listing).collect();
-            (regions.centers().weights().to_vec(), all)
+            (regions.centers().weights().to_vec(), all, regions.rows().clone())
         });
         Reference {
             weights: widen(rows),
@@ -931,19 +937,32 @@ impl Reference {
         if let (true, Some(list), Some(judge)) = (effort.adaptive, self.point.list, self.point.judge)
             && self.regions.is_some()
         {
-            let listed = self.by_list(query, answers, list);
-            let features = self.list_features(query, &first(&listed.best, judge.k), &listed);
-            let few = listed.finalists.len() < answers;
-            let trusted = if few { 0.0 } else { logistic(&list.judge, &features) };
-            let read = 36 * listed.n + self.sketch_bytes * listed.positions.len();
+            let trusted = |listed: &Listed, weights: &[f32], least: f32| {
+                let features = self.list_features(&first(&listed.best, judge.k), listed);
+                let few = listed.finalists.len() < answers;
+                let trusted = if few { 0.0 } else { logistic(weights, &features) };
+                (trusted, trusted >= least && least < 1.0)
+            };
+            let mut listed = self.by_list(query, answers, list, false);
+            let (mut trust, mut enough) = (0.0, false);
+            if let Some(part) = list.first.filter(|_| listed.more) {
+                (trust, enough) = trusted(&listed, &part.judge, part.trust);
+            }
+            if !enough {
+                listed = self.by_list(query, answers, list, true);
+                (trust, enough) = trusted(&listed, &list.judge, list.trust);
+            }
+            // The mean of all rows is one more.
+            let bytes = (self.weights[0].len().div_ceil(32) * 32) * (listed.reread.len() + 1);
+            let read = 36 * listed.n + bytes;
             scored = listed.finalists.len();
             before = read as f64 / self.row_bytes + scored as f64;
-            if listed.finalists.len() >= k && trusted >= list.trust && list.trust < 1.0 {
+            if listed.finalists.len() >= k && enough {
                 let work = Work {
                     candidates: listed.n + self.always_include.len(),
                     rescored: listed.finalists.len(),
                     step: Step::List,
-                    trust: trusted,
+                    trust,
                     ..Work::default()
                 };
                 return Ok(Answer { work, ..first(&listed.best, k) });
@@ -982,7 +1001,7 @@ impl Reference {
             return too_short(work, &best);
         }
         let (best, finalists, cut) = self.by_scan(query, answers, &finalists);
-        let margin = self.margin(query, &first(&best, trust.k), &finalists, cut);
+        let margin = margin(&first(&best, trust.k), self.errors(query, &finalists), cut);
         let trusted = logistic(&trust.scan, &[1.0, margin]);
         let work = Work {
             candidates: m,
@@ -1010,7 +1029,7 @@ impl Reference {
         let finalists = match self.sketch_scores(query, candidates).filter(|_| needed) {
             Some(scores) => {
                 let likely = top(&scores, r);
-                let n = self.enough(query, k, &likely, 0);
+                let n = self.enough(query, k, &likely, 0, [16, 8]);
                 likely[..n].to_vec()
             }
             None => candidates.iter().map(|&id| (f32::NAN, id)).collect(),
@@ -1018,14 +1037,21 @@ impl Reference {
         (self.answer_from(query, k, &finalists), finalists)
     }
 
-    /// How many of these, of which the first have been scored before, are scored in full: sixteen (or k) at first, then
-    /// eight at a time, until the next estimate, corrected by the mean error of those before, is 3.5 of their deviations
-    /// below the k-th logit.
-    pub fn enough(&self, query: &[f32], k: usize, likely: &[(f32, u32)], before: usize) -> usize {
-        let (mut n, mut step) = (before, k.max(16));
+    /// How many of these, of which the first have been scored before, are scored in full: the first of `pace` (or k) at
+    /// first, then the second at a time, until the next estimate, corrected by the mean error of those before, is 3.5 of
+    /// their deviations below the k-th logit.
+    pub fn enough(
+        &self,
+        query: &[f32],
+        k: usize,
+        likely: &[(f32, u32)],
+        before: usize,
+        pace: [usize; 2],
+    ) -> usize {
+        let (mut n, mut step) = (before, k.max(pace[0]));
         while n < likely.len() {
             n = likely.len().min(n + step);
-            step = 8;
+            step = pace[1];
             if n == likely.len() {
                 break;
             }
@@ -1048,9 +1074,9 @@ impl Reference {
         n
     }
 
-    /// The answer from the list of the query's region.
-    fn by_list(&self, query: &[f32], k: usize, list: ListPoint) -> Listed {
-        let (Some((weights, regions)), Some(map)) = (&self.regions, &self.coordinates) else {
+    /// The answer from the list of the query's region: from the first of it, or from all that is to be read.
+    fn by_list(&self, query: &[f32], k: usize, list: ListPoint, all: bool) -> Listed {
+        let (Some((weights, regions, rows)), Some(map)) = (&self.regions, &self.coordinates) else {
             panic!("lists need regions")
         };
         let z = project(map, query);
@@ -1064,31 +1090,45 @@ impl Reference {
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
         let second = order.get(1).map_or(f32::NEG_INFINITY, |&at| scores[at]);
         let region = &regions[order[0]];
-        let local = project(&region.map, &z[..region.map.matrix().cols()]);
-        let n = region.labels.len().min(list.n_listed);
+        let whole = region.labels.len().min(list.n_listed);
         let r = list.n_rescore.max(k);
-        let likely: Vec<u32> = if r.saturating_mul(3) < n {
-            gather(&column_scores(&region.columns, &local)[..n], 3 * r)
+        let part = list.first.map_or(whole, |first| first.n_listed);
+        let part = if part > r { part.min(whole) } else { whole };
+        let promised = column_scores(&region.columns, &project(&region.map, query))[..whole].to_vec();
+        let (mut likely, mut least) = if r < part {
+            gather(&promised[..part], r)
         } else {
-            (0..n as u32).collect()
+            ((0..part as u32).collect(), f32::NEG_INFINITY)
         };
+        if all && part < whole {
+            let below = |score: f32| score <= least;
+            likely.extend((part as u32..whole as u32).filter(|&at| !below(promised[at as usize])));
+            if likely.len() > 4 * r {
+                (likely, least) = best_places(&promised, r);
+            }
+        }
+        let n = if all { whole } else { part };
         let mut positions: BTreeMap<u32, u32> =
-            likely.into_iter().map(|at| (region.labels[at as usize], at)).collect();
+            likely.iter().map(|&at| (region.labels[at as usize], at)).collect();
         positions.extend(self.always_include.iter().map(|&label| (label, 0)));
-        let ids: BTreeSet<u32> = positions.keys().copied().collect();
-        let estimates = self.sketch_scores(query, &ids).unwrap_or_default();
-        let likely = top(&estimates, r);
-        let enough = self.enough(query, k, &likely, 0);
-        let least = left_out(&likely, enough, &likely, estimates.len());
+        let logits = project(rows, query);
+        let reread: Estimates = positions.keys().map(|&label| (logits[label as usize], label)).collect();
+        let errors = likely.iter().filter(|_| r < part).map(|&at| {
+            let label = region.labels[at as usize];
+            f64::from(logits[label as usize]) - f64::from(promised[at as usize])
+        });
+        let errors = errors.collect();
+        let likely = top(&reread, (2 * k).max(24));
+        let enough = self.enough(query, k, &likely, 0, [8, 4]);
         let finalists = likely[..enough].to_vec();
         let best = self.answer_from(query, k, &finalists);
         let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
-        Listed { best, finalists, n, positions, distances, least }
+        let mean = logits[self.bias.len()];
+        Listed { best, finalists, n, more: part < whole, positions, distances, reread, mean, errors, least }
     }
 
     /// What an answer from a list shows of itself, in the order that [`crate::trust::LISTED`] documents.
-    fn list_features(&self, query: &[f32], best: &Answer, listed: &Listed) -> [f64; LISTED] {
-        let (shift, _) = self.errors(query, &listed.finalists);
+    fn list_features(&self, best: &Answer, listed: &Listed) -> [f64; LISTED] {
         let [near, second, mean] = listed.distances.map(bounded_distance);
         let [first, kth] = [best.scores[0], best.scores[best.scores.len() - 1]].map(f64::from);
         let rank = |&label: &i64| {
@@ -1100,11 +1140,11 @@ impl Reference {
             near.ln(),
             second.ln(),
             mean.ln(),
-            bounded((kth - shift - f64::from(self.level)) / near),
+            bounded((kth - f64::from(listed.mean)) / near),
             bounded((first - kth) / near),
             rank(&best.labels[0]),
             best.labels.iter().map(rank).sum::<f64>() / best.labels.len() as f64,
-            self.margin(query, best, &listed.finalists, listed.least),
+            margin(best, spread(&listed.errors), listed.least),
         ]
     }
 
@@ -1130,7 +1170,7 @@ impl Reference {
         let known: BTreeSet<u32> = before.iter().map(|&(_, id)| id).collect();
         let mut likely = before.clone();
         likely.extend(kept.iter().filter(|(_, id)| !known.contains(id)));
-        let enough = self.enough(query, k, &likely, before.len());
+        let enough = self.enough(query, k, &likely, before.len(), [16, 8]);
         let least = left_out(&likely, enough, &kept, scores.len());
         likely.truncate(enough);
         (self.answer_from(query, k, &likely), likely, least)
@@ -1162,30 +1202,10 @@ impl Reference {
         ]
     }
 
-    /// How far the k-th logit is above the largest estimate left out, in units of estimates' error.
-    fn margin(&self, query: &[f32], best: &Answer, finalists: &Estimates, least: f32) -> f64 {
-        let (shift, error) = self.errors(query, finalists);
-        let kth = f64::from(best.scores[best.scores.len() - 1]);
-        let above = kth - shift - f64::from(least);
-        let exact_to = 1e-5 * (kth.abs() + shift.abs() + f64::from(least).abs());
-        if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
-            30.0
-        } else if above > exact_to {
-            (above / error.max(exact_to)).min(30.0)
-        } else {
-            0.0
-        }
-    }
-
     /// What logits are above estimates on average, and their deviation around that.
     fn errors(&self, query: &[f32], finalists: &Estimates) -> (f64, f64) {
-        let n = finalists.len().max(1) as f64;
-        let errors: Vec<f64> = finalists
-            .iter()
-            .map(|&(estimate, id)| f64::from(self.logit(query, id)) - f64::from(estimate))
-            .collect();
-        let shift = errors.iter().sum::<f64>() / n;
-        (shift, (errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / n).sqrt())
+        let error = |&(estimate, id): &(f32, u32)| f64::from(self.logit(query, id)) - f64::from(estimate);
+        spread(&finalists.iter().map(error).collect::<Vec<_>>())
     }
 
     /// Logarithm of the share of the neighbours that needed a label; being always a candidate counts as one.
@@ -1238,14 +1258,42 @@ struct Listed {
     best: Answer,
     /// Rows scored.
     finalists: Estimates,
-    /// Labels read.
+    /// Labels read, and whether there are more than are read at first.
     n: usize,
-    /// Where the labels whose sketches were read stand in the list.
+    more: bool,
+    /// Where the labels whose rows were read in bytes stand in the list.
     positions: BTreeMap<u32, u32>,
+    /// Their logits from bytes, and that of the mean of all rows.
+    reread: Estimates,
+    mean: f32,
+    /// What these are above what columns promised.
+    errors: Vec<f64>,
     /// To the region's center, to the second nearest one, and to the mean query.
     distances: [f32; 3],
-    /// The largest estimate of a row that was not scored.
+    /// What no column of others promises more than.
     least: f32,
+}
+
+/// How far the k-th logit is above the largest estimate left out, in units of the deviation of estimates' errors, of which
+/// the mean is known, too.
+fn margin(best: &Answer, (shift, error): (f64, f64), least: f32) -> f64 {
+    let kth = f64::from(best.scores[best.scores.len() - 1]);
+    let above = kth - shift - f64::from(least);
+    let exact_to = 1e-5 * (kth.abs() + shift.abs() + f64::from(least).abs());
+    if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
+        30.0
+    } else if above > exact_to {
+        (above / error.max(exact_to)).min(30.0)
+    } else {
+        0.0
+    }
+}
+
+/// Mean and deviation.
+fn spread(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt())
 }
 
 /// Estimates and ids.

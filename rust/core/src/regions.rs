@@ -7,7 +7,9 @@
 //!
 //! Within a region queries differ by less than everywhere and along other directions, so a region has coordinates of its
 //! own, aligned for its queries and its labels, and base logits of its mean query: half as many bytes of them tell rows
-//! apart as well.
+//! apart as well. A query in bytes, as its own map reads it, is what the maps into regions read, and what the rows are read
+//! with that columns promise most of, in bytes, too: so a search needs few of the coordinates that all queries have, and rows
+//! in full precision for hardly more labels than it answers with.
 
 use crate::columns::{self, Columns};
 use crate::coordinates::Projection;
@@ -125,9 +127,10 @@ impl Centers {
 /// What learning has found for a region.
 #[derive(Clone)]
 pub struct RegionMap {
-    /// From a query's coordinates, less those of the region's mean query, to those of the region. What it adds is left out:
-    /// it is the same for all labels.
-    pub query: Projection,
+    /// From a query to the coordinates of the region, one row-major row each.
+    pub query: Vec<f32>,
+    /// What is added: the region's mean query comes to zero.
+    pub offset: Vec<f32>,
     /// From rows to them, one row-major row a coordinate.
     pub row: Vec<f32>,
     /// By what the region's mean query differs from that of all, on the scale of base logits.
@@ -148,7 +151,7 @@ pub struct Plan {
 /// One region.
 #[derive(Clone)]
 pub struct Region {
-    /// From a query's coordinates to those of the region.
+    /// From a query to the coordinates of the region.
     pub map: Projection,
     /// The labels, those needed most first.
     pub labels: Block<u32>,
@@ -162,6 +165,7 @@ pub struct Regions {
     centers: Centers,
     layout: Layout,
     each: Vec<Region>,
+    rows: Projection,
     parts: Parts,
 }
 
@@ -180,24 +184,25 @@ pub struct Parts {
     pub maps: Block<i8>,
     /// What each row of these is multiplied by.
     pub scales: Block<f32>,
-    /// Mean query of each region.
-    pub center: Block<f32>,
-    /// What each coordinate of a query is multiplied by.
-    pub weights: Block<f32>,
+    /// What is added.
+    pub map_offset: Block<f32>,
+    /// All rows of the layer in bytes, padded, and after them their mean.
+    pub rows: Block<i8>,
+    /// What each of these is multiplied by.
+    pub row_scales: Block<f32>,
+    /// What is added: its logit for the mean query.
+    pub row_offset: Block<f32>,
 }
 
 impl Regions {
-    /// Lay out the labels of each region. `base` are the logits of the mean query of all.
-    pub fn build(rows: &Rows, base: &[f32], centers: Centers, plan: &Plan) -> Result<Self> {
+    /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
+    /// does.
+    pub fn build(rows: &Rows, base: &[f32], all: &Projection, centers: Centers, plan: &Plan) -> Result<Self> {
         let Plan { lists, maps, variances } = plan;
         let layout = Layout::allocate(variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
-        let Some(q) = maps.first().map(|map| map.query.matrix().cols()) else {
-            return Err(Error::value("maps", "one a region", "none"));
-        };
         let fits = |map: &RegionMap| {
-            let matrix = map.query.matrix();
-            (matrix.rows(), matrix.cols(), map.row.len(), map.mean.len()) == (p, q, p * d, d)
+            [map.query.len(), map.offset.len(), map.row.len(), map.mean.len()] == [p * d, p, p * d, d]
         };
         if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
             let got = format!("{} maps and {} lists", maps.len(), lists.len());
@@ -212,8 +217,8 @@ impl Regions {
         let offsets = ends.iter().map(narrow).collect::<std::result::Result<Vec<u32>, _>>();
         let offsets = offsets.map_err(|_| Error::value("lists", "of fewer labels", labels.len()))?;
         let sizes: Vec<usize> = lists.iter().map(|list| columns::bytes_of(&layout, list.len())).collect();
-        let mut all = Buffer::zeroed(sizes.iter().sum());
-        let mut rest: &mut [u8] = &mut all;
+        let mut columns = Buffer::zeroed(sizes.iter().sum());
+        let mut rest: &mut [u8] = &mut columns;
         let mut outputs = Vec::new();
         for &size in &sizes {
             let part;
@@ -225,41 +230,44 @@ impl Regions {
             sketcher.half_steps().to_vec()
         });
         let half_steps = steps.collect::<Vec<_>>().concat();
-        let of = |part: fn(&Projection) -> &Block<f32>| {
-            let values: Vec<f32> = maps.iter().flat_map(|map| part(&map.query).iter().copied()).collect();
-            Block::copy_of(&values)
-        };
-        let matrices: Vec<i8> = maps.iter().flat_map(|map| map.query.matrix().values().to_vec()).collect();
+        let maps = all.beside(maps.len() * p, |at, out| {
+            let (RegionMap { query, offset, .. }, at) = (&maps[at / p], at % p);
+            out.extend_from_slice(&query[at * d..][..d]);
+            offset[at]
+        })?;
+        let in_bytes = rows_in_bytes(rows, all)?;
         let parts = Parts {
             offsets: Block::copy_of(&offsets),
             labels: Block::copy_of(&labels),
-            columns: all.freeze(),
+            columns: columns.freeze(),
             half_steps: Block::copy_of(&half_steps),
-            maps: Block::copy_of(&matrices),
-            scales: of(Projection::scales),
-            center: of(Projection::center),
-            weights: of(Projection::weights),
+            maps: maps.matrix().values().clone(),
+            scales: maps.scales().clone(),
+            map_offset: maps.offset().clone(),
+            rows: in_bytes.matrix().values().clone(),
+            row_scales: in_bytes.scales().clone(),
+            row_offset: in_bytes.offset().clone(),
         };
-        Self::from_parts(centers, layout, parts)
+        Self::from_parts(centers, layout, all, parts)
     }
 
-    /// As a file holds them; [`Regions::validate`] checks the contents.
-    pub fn from_parts(centers: Centers, layout: Layout, parts: Parts) -> Result<Self> {
+    /// As a file holds them; [`Regions::validate`] checks the contents. Maps round queries as `all` does.
+    pub fn from_parts(centers: Centers, layout: Layout, all: &Projection, parts: Parts) -> Result<Self> {
         let n = centers.len();
         let bad = |what: &str| Err(Error::format("regions whose parts fit each other", what));
-        let Parts { offsets, labels, columns, half_steps, maps, scales, center, weights } = &parts;
+        let Parts { offsets, labels, columns, half_steps, maps, scales, map_offset, .. } = &parts;
         if layout.bytes() != SKETCH_BYTES {
             return bad("sketches of another size");
         }
         let steps = layout.groups() * GROUP;
-        let (p, q) = (scales.len() / n, center.len() / n);
-        let stride = padded(q);
+        let (p, d) = (scales.len() / n, all.matrix().cols());
+        let stride = padded(d);
         if offsets.len() != n + 1
             || offsets[0] != 0
             || offsets[n] as usize != labels.len()
             || half_steps.len() != n * steps
             || (p == 0 || p > steps || scales.len() != n * p)
-            || (q == 0 || center.len() != n * q || weights.len() != n * q)
+            || map_offset.len() != n * p
             || Some(maps.len()) != p.checked_mul(stride).and_then(|each| each.checked_mul(n))
         {
             return bad("other sizes");
@@ -273,16 +281,11 @@ impl Regions {
             if columns.len() - at < bytes {
                 return bad("fewer columns");
             }
-            let matrix = Matrix::from_padded(p, q, maps.part(region * p * stride, p * stride))?;
-            let of_query = [
-                scales.part(region * p, p),
-                Block::copy_of(&vec![0.0; p]),
-                center.part(region * q, q),
-                weights.part(region * q, q),
-            ];
+            let matrix = Matrix::from_padded(p, d, maps.part(region * p * stride, p * stride))?;
+            let [scales, offset] = [scales, map_offset].map(|each| each.part(region * p, p));
             let sketcher = Sketcher::from_parts(layout, half_steps[region * steps..][..steps].to_vec())?;
             each.push(Region {
-                map: Projection::from_parts(matrix, of_query)?,
+                map: all.with(matrix, scales, offset)?,
                 labels: labels.part(ends[0] as usize, size as usize),
                 columns: Columns::from_parts(sketcher, columns.part(at, bytes), size as usize)?,
             });
@@ -291,14 +294,20 @@ impl Regions {
         if at != columns.len() {
             return bad("more columns");
         }
-        Ok(Regions { centers, layout, each, parts })
+        let matrix = Matrix::from_padded(parts.row_scales.len(), d, parts.rows.clone())?;
+        let rows = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
+        Ok(Regions { centers, layout, each, rows, parts })
     }
 
-    /// Prove that each list has different labels below `m`, none of `without`, and that coordinates of queries are `p`.
+    /// Prove that each list has different labels below `m`, none of `without`, that there are so many rows in bytes, and as
+    /// many of the `p` coordinates of queries as centers have.
     pub fn validate(&self, m: usize, p: usize, without: &[u32]) -> Result<()> {
         let bad = |what: String| Err(Error::format("valid regions", what));
-        if self.each[0].map.matrix().cols() > p || self.centers.weights.len() > p {
+        if self.centers.weights.len() > p {
             return bad(format!("more coordinates than {p}"));
+        }
+        if self.rows.rows() != m + 1 {
+            return bad(format!("{} rows in bytes", self.rows.rows()));
         }
         let mut seen = vec![usize::MAX; m];
         for (region, Region { labels, .. }) in self.each.iter().enumerate() {
@@ -331,6 +340,11 @@ impl Regions {
         &self.each
     }
 
+    /// All rows of the layer, from bytes, and after them their mean: a query's logits, but for what rounding makes of them.
+    pub fn rows(&self) -> &Projection {
+        &self.rows
+    }
+
     /// What they consist of.
     pub fn parts(&self) -> &Parts {
         &self.parts
@@ -338,7 +352,8 @@ impl Regions {
 
     /// Bytes that finding a query's region, and its coordinates there, reads.
     pub fn nbytes_of_map(&self) -> usize {
-        self.centers.matrix.values().nbytes() + self.each[0].map.nbytes()
+        let map = &self.each[0].map;
+        self.centers.matrix.values().nbytes() + map.rows() * map.nbytes_of_row()
     }
 
     /// Labels in the longest list.
@@ -348,11 +363,44 @@ impl Regions {
 
     /// Bytes of it all.
     pub fn nbytes(&self) -> usize {
-        let Parts { offsets, labels, columns, half_steps, maps, scales, center, weights } = &self.parts;
-        let floats = [half_steps, scales, center, weights].map(Block::nbytes).iter().sum::<usize>();
-        let centers = self.centers.matrix.values().nbytes() + self.centers.weights.nbytes();
-        centers + offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + floats
+        let Parts {
+            offsets,
+            labels,
+            columns,
+            half_steps,
+            maps,
+            scales,
+            map_offset,
+            rows,
+            row_scales,
+            row_offset,
+        } = &self.parts;
+        let floats = [half_steps, scales, map_offset, row_scales, row_offset, self.centers.weights()];
+        let floats = floats.map(Block::nbytes).iter().sum::<usize>() + self.centers.matrix.values().nbytes();
+        offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + rows.nbytes() + floats
     }
+}
+
+/// Round the rows, and after them their mean, for queries that are rounded as `all` does.
+fn rows_in_bytes(rows: &Rows, all: &Projection) -> Result<Projection> {
+    let (m, d) = (rows.m(), rows.d());
+    let (mut sums, mut of_bias, mut row) = (vec![0.0f64; d], 0.0f64, Vec::new());
+    for (label, bias) in rows.bias().iter().enumerate() {
+        rows.widen_into(label, 1, &mut row);
+        sums.iter_mut().zip(&row).for_each(|(sum, value)| *sum += f64::from(*value));
+        of_bias += f64::from(*bias);
+    }
+    let mean: Vec<f32> = sums.iter().map(|sum| (sum / m as f64) as f32).collect();
+    all.beside(m + 1, |label, out| match rows.bias().get(label) {
+        Some(&bias) => {
+            rows.widen_into(label, 1, out);
+            bias
+        }
+        None => {
+            out.extend_from_slice(&mean);
+            (of_bias / m as f64) as f32
+        }
+    })
 }
 
 /// Sketch the labels of one region into its columns; returns how they are read.

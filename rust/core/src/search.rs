@@ -9,7 +9,7 @@ use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
-use crate::fitted::{FINALISTS, Fitted, ListPoint, Scan};
+use crate::fitted::{Fitted, ListPoint, Scan};
 use crate::hash::{Space, augment, code, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
@@ -107,7 +107,8 @@ pub const STAGES: [&str; 8] =
 pub struct Scratch {
     query: Vec<f32>,
     rounded: Rounded,
-    /// Whether `z` is this query's already.
+    /// Whether that, and all of `z`, are this query's already.
+    in_bytes: bool,
     projected: bool,
     /// Where it lies, if that is known.
     near: Option<Nearest>,
@@ -130,11 +131,15 @@ pub struct Scratch {
     logits: Vec<f32>,
     distances: Vec<f32>,
     scanned: (Vec<u32>, Vec<f32>),
+    ranked: Ranked,
     place: Place,
     /// Coordinates in a region.
     local: Vec<f32>,
-    /// Labels of a list whose columns promise most.
+    /// The labels that are candidates of every query, and those of a list whose columns promise most.
     listed: Vec<u32>,
+    /// Their logits from rows in bytes, and that of the mean of all rows.
+    reread: Vec<f32>,
+    level: f32,
     answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
     best: TopK,
@@ -143,6 +148,17 @@ pub struct Scratch {
     turns: Vec<Shortlist>,
     /// What batches need beside.
     pub(crate) workspace: Workspace,
+}
+
+/// What a list and its columns say of the listed labels.
+#[derive(Default)]
+struct Ranked {
+    /// Where they stand in the list; the first for those that are in none.
+    places: Vec<u32>,
+    /// What columns promise of those that are, where they were asked.
+    promised: Vec<f32>,
+    /// The most that they promise of others; -inf where they were not asked.
+    floor: f32,
 }
 
 /// How far the probing of a query has come.
@@ -166,15 +182,15 @@ impl Scratch {
         self.query.clear();
         self.query.extend_from_slice(query);
         self.query.resize(padded(query.len()), 0.0);
-        (self.projected, self.near) = (false, None);
+        (self.in_bytes, self.projected, self.near) = (false, false, None);
     }
 
-    /// The same, and of its coordinates and what [`Searcher::begin`] has found.
+    /// The same, and of its coordinates, where these are known, and what [`Searcher::begin`] has found.
     pub fn load_placed(&mut self, query: &[f32], z: &[f32], begin: Begin) {
         self.load(query);
         self.z.clear();
         self.z.extend_from_slice(z);
-        (self.projected, self.near) = (true, begin.near);
+        (self.projected, self.near) = (!z.is_empty(), begin.near);
     }
 
     /// Keep what a scan needs, while this is used for other queries.
@@ -185,6 +201,7 @@ impl Scratch {
             to.reserve(from.capacity());
             to.extend_from_slice(from);
         }
+        copy(&self.z, &mut aside.z);
         copy(&self.finalists, &mut aside.finalists);
         copy(&self.estimates, &mut aside.estimates);
         copy(&self.logits, &mut aside.logits);
@@ -224,12 +241,20 @@ pub struct Doubt {
     listed: usize,
 }
 
-/// Of what tables have found for a query, what a scan adds to.
+/// A query's coordinates, and of what tables have found for it what a scan adds to.
 #[derive(Default)]
 pub struct Aside {
+    z: Vec<f32>,
     finalists: Vec<u32>,
     estimates: Vec<f32>,
     logits: Vec<f32>,
+}
+
+impl Aside {
+    /// The query's coordinates.
+    pub fn coordinates(&self) -> &[f32] {
+        &self.z
+    }
 }
 
 /// Where a query begins to search: those of which this is the same read the same memory.
@@ -238,6 +263,21 @@ pub struct Begin {
     /// The region, where lists are read first, else the first table's bucket.
     pub place: u32,
     near: Option<Nearest>,
+}
+
+/// How far a list has been read.
+struct Reading {
+    near: Nearest,
+    /// Labels read, and to be read.
+    n: usize,
+    all: usize,
+}
+
+impl Reading {
+    /// Whether there are more.
+    fn more(&self) -> bool {
+        self.n < self.all
+    }
 }
 
 /// The parts of an index that a search reads.
@@ -283,14 +323,24 @@ impl Searcher<'_> {
         }
         let answers = self.answers(k);
         let (mut cost, mut listed) = (0.0, 0);
-        if effort.adaptive
-            && let (Some(list), Some(regions)) = (&point.list, self.fitted.regions.as_deref())
-        {
-            let (near, n) = self.by_list(scratch, regions, list, answers);
+        if let Some((list, regions)) = self.lists(effort) {
+            let mut reading = self.by_list(scratch, regions, list, answers);
+            let near = reading.near;
+            let trusted = |scratch: &Scratch, judge: &[f32; LISTED], least: f32| {
+                let few = scratch.finalists.len() < answers;
+                let listed = self.listed(scratch, self.answers(1), near);
+                let trust = if few { 0.0 } else { trust_in_list(judge, &listed) };
+                (trust, !doubted(trust, least))
+            };
+            let first = list.first.as_ref().filter(|_| reading.more());
+            let first = first.map(|first| trusted(scratch, &first.judge, first.trust));
+            let (trust, enough) = first.filter(|&(_, enough)| enough).unwrap_or_else(|| {
+                self.read_on(scratch, regions, list, &mut reading, answers);
+                trusted(scratch, &list.judge, list.trust)
+            });
+            let (n, found) = (reading.n, scratch.finalists.len());
             cost += self.list_cost(regions, n, scratch);
-            let found = scratch.finalists.len();
-            let trust = if found < answers { 0.0 } else { self.trust_in_list(scratch, list, near) };
-            if found >= k && !doubted(trust, list.trust) {
+            if found >= k && enough {
                 labels.copy_from_slice(&scratch.answer.0[..k]);
                 scores.copy_from_slice(&scratch.answer.1[..k]);
                 return Ok(Reached::Answer(Work {
@@ -368,12 +418,18 @@ impl Searcher<'_> {
         Ok(work)
     }
 
+    /// The lists that are read first, and how much of them, where they are.
+    pub fn lists(&self, effort: Effort) -> Option<(&ListPoint, &Regions)> {
+        self.fitted.point.list.as_ref().zip(self.fitted.regions.as_deref()).filter(|_| effort.adaptive)
+    }
+
     /// Answers looked for where `k` are asked for: as many as trust is about.
     fn answers(&self, k: usize) -> usize {
         k.max(self.fitted.point.judge.map_or(0, |trust| trust.k))
     }
 
-    /// Answer the loaded query from the list of its region, as the point says, and say what the answer shows of itself.
+    /// Answer the loaded query from the list of its region, read as far as the point says, and say what the answer shows of
+    /// itself.
     pub fn read_list(
         &self,
         scratch: &mut Scratch,
@@ -381,9 +437,10 @@ impl Searcher<'_> {
         list: &ListPoint,
         labels: &mut [i64],
     ) -> [f32; LISTED] {
-        let (near, _) = self.by_list(scratch, regions, list, labels.len());
+        let mut reading = self.by_list(scratch, regions, list, labels.len());
+        self.read_on(scratch, regions, list, &mut reading, labels.len());
         labels.copy_from_slice(&scratch.answer.0);
-        self.listed(scratch, labels.len(), near).features()
+        self.listed(scratch, labels.len(), reading.near).features()
     }
 
     /// Answer the loaded query twice, by tables and by a scan, and say what either shows of itself, and whether the
@@ -476,25 +533,67 @@ impl Searcher<'_> {
     /// What reading `n` labels of a list has cost in full rows.
     fn list_cost(&self, regions: &Regions, n: usize, scratch: &Scratch) -> f64 {
         let row = self.rows.weights().nbytes() as f64 / self.rows.m() as f64;
-        let sketches = self.fitted.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());
-        let read = n * regions.layout().bytes() + scratch.listed.len() * sketches;
+        let rows = scratch.listed.len() + 1;
+        let read = n * regions.layout().bytes() + rows * regions.rows().matrix().stride();
         read as f64 / row + scratch.finalists.len() as f64
     }
 
-    /// Answer with `k` labels from the list of the query's region; returns where that is and how many labels were read.
-    fn by_list(
+    /// Answer with `k` labels from the first of the list of the query's region.
+    fn by_list(&self, scratch: &mut Scratch, regions: &Regions, list: &ListPoint, k: usize) -> Reading {
+        self.lead(scratch, regions);
+        let near = self.region(scratch, regions);
+        let region = &regions.each()[near.region];
+        let [n, all] = list.reads(region.labels.len(), k);
+        self.read_columns(scratch, region, n, list.n_rescore.max(k));
+        self.reread(scratch, regions, 0, k);
+        self.rescore(scratch, k, CLOSE);
+        Reading { near, n, all }
+    }
+
+    /// Answer from all of the list that is to be read, where there is more.
+    fn read_on(
         &self,
         scratch: &mut Scratch,
         regions: &Regions,
         list: &ListPoint,
+        reading: &mut Reading,
         k: usize,
-    ) -> (Nearest, usize) {
-        self.place(scratch);
-        let near = self.region(scratch, regions);
-        let n = self.read_columns(scratch, &regions.each()[near.region], list, k);
-        self.estimate_listed(scratch, list, k);
-        self.rescore(scratch, k);
-        (near, n)
+    ) {
+        let Reading { near, n, all } = *reading;
+        if !reading.more() {
+            return;
+        }
+        let Scratch { listed, ranked: Ranked { places, promised, floor }, shortlist, .. } = scratch;
+        let region = &regions.each()[near.region];
+        let mut kept = shortlist.ids().len();
+        if let Some(above) = shortlist.gather_on(self.kernel, region, [n, all], *floor, list.n_rescore.max(k))
+        {
+            (*floor, kept) = (above, 0);
+        }
+        let always = self.fitted.always_include.len();
+        listed.truncate(always + kept);
+        places.truncate(always + kept);
+        promised.truncate(kept);
+        let ids = &shortlist.ids()[kept..];
+        listed.extend(ids.iter().map(|&at| region.labels[at as usize]));
+        places.extend_from_slice(ids);
+        promised.extend_from_slice(&shortlist.scores()[kept..]);
+        reading.n = all;
+        self.reread(scratch, regions, always + kept, k);
+        self.rescore(scratch, k, CLOSE);
+    }
+
+    /// Round the query to bytes, and compute the coordinates that tell how far centers are, where that is not known yet.
+    fn lead(&self, scratch: &mut Scratch, regions: &Regions) {
+        self.round(scratch);
+        let Scratch { z, near, projected, rounded, .. } = scratch;
+        if let Some(coordinates) = &self.fitted.coordinates
+            && near.is_none()
+            && !*projected
+        {
+            z.resize(regions.centers().weights().len(), 0.0);
+            coordinates.apply_first(self.kernel, rounded, z);
+        }
     }
 
     /// Find the query's region, and its coordinates there.
@@ -503,69 +602,68 @@ impl Searcher<'_> {
         let near = near.unwrap_or_else(|| regions.centers().nearest(self.kernel, z, place));
         let map = &regions.each()[near.region].map;
         local.resize(map.rows(), 0.0);
-        map.apply(self.kernel, &z[..map.matrix().cols()], rounded, local);
+        map.apply_first(self.kernel, rounded, local);
         near
     }
 
-    /// List the labels whose columns promise most, among the first of a region; returns how many there are.
-    fn read_columns(&self, scratch: &mut Scratch, region: &Region, list: &ListPoint, k: usize) -> usize {
-        let Scratch { local, listed, scanned, shortlist, .. } = scratch;
-        let n = region.labels.len().min(list.n_listed);
-        let most = FINALISTS.saturating_mul(list.n_rescore.max(k));
+    /// List the labels whose columns promise most, about `most` of the first `n` of a region.
+    fn read_columns(&self, scratch: &mut Scratch, region: &Region, n: usize, most: usize) {
+        let Scratch { local, listed, ranked: Ranked { places, promised, floor }, shortlist, .. } = scratch;
         listed.clear();
+        listed.extend_from_slice(&self.fitted.always_include);
+        places.clear();
+        places.resize(listed.len(), 0);
+        promised.clear();
         if most < n {
-            shortlist.gather(self.kernel, region, local, n, most);
-            scanned.0.clear();
-            scanned.0.extend_from_slice(shortlist.ids());
-            listed.extend(scanned.0.iter().map(|&at| region.labels[at as usize]));
+            *floor = shortlist.gather(self.kernel, region, local, n, most);
+            places.extend_from_slice(shortlist.ids());
+            promised.extend_from_slice(shortlist.scores());
+            listed.extend(shortlist.ids().iter().map(|&at| region.labels[at as usize]));
         } else {
-            scanned.0.clear();
-            scanned.0.extend(0..n as u32);
+            *floor = f32::NEG_INFINITY;
+            places.extend(0..n as u32);
             listed.extend_from_slice(&region.labels[..n]);
         }
-        // They are in no list, and rank with the first.
-        listed.extend_from_slice(&self.fitted.always_include);
-        scanned.0.resize(listed.len(), 0);
-        n
     }
 
-    /// Choose the listed labels to rescore by their sketches.
-    fn estimate_listed(&self, scratch: &mut Scratch, list: &ListPoint, k: usize) {
-        let Scratch { z, listed, finalists, estimates, cut, .. } = scratch;
-        if let Some(sketched) = &self.fitted.sketches {
-            cut.best(self.kernel, sketched, z, listed, list.n_rescore.max(k), true, finalists, estimates);
-        }
-    }
-
-    /// How far an answer from a list is to be trusted.
-    fn trust_in_list(&self, scratch: &Scratch, list: &ListPoint, near: Nearest) -> f32 {
-        let k = self.answers(1);
-        trust_in_list(&list.judge, &self.listed(scratch, k, near))
+    /// Read the listed labels' rows in bytes, but for the first `known`, and choose of which to read the rows themselves.
+    fn reread(&self, scratch: &mut Scratch, regions: &Regions, known: usize, k: usize) {
+        let Scratch { rounded, listed, reread, level, finalists, estimates, cut, .. } = scratch;
+        let n = listed.len();
+        listed.push(self.rows.m() as u32);
+        reread.truncate(known);
+        reread.resize(n + 1, 0.0);
+        regions.rows().apply_ids(self.kernel, rounded, &listed[known..], &mut reread[known..]);
+        *level = reread[n];
+        listed.truncate(n);
+        reread.truncate(n);
+        cut.best_of(reread, listed, LEAST_CLOSE.max(k.saturating_mul(2)), finalists, estimates);
     }
 
     /// What an answer from a list shows by its best k.
     fn listed(&self, scratch: &Scratch, k: usize, near: Nearest) -> Listed {
-        let (labels, scores) = (&scratch.answer.0[..k], &scratch.answer.1[..k]);
+        let Scratch { answer, listed, reread, level, ranked, .. } = scratch;
+        let (labels, scores) = (&answer.0[..k], &answer.1[..k]);
         let rank = |&label: &i64| {
-            let at = scratch.listed.iter().position(|&id| i64::from(id) == label);
-            at.map_or(0.0, |at| (1.0 + scratch.scanned.0[at] as f32).ln())
+            let at = listed.iter().position(|&id| i64::from(id) == label);
+            at.map_or(0.0, |at| (1.0 + ranked.places[at] as f32).ln())
         };
         let [best, kth] = ends(scores);
-        let scanned = scanned(scratch, k);
+        let (shift, error) = spread(&reread[self.fitted.always_include.len()..], &ranked.promised);
         Listed {
             distances: near.distances,
             spread: best - kth,
-            kth: kth - scanned.shift - self.fitted.level,
+            kth: kth - level,
             rank_best: labels.first().map_or(0.0, rank),
             rank: labels.iter().map(rank).sum::<f32>() / k.max(1) as f32,
-            scanned,
+            scanned: Scanned { kth, shift, error, cut: ranked.floor },
         }
     }
 
     /// Answer from the candidates, `k` labels.
     fn by_tables(&self, scratch: &mut Scratch, k: usize) {
         self.estimate(scratch, k);
-        self.rescore(scratch, k);
+        self.rescore(scratch, k, COARSE);
     }
 
     /// Choose the candidates to rescore, `k` at least, by their sketches.
@@ -585,26 +683,27 @@ impl Searcher<'_> {
     }
 
     /// Score them in full precision and choose the best `k`.
-    fn rescore(&self, scratch: &mut Scratch, k: usize) {
+    fn rescore(&self, scratch: &mut Scratch, k: usize, pace: Pace) {
         scratch.best.reset(k);
         scratch.logits.clear();
-        self.score(scratch, k, false);
+        self.score(scratch, k, Some(pace));
     }
 
     /// Score the finalists in full precision that have no logit yet, those of the largest estimates first, until no other is
-    /// likely to be among the best `k`: all where that is asked for, or estimates are not known. Choose the best.
-    fn score(&self, scratch: &mut Scratch, k: usize, all: bool) {
+    /// likely to be among the best `k`: all where no pace is set, or estimates are not known. Choose the best.
+    fn score(&self, scratch: &mut Scratch, k: usize, pace: Option<Pace>) {
         let Scratch { query, finalists, estimates, logits, best, cut, answer, .. } = scratch;
         let (mut scored, n) = (logits.len(), finalists.len());
         logits.resize(n, 0.0);
-        let all = all || estimates.is_empty();
-        let mut at_once = if all { n } else { k.max(AT_FIRST) };
+        let Pace { at_first, at_once: later } =
+            pace.filter(|_| !estimates.is_empty()).unwrap_or(Pace { at_first: n, at_once: n });
+        let mut at_once = k.max(at_first);
         while scored < n {
             let to = n.min(scored + at_once);
             self.rows.logits(self.kernel, query, &finalists[scored..], &mut logits[scored..to]);
             best.extend(&logits[scored..to], &finalists[scored..to]);
             scored = to;
-            at_once = AT_ONCE;
+            at_once = later;
             if scored < n
                 && let Some(kth) = best.kth()
             {
@@ -634,11 +733,14 @@ impl Searcher<'_> {
         };
         let k = self.answers(k);
         if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
-            let mut region = 0;
-            time(0, &mut || self.place(scratch));
-            time(1, &mut || region = self.region(scratch, regions).region);
-            time(2, &mut || _ = self.read_columns(scratch, &regions.each()[region], list, k));
-            time(6, &mut || self.estimate_listed(scratch, list, k));
+            let mut at = 0;
+            time(0, &mut || self.lead(scratch, regions));
+            time(1, &mut || at = self.region(scratch, regions).region);
+            let region = &regions.each()[at];
+            let [n, _] = list.reads(region.labels.len(), k);
+            time(2, &mut || self.read_columns(scratch, region, n, list.n_rescore.max(k)));
+            time(6, &mut || self.reread(scratch, regions, 0, k));
+            time(7, &mut || self.rescore(scratch, k, CLOSE));
         } else {
             time(0, &mut || self.project(scratch));
             time(3, &mut || self.start_probing(scratch));
@@ -652,8 +754,8 @@ impl Searcher<'_> {
             time(4, &mut || self.choose_neighbors(scratch));
             time(5, &mut || self.list(scratch));
             time(6, &mut || self.estimate(scratch, k));
+            time(7, &mut || self.rescore(scratch, k, COARSE));
         }
-        time(7, &mut || self.rescore(scratch, k));
         taken
     }
 
@@ -726,7 +828,7 @@ impl Searcher<'_> {
                 estimates.push(estimate);
             }
         }
-        self.score(scratch, k, all);
+        self.score(scratch, k, (!all).then_some(COARSE));
     }
 
     /// What a search by tables shows by its best k.
@@ -931,28 +1033,36 @@ impl Searcher<'_> {
         self.hash(scratch);
     }
 
+    /// Round the query to bytes, where that has not been done yet.
+    fn round(&self, scratch: &mut Scratch) {
+        if let Some(coordinates) = &self.fitted.coordinates
+            && !scratch.in_bytes
+        {
+            coordinates.round(&scratch.query, &mut scratch.rounded);
+            scratch.in_bytes = true;
+        }
+    }
+
     /// Compute the query's coordinates, where these are not known yet.
     fn place(&self, scratch: &mut Scratch) {
         if let Some(coordinates) = &self.fitted.coordinates
             && !scratch.projected
         {
+            self.round(scratch);
             scratch.z.resize(coordinates.rows(), 0.0);
-            coordinates.apply(self.kernel, &scratch.query, &mut scratch.rounded, &mut scratch.z);
+            coordinates.apply_first(self.kernel, &mut scratch.rounded, &mut scratch.z);
             scratch.projected = true;
         }
     }
 
     /// Find where the loaded query begins to search.
     pub fn begin(&self, scratch: &mut Scratch, effort: Effort) -> Begin {
-        self.place(scratch);
-        if effort.adaptive
-            && self.fitted.point.list.is_some()
-            && let Some(regions) = self.fitted.regions.as_deref()
-        {
+        if let Some((_, regions)) = self.lists(effort) {
+            self.lead(scratch, regions);
             let near = regions.centers().nearest(self.kernel, &scratch.z, &mut scratch.place);
             return Begin { place: near.region as u32, near: Some(near) };
         }
-        self.hash(scratch);
+        self.project(scratch);
         Begin { place: code(&scratch.margins[..self.fitted.planes.n_bits()]), near: None }
     }
 
@@ -983,8 +1093,18 @@ fn scanned(scratch: &Scratch, k: usize) -> Scanned {
 const ROUND: usize = 64;
 
 /// Rows scored in full before it is first asked whether these are enough, and between such questions.
-const AT_FIRST: usize = 16;
-const AT_ONCE: usize = 8;
+#[derive(Clone, Copy)]
+struct Pace {
+    at_first: usize,
+    at_once: usize,
+}
+
+/// Where estimates are from sketches, and where they are from rows in bytes.
+const COARSE: Pace = Pace { at_first: 16, at_once: 8 };
+const CLOSE: Pace = Pace { at_first: 8, at_once: 4 };
+
+/// Of the labels whose rows are read in bytes so many, or twice the answers, can be read in full precision.
+const LEAST_CLOSE: usize = 24;
 
 /// A row of which the estimate, corrected by the mean error of others, lies so many of their deviations below the k-th
 /// logit is not among the best k.
@@ -1077,6 +1197,14 @@ impl Cut {
         }
         self.start(sketcher, z, r.min(ids.len()));
         self.offer(kernel, sketches, ids, 0);
+        self.keep(kept, scores);
+    }
+
+    /// The same by scores that are known.
+    fn best_of(&mut self, known: &[f32], ids: &[u32], r: usize, kept: &mut Vec<u32>, scores: &mut Vec<f32>) {
+        self.best.reset(r.min(ids.len()));
+        (self.r, self.offered) = (r, ids.len());
+        self.best.extend(known, ids);
         self.keep(kept, scores);
     }
 

@@ -26,10 +26,11 @@ const LEAST_RANK: usize = 12;
 #[derive(Default)]
 pub struct Shortlist {
     tables: ColumnQuery,
-    scores: Vec<f32>,
+    sampled: Vec<f32>,
     keys: Vec<u32>,
     best: TopK,
     ids: Vec<u32>,
+    scores: Vec<f32>,
 }
 
 /// List for each query, prepared before, the `n` of `m` rows of which their columns promise most.
@@ -78,35 +79,80 @@ impl Shortlist {
         &self.ids
     }
 
-    /// List about `n` of the first `m` labels of a region, by their places there, rising: all above a score that so many
-    /// of some blocks reach. Where that fails, the best `n`.
-    pub fn gather(&mut self, kernel: Kernel, region: &Region, z: &[f32], m: usize, n: usize) {
+    /// What the columns of these promise, but for what is the same for all.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
+    /// List those of the labels `from..m`, too, whose columns promise more than `floor`. Where that makes more than four times
+    /// `n`, the best `n` of all are listed instead, and a score is returned that no other is above.
+    pub fn gather_on(
+        &mut self,
+        kernel: Kernel,
+        region: &Region,
+        [from, m]: [usize; 2],
+        floor: f32,
+        n: usize,
+    ) -> Option<f32> {
+        let Region { columns, labels, .. } = region;
+        self.gather_above(kernel, columns.view(), labels, [from, m], floor);
+        (self.ids.len() > 4 * n).then(|| self.gather_best(kernel, columns, m, n))
+    }
+
+    /// List about `n` of the first `m` labels of a region, by their places there: all above a score that so many of some
+    /// blocks reach. Where that fails, the best `n`. Returns a score that no other is above.
+    pub fn gather(&mut self, kernel: Kernel, region: &Region, z: &[f32], m: usize, n: usize) -> f32 {
         let Region { columns, labels, .. } = region;
         self.prepare(kernel, columns, z);
         let view = columns.view();
         let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
         self.sample(kernel, view, m, apart / 2, apart);
-        let rank = (n * self.scores.len() / m).max(LEAST_RANK).min(self.scores.len() - 1);
-        let floor = nth(&mut self.keys, &self.scores, rank);
-        let Shortlist { tables, scores, ids, .. } = self;
-        ids.clear();
-        if scores.len() == m {
+        let rank = (n * self.sampled.len() / m).max(LEAST_RANK).min(self.sampled.len() - 1);
+        let floor = nth(&mut self.keys, &self.sampled, rank);
+        self.ids.clear();
+        self.scores.clear();
+        if self.sampled.len() == m {
             // All have been asked.
             let promises = |score: f32| score > floor || score.is_nan() || floor.is_nan();
-            ids.extend((0..).zip(scores.iter()).filter(|&(_, &score)| promises(score)).map(|(at, _)| at));
+            for (at, &score) in (0..).zip(&self.sampled).filter(|&(_, &score)| promises(score)) {
+                self.ids.push(at);
+                self.scores.push(score);
+            }
         } else {
-            let mut promised = NOTHING;
-            for from in (0..m).step_by(ROWS) {
-                each_above(kernel, view, tables, from..m, floor, &mut promised, |_, at| {
+            self.gather_above(kernel, view, labels, [0, m], floor);
+        }
+        if (n / 4..=4 * n).contains(&self.ids.len()) {
+            return floor;
+        }
+        self.gather_best(kernel, columns, m, n)
+    }
+
+    /// List those of the labels `first..m`, too, whose columns promise more than a floor.
+    fn gather_above(
+        &mut self,
+        kernel: Kernel,
+        view: ColumnsView<'_>,
+        labels: &[u32],
+        [first, m]: [usize; 2],
+        floor: f32,
+    ) {
+        let Shortlist { tables, scores, ids, .. } = self;
+        let mut promised = NOTHING;
+        for from in (first / BLOCK * BLOCK..m).step_by(ROWS) {
+            each_above(kernel, view, tables, from..m, floor, &mut promised, |score, at| {
+                if at as usize >= first {
                     prefetch(labels, at as usize);
                     ids.push(at);
-                });
-            }
+                    scores.push(score);
+                }
+            });
         }
-        if ids.len() < n / 4 || ids.len() > 4 * n {
-            list_best(kernel, columns, m, n, std::slice::from_mut(self));
-            self.ids.sort_unstable();
-        }
+    }
+
+    /// List the best `n` of the first `m` labels; returns a score that no other is above.
+    fn gather_best(&mut self, kernel: Kernel, columns: &Columns, m: usize, n: usize) -> f32 {
+        list_best(kernel, columns, m, n, std::slice::from_mut(self));
+        self.scores.iter().copied().fold(f32::INFINITY, f32::min)
     }
 
     /// Find a score that a few more than `n` of `m` rows are likely to reach, by some blocks; -inf if these are few.
@@ -114,19 +160,19 @@ impl Shortlist {
         self.sample(kernel, view, m, 0, SAMPLED);
         // Blocks differ: a quarter more, and what chance does to a few.
         let rank = n / SAMPLED + n / (4 * SAMPLED) + 32;
-        if rank >= self.scores.len() {
+        if rank >= self.sampled.len() {
             return f32::NEG_INFINITY;
         }
-        nth(&mut self.keys, &self.scores, rank)
+        nth(&mut self.keys, &self.sampled, rank)
     }
 
     /// Ask some blocks of `m` rows, so many `apart`, for their scores.
     fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
-        self.scores.clear();
+        self.sampled.clear();
         let mut block = [Promised::NOTHING];
         for at in (first..m.div_ceil(BLOCK)).step_by(apart) {
             kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
-            self.scores.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
+            self.sampled.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
         }
     }
 }

@@ -184,6 +184,12 @@ fn rows_of_bytes() {
                 for kernel in Kernel::available() {
                     let mut out = vec![f32::NAN; n];
                     kernel.dot_bytes(&rows, d, &query, &mut out);
+                    // The same rows in any order, some twice, others not at all.
+                    let ids: Vec<u32> = (0..2 * n).map(|i| ((7 * i + 3) % n) as u32).collect();
+                    let mut of_ids = vec![f32::NAN; ids.len()];
+                    kernel.dot_bytes_ids(&rows, d, &query, &ids, &mut of_ids);
+                    let expected: Vec<f32> = ids.iter().map(|&id| out[id as usize]).collect();
+                    assert_eq!(of_ids, expected, "{} d={d} n={n}", kernel.name());
                     for (row, got) in rows.chunks_exact(d).zip(out) {
                         let sum: i64 =
                             row.iter().zip(&query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum();
@@ -214,6 +220,15 @@ fn rows_of_bytes() {
         assert!(dot_bytes(16, 16, 16, 1), "a part of a step");
         let more = MOST_BYTES + LANES;
         assert!(dot_bytes(more, more, more, 1), "too long");
+        let of_ids = |ids: &[u32], query: usize, n: usize| {
+            let (rows, query, mut out) = (vec![1; 3 * LANES], vec![1; query], vec![0.0; n]);
+            let one = || kernel.dot_bytes_ids(&rows, LANES, &query, ids, &mut out);
+            catch_unwind(AssertUnwindSafe(one)).is_err()
+        };
+        assert!(!of_ids(&[2, 0], LANES, 2));
+        assert!(of_ids(&[3], LANES, 1) && of_ids(&[u32::MAX], LANES, 1), "no such row");
+        assert!(of_ids(&[0, 1], LANES, 1) && of_ids(&[0], LANES, 2), "other scores");
+        assert!(of_ids(&[0], 2 * LANES, 1), "a longer query");
     }
 }
 

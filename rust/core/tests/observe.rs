@@ -115,7 +115,7 @@ proptest! {
                 let mut scored: BTreeSet<u32> = lss_core::reference::top(&twin.sketch_scores(query, &listed).unwrap(), t.max(16)).into_iter().map(|(_, id)| id).collect();
                 let by_tables = twin.sketch_scores(query, &twin.candidates(query).0).unwrap();
                 let likely = lss_core::reference::top(&by_tables, 20);
-                scored.extend(likely[..twin.enough(query, 2, &likely, 0)].iter().map(|&(_, id)| id));
+                scored.extend(likely[..twin.enough(query, 2, &likely, 0, [16, 8])].iter().map(|&(_, id)| id));
                 let logits: Vec<(f32, u32)> = scored.iter().map(|&id| (twin.logit(query, id), id)).collect();
                 let mut needed: BTreeSet<u32> = lss_core::reference::top(&logits, t).into_iter().map(|(_, id)| id).collect();
                 needed.extend(labels);

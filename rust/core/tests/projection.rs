@@ -58,9 +58,35 @@ proptest! {
         }
         for kernel in Kernel::available() {
             let mut out = vec![f32::NAN; p];
-            map.apply(kernel, &query, &mut Rounded::default(), &mut out);
+            let mut rounded = Rounded::default();
+            map.apply(kernel, &query, &mut rounded, &mut out);
             assert_same(&out, &expected, kernel.name());
+            // The first rows, and any others, of what has been rounded already.
+            let first = &mut out[..p / 2];
+            first.fill(f32::NAN);
+            map.apply_first(kernel, &mut rounded, first);
+            assert_same(first, &expected[..p / 2], kernel.name());
+            let ids: Vec<u32> = (0..5).map(|_| rng.below(p) as u32).collect();
+            let mut of_ids = [f32::NAN; 5];
+            map.apply_ids(kernel, &mut rounded, &ids, &mut of_ids);
+            assert_same(&of_ids, &ids.iter().map(|&id| expected[id as usize]).collect::<Vec<_>>(), kernel.name());
         }
+    }
+
+    /// A map beside another is the map that would have been made of the same values, and rounds queries alike.
+    #[test]
+    fn a_map_beside_another_is_made_like_it(seed: u64, p in 1usize..40, more in 1usize..40, d in 1usize..100) {
+        let rng = &mut Rng(seed);
+        let Made { map, mean, deviations, .. } = made(rng, p, d);
+        let (values, offset) = (rng.vector(more * d, Rng::normal), rng.vector(more, Rng::normal));
+        let beside = map.beside(more, |at, out| {
+            out.extend_from_slice(&values[at * d..][..d]);
+            offset[at]
+        });
+        let (beside, alone) = (beside.unwrap(), Projection::new(more, d, &values, &offset, [&mean, &deviations]).unwrap());
+        let parts = |map: &Projection| [map.scales(), map.offset(), map.center(), map.weights()].map(|part| part.to_vec());
+        prop_assert_eq!(&beside.matrix().values()[..], &alone.matrix().values()[..]);
+        prop_assert_eq!(parts(&beside), parts(&alone));
     }
 }
 

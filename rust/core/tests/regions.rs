@@ -12,7 +12,7 @@ use lss_core::kernels::Kernel;
 use lss_core::reference::{self, Sketched};
 use lss_core::regions::{self, Centers, Place, Plan, RegionMap, Regions};
 use lss_core::trust::LISTED;
-use lss_core::{Builder, Effort, Error, Fill, Index, ListPoint, OnShort, OperatingPoint, Step};
+use lss_core::{Builder, Effort, Error, Fill, FirstRead, Index, ListPoint, OnShort, OperatingPoint, Step};
 use proptest::prelude::*;
 
 fn with_regions(mut case: Case, n_regions: usize) -> Case {
@@ -92,12 +92,13 @@ proptest! {
         }).collect();
         let l = 1 + rng.below(40.min(case.p));
         let maps: Vec<RegionMap> = (0..n_regions).map(|_| RegionMap {
-            query: reference::projection(&rng.matrix(l, 2.min(case.p), Rng::normal), &vec![0.0; l], [&vec![0.0; 2.min(case.p)], &vec![1.0; 2.min(case.p)]]).unwrap(),
+            query: rng.vector(l * d, Rng::normal),
+            offset: rng.vector(l, Rng::normal),
             row: rng.vector(l * d, |rng| rng.dyadic(0.25, 8)),
             mean: rng.vector(d, |rng| rng.dyadic(0.25, 8)),
         }).collect();
         let plan = Plan { lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
-        let built_regions = Regions::build(built.index.rows(), &coordinates.base, centers, &plan).unwrap();
+        let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, centers, &plan).unwrap();
         built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
             prop_assert_eq!(&region.labels[..], &list[..]);
@@ -127,17 +128,19 @@ proptest! {
 
     /// What trust is learned from is what searches are judged by.
     #[test]
-    fn features_are_those_that_searches_are_judged_by(case in any_case(), n_regions in 1usize..=4, k in 1usize..=4, n_listed in 1usize..=120, n_rescore in 1usize..=20) {
+    fn features_are_those_that_searches_are_judged_by(case in any_case(), n_regions in 1usize..=4, k in 1usize..=4, n_listed in 1usize..=120, n_rescore in 1usize..=20, n_first in proptest::option::of(1usize..=90)) {
         let case = with_regions(case, n_regions);
         let built = case.build();
         let point = built.index.fitted().unwrap().point;
         let (n, judge) = (built.queries.len(), lss_core::Trust { k, ..point.judge.unwrap() });
         let (mut labels, mut features) = (vec![0; n * k], vec![[0.0; LISTED]; n]);
-        built.index.read_lists(&built.queries.concat(), k, [n_listed, n_rescore], &mut labels, &mut features).unwrap();
+        built.index.read_lists(&built.queries.concat(), k, [n_listed, n_rescore], n_first, &mut labels, &mut features).unwrap();
         for feature in 0..LISTED {
             let mut weights = [0.0; LISTED];
             weights[feature] = 0.1;
-            let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge: weights });
+            // Whether it is read on or not, the features are of what is judged last.
+            let first = n_first.map(|n_listed| FirstRead { n_listed, trust: 1.0, judge: [0.0; LISTED] });
+            let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge: weights, first });
             built.index.set_operating_point(OperatingPoint { judge: Some(judge), list, ..point }).unwrap();
             let twin = built.reference_of_parts();
             for (i, query) in built.queries.iter().enumerate() {
@@ -194,17 +197,30 @@ fn long_lists_answer_as_the_reference() {
     let fitted = index.fitted().unwrap();
     let regions = fitted.regions.as_deref().unwrap();
     assert!(regions.most() > 2000, "{} labels", regions.most());
-    for (n_listed, n_rescore) in
-        [(usize::MAX, 40), (usize::MAX, 3), (2000, 16), (300, 16), (65, 16), (64, 16)]
-    {
-        let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge: [0.0; LISTED] });
+    for (n_listed, n_rescore, n_first) in [
+        (usize::MAX, 120, 0),
+        (usize::MAX, 3, 0),
+        (2000, 48, 0),
+        (300, 48, 0),
+        (65, 48, 0),
+        (64, 48, 0),
+        (usize::MAX, 48, 1000),
+        (usize::MAX, 48, 100),
+        (usize::MAX, 6, 64),
+        (1500, 400, 1499),
+        (1500, 400, 400),
+    ] {
+        let judge = [0.0; LISTED];
+        // Nothing is trusted more than by a half.
+        let first = (n_first > 0).then_some(FirstRead { n_listed: n_first, trust: 0.6, judge });
+        let list = Some(ListPoint { n_listed, n_rescore, trust: 0.0, judge, first });
         index.set_operating_point(OperatingPoint { list, ..point }).unwrap();
         let twin = reference::Reference::of(index.rows(), &index.fitted().unwrap());
         for query in queries.iter().chain([&vec![0.0; 8], &vec![1e30; 8]]) {
             let got = search_one(&index, query, 5, OnShort::Pad, Effort::ADAPTIVE).unwrap();
             let expected = twin.search(query, 5, OnShort::Pad, Effort::ADAPTIVE).unwrap();
             assert_eq!(got.work.step, Step::List);
-            common::assert_answers(&[got], &[expected], &format!("{n_listed} {n_rescore}"));
+            common::assert_answers(&[got], &[expected], &format!("{n_listed} {n_rescore} {n_first}"));
         }
     }
 }
@@ -215,7 +231,9 @@ fn about_as_many_are_gathered_as_are_asked_for() {
     for n in [1usize, 63, 64, 500, 5000] {
         let scores = rng.vector(n, Rng::normal);
         for most in [1, 16, n / 4, n - 1].into_iter().filter(|&most| 0 < most && most < n) {
-            let places = reference::gather(&scores, most);
+            let (places, floor) = reference::gather(&scores, most);
+            let listed: BTreeSet<u32> = places.iter().copied().collect();
+            assert!((0..n as u32).all(|at| listed.contains(&at) || scores[at as usize] <= floor));
             assert!(
                 places.len() >= most / 4 && places.len() <= 4 * most.max(16),
                 "{} of {most}",
@@ -225,7 +243,7 @@ fn about_as_many_are_gathered_as_are_asked_for() {
         }
     }
     // Where all are alike, none is above the others.
-    assert_eq!(reference::gather(&[1.0; 300], 20), (0..20).collect::<Vec<u32>>());
+    assert_eq!(reference::gather(&[1.0; 300], 20), ((0..20).collect(), 1.0));
 }
 
 #[test]
@@ -239,20 +257,30 @@ fn what_does_not_fit_is_refused() {
     let built = case.build();
     let point = built.index.fitted().unwrap().point;
     let list = point.list.unwrap();
+    let first = FirstRead { n_listed: 3, trust: 0.5, judge: [0.0; LISTED] };
     for (list, arg) in [
         (ListPoint { n_listed: 0, ..list }, "list.n_listed"),
         (ListPoint { n_rescore: 0, ..list }, "list.n_rescore"),
         (ListPoint { trust: 1.5, ..list }, "list.trust"),
         (ListPoint { judge: [f32::NAN; LISTED], ..list }, "list.judge"),
+        (ListPoint { first: Some(FirstRead { n_listed: 0, ..first }), ..list }, "list.first.n_listed"),
+        (ListPoint { first: Some(FirstRead { trust: -0.5, ..first }), ..list }, "list.first.trust"),
+        (
+            ListPoint { first: Some(FirstRead { judge: [f32::NAN; LISTED], ..first }), ..list },
+            "list.first.judge",
+        ),
     ] {
         refused(built.index.set_operating_point(OperatingPoint { list: Some(list), ..point }), arg);
     }
     refused(built.index.set_operating_point(OperatingPoint { judge: None, ..point }), "list");
     let bare = Case { n_regions: 0, ..case.clone() }.build();
     refused(bare.index.set_operating_point(point), "list");
-    refused(bare.index.read_lists(&bare.queries.concat(), 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "out");
+    refused(
+        bare.index.read_lists(&bare.queries.concat(), 1, [1, 1], None, &mut [0], &mut [[0.0; LISTED]]),
+        "out",
+    );
     let one = &bare.queries[0];
-    refused(bare.index.read_lists(one, 1, [1, 1], &mut [0], &mut [[0.0; LISTED]]), "n_regions");
+    refused(bare.index.read_lists(one, 1, [1, 1], None, &mut [0], &mut [[0.0; LISTED]]), "n_regions");
 
     // Labels that are no rows, or come twice, or are candidates of every query.
     let always = Case { n_always: 3, ..case.clone() }.prepare();
@@ -264,7 +292,8 @@ fn what_does_not_fit_is_refused() {
         let mut builder = Builder::new(Arc::clone(&always.index), recipe).unwrap();
         builder.add(&[], Lists { offsets: &[0], labels: &[] }).unwrap();
         let map = RegionMap {
-            query: reference::projection(&[vec![1.0]], &[0.0], [&[0.0], &[1.0]]).unwrap(),
+            query: rng.vector(6, Rng::normal),
+            offset: vec![0.0],
             row: rng.vector(6, Rng::normal),
             mean: rng.vector(6, Rng::normal),
         };

@@ -12,7 +12,8 @@ use lss_core::search::STAGES;
 use lss_core::tables::Tables;
 use lss_core::trust::{LISTED, NUMBERS, SCAN, TABLES};
 use lss_core::{
-    Answers, Effort, Error, Features, How, ListPoint, OnShort, OperatingPoint, Trust, Work, file, teacher,
+    Answers, Effort, Error, Features, FirstRead, How, ListPoint, OnShort, OperatingPoint, Trust, Work, file,
+    teacher,
 };
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
@@ -144,13 +145,22 @@ impl Index {
         dict.set_item("scan_trust", fitted.point.scan_trust)?;
         let judge = fitted.point.judge.map(|judge| judge.to_array());
         dict.set_item("judge", judge.map(|weights| PyTuple::new(py, weights)).transpose()?)?;
-        let list = fitted.point.list.map(|ListPoint { n_listed, n_rescore, trust, judge }| {
-            PyTuple::new(py, judge).map(|judge| (n_listed, n_rescore, trust, judge))
+        let list = fitted.point.list.map(|ListPoint { n_listed, n_rescore, trust, judge, first }| {
+            let first = first.map(|FirstRead { n_listed, trust, judge }| {
+                PyTuple::new(py, judge).map(|judge| (n_listed, trust, judge))
+            });
+            let first = first.transpose()?;
+            PyTuple::new(py, judge).map(|judge| (n_listed, n_rescore, trust, judge, first))
         });
         dict.set_item("list", list.transpose()?)?;
         let listed = fitted.regions.as_ref().map_or(0, |regions| regions.most());
         dict.set_item("n_listed", listed)?;
-        dict.set_item("region_nbytes", fitted.regions.as_ref().map_or(0, |regions| regions.nbytes_of_map()))?;
+        if let (Some(regions), Some(map)) = (&fitted.regions, &fitted.coordinates) {
+            let lead = regions.centers().weights().len();
+            dict.set_item("lead_nbytes", map.nbytes_of_first(lead))?;
+            dict.set_item("region_nbytes", regions.nbytes_of_map())?;
+            dict.set_item("row_nbytes", regions.rows().nbytes_of_row())?;
+        }
         dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
         dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;
@@ -251,6 +261,7 @@ impl Index {
     }
 
     /// Answer from the lists of regions: labels (n, k), and features of each answer.
+    #[pyo3(signature = (queries, k, n_listed, n_rescore, n_first=None))]
     fn read_lists<'py>(
         &self,
         py: Python<'py>,
@@ -258,6 +269,7 @@ impl Index {
         k: usize,
         n_listed: usize,
         n_rescore: usize,
+        n_first: Option<usize>,
     ) -> PyResult<Listed<'py>> {
         let (n, queries) = self.queries("x", &queries)?;
         let labels = PyArray2::<i64>::zeros(py, [n, k], false);
@@ -265,7 +277,9 @@ impl Index {
         {
             let mut labels = labels.readwrite();
             let labels = labels.as_slice_mut()?;
-            enter(py, || self.0.read_lists(&queries, k, [n_listed, n_rescore], labels, &mut features))?;
+            enter(py, || {
+                self.0.read_lists(&queries, k, [n_listed, n_rescore], n_first, labels, &mut features)
+            })?;
         }
         Ok((labels, PyArray1::from_vec(py, features.into_flattened()).reshape([n, LISTED])?))
     }
@@ -490,16 +504,18 @@ pub fn csr(py: Python<'_>, offsets: Vec<usize>, ids: Vec<u32>) -> Csr<'_> {
 pub type Point =
     (usize, usize, usize, usize, bool, Option<f32>, usize, f32, f32, Option<[f32; NUMBERS]>, Option<List>);
 
-/// What is read of lists: n_listed, n_rescore, trust, judge.
-type List = (usize, usize, f32, [f32; LISTED]);
+/// What is read of lists: n_listed, n_rescore, trust, judge, first (n_listed, trust, judge).
+type List = (usize, usize, f32, [f32; LISTED], Option<(usize, f32, [f32; LISTED])>);
 
 /// What an index searches with.
 pub fn operating_point(point: Point) -> OperatingPoint {
     let (n_probes, max_entries, n_neighbors, n_rescore, exact, reach, n_scan, trust, scan_trust, judge, list) =
         point;
     let judge = judge.map(|weights| Trust::from_array(&weights));
-    let list =
-        list.map(|(n_listed, n_rescore, trust, judge)| ListPoint { n_listed, n_rescore, trust, judge });
+    let list = list.map(|(n_listed, n_rescore, trust, judge, first)| {
+        let first = first.map(|(n_listed, trust, judge)| FirstRead { n_listed, trust, judge });
+        ListPoint { n_listed, n_rescore, trust, judge, first }
+    });
     OperatingPoint {
         n_probes,
         max_entries,

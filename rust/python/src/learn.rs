@@ -175,38 +175,32 @@ impl Builder {
         indptr: PyReadonlyArray1<'_, i64>,
         ids: PyReadonlyArray1<'_, i64>,
         query_maps: PyReadonlyArray3<'_, f32>,
-        centers: PyReadonlyArray2<'_, f32>,
-        deviations: PyReadonlyArray2<'_, f32>,
+        query_offsets: PyReadonlyArray2<'_, f32>,
         row_maps: PyReadonlyArray3<'_, f32>,
         means: PyReadonlyArray2<'_, f32>,
         variances: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
         let (offsets, ids) = (offsets(vector(&indptr)?)?, labels("ids", vector(&ids)?, self.m)?);
         let lists = Lists { offsets: &offsets, labels: &ids };
-        let ([n, p, q], query_maps) = cube(&query_maps)?;
-        let ([_, _, d], row_maps) = cube(&row_maps)?;
-        let ([_, _], centers) = matrix(&centers)?;
-        let ([_, _], deviations) = matrix(&deviations)?;
+        let ([n, p, d], query_maps) = cube(&query_maps)?;
+        let ([_, _], query_offsets) = matrix(&query_offsets)?;
+        let ([_, _, _], row_maps) = cube(&row_maps)?;
         let ([_, _], means) = matrix(&means)?;
-        let sizes = [centers.len(), deviations.len(), row_maps.len(), means.len(), d];
-        if sizes != [n * q, n * q, n * p * d, n * d, self.d] {
+        let sizes = [query_offsets.len(), row_maps.len(), means.len(), d];
+        if sizes != [n * p, n * p * d, n * d, self.d] {
             let got = format!("{sizes:?}");
             return Err(raise(Error::Value { arg: "query_maps", expected: "of one size".into(), got }));
         }
         lists.check(n, self.m).map_err(raise)?;
-        let region = |at: usize| {
-            let center = &centers[at * q..][..q];
-            let map = &query_maps[at * p * q..][..p * q];
-            let spread = [center, &deviations[at * q..][..q]];
-            Ok(RegionMap {
-                query: Projection::new(p, q, map, &vec![0.0; p], spread)?,
-                row: row_maps[at * p * d..][..p * d].to_vec(),
-                mean: means[at * d..][..d].to_vec(),
-            })
+        let region = |at: usize| RegionMap {
+            query: query_maps[at * p * d..][..p * d].to_vec(),
+            offset: query_offsets[at * p..][..p].to_vec(),
+            row: row_maps[at * p * d..][..p * d].to_vec(),
+            mean: means[at * d..][..d].to_vec(),
         };
         let variances = vector(&variances)?.to_vec();
         let lists: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
-        let maps = (0..n).map(region).collect::<lss_core::Result<Vec<_>>>().map_err(raise)?;
+        let maps = (0..n).map(region).collect();
         enter(py, || {
             self.with(|builder| {
                 builder.lay_out(Plan { lists, maps, variances });

@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
-    each_step, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
+    each_rows_of_bytes, each_step, prefetch, prefetch_column, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -116,14 +116,14 @@ pub(super) fn tree(lanes: __m256) -> f32 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
     let ones = _mm256_set1_epi16(1);
     let load = |bytes: &[i8; LANES]| {
         // SAFETY: a step has 32 bytes.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     };
     let (steps, _) = query.as_chunks::<LANES>();
-    each_rows_of_bytes(rows, d, out, |rows| {
+    each_rows_of_bytes(row, out, |rows| {
         // One by one, and as long as the query: what an array's `map` is told is not compiled into this.
         let [first, second, third, fourth] = rows;
         let part = |row: &[i8], i: usize| load(&row.as_chunks::<LANES>().0[..steps.len()][i]);
@@ -295,7 +295,8 @@ fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
+            prefetch_column(all, at);
             let (lower, upper) = (table(lower), table(upper));
             for (half, [both, odd]) in sums.iter_mut().enumerate() {
                 let codes = load(column, half);

@@ -8,8 +8,8 @@ use half::{bf16, f16};
 
 use super::avx2::{four_totals, sketch_each_with, tree};
 use super::{
-    AHEAD_ROWS, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes, each_step,
-    prefetch_range,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
+    each_step, prefetch_column, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -30,7 +30,7 @@ impl Avx512 {
     }
 }
 
-verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -138,7 +138,7 @@ unsafe fn load16<T: Element>(from: *const T) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2")]
-fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
     const STEP: usize = 2 * LANES;
     // One of the factors is without sign: 128 is added to bytes of rows, and to each sum 128 times that of the query.
     let top = _mm512_set1_epi8(i8::MIN);
@@ -155,7 +155,7 @@ fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
     let tail = tail.first_chunk::<LANES>();
     let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
     let below = _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()));
-    each_rows_of_bytes(rows, d, out, |rows| {
+    each_rows_of_bytes(row, out, |rows| {
         let mut sums = [below; ROWS_OF_BYTES];
         let parts = rows.map(|row| row.as_chunks::<STEP>());
         for (i, step) in steps.iter().enumerate() {
@@ -217,7 +217,8 @@ fn scan_blocks(
         let (all, bases) = columns.block(block);
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let [mut both, mut odd, mut above] = [_mm512_setzero_si512(); 3];
-        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
+            prefetch_column(all, at);
             let codes = load(column);
             let added = _mm512_add_epi8(
                 _mm512_shuffle_epi8(table(lower), _mm512_and_si512(codes, low4)),

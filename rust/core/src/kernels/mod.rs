@@ -11,8 +11,8 @@
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes`, `sketch_each` and `scan_blocks` of the
-/// module, all compiled for `$features`.
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sketch_each` and `scan_blocks` of
+/// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
     ($kernel:ident, $features:literal) => {
@@ -48,6 +48,18 @@ macro_rules! verbs {
             pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { dot_bytes(rows, d, query, out) }
+            }
+
+            pub(super) fn dot_bytes_ids(
+                self,
+                rows: &[i8],
+                d: usize,
+                query: &[i8],
+                ids: &[u32],
+                out: &mut [f32],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_bytes_ids(rows, d, query, ids, out) }
             }
 
             pub(super) fn sketch_ids(
@@ -120,6 +132,25 @@ macro_rules! verbs {
         }
 
         #[target_feature(enable = $features)]
+        fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
+            dot_bytes_each(|i| &rows[i * d..(i + 1) * d], query, out);
+        }
+
+        #[target_feature(enable = $features)]
+        fn dot_bytes_ids(rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
+            for &id in ids.iter().take(AHEAD_ROWS_OF_BYTES) {
+                prefetch_range(rows, id as usize * d, d);
+            }
+            let row = |i: usize| {
+                if let Some(&next) = ids.get(i + AHEAD_ROWS_OF_BYTES) {
+                    prefetch_range(rows, next as usize * d, d);
+                }
+                &rows[ids[i] as usize * d..][..d]
+            };
+            dot_bytes_each(row, query, out);
+        }
+
+        #[target_feature(enable = $features)]
         fn dot_rows_folded<T: Element>(
             rows: &[T],
             d: usize,
@@ -159,6 +190,8 @@ mod scalar;
 
 use std::sync::OnceLock;
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::columns::BLOCK;
 use crate::columns::{ColumnQuery, Columns, ColumnsView, Promised};
 use crate::error::{Error, Result};
 use crate::rows::Element;
@@ -173,6 +206,10 @@ pub const MOST_BYTES: usize = 1 << 17;
 /// Rows of bytes that share a pass over the query.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const ROWS_OF_BYTES: usize = 4;
+
+/// Rows of bytes are fetched this many list elements before they are used.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const AHEAD_ROWS_OF_BYTES: usize = 8;
 
 /// Queries that share a pass over rows.
 pub const FOLD: usize = 4;
@@ -194,6 +231,11 @@ pub fn fold(queries: &[f32], d: usize, folded: &mut Vec<Folded>) {
 
 /// Rows are fetched this many list elements before they are used.
 const AHEAD_ROWS: usize = 2;
+
+/// Columns are fetched this many blocks before they are used: the next blocks are on their way by themselves, but not into
+/// another page of memory.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const AHEAD_BLOCKS: usize = 2;
 
 /// Sketches are fetched this many list elements before they are used.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -335,11 +377,17 @@ impl Kernel {
     /// [`MOST_BYTES`]; those of the query lie within -127..=127.
     #[inline]
     pub fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
-        assert!(d > 0 && d.is_multiple_of(LANES) && d <= MOST_BYTES, "rows of whole steps, not too long");
-        assert_eq!(query.len(), d, "a query as long as rows");
+        check_dot_bytes(d, query);
         assert_eq!(rows.len(), out.len() * d, "one score a row");
-        debug_assert!(!query.contains(&i8::MIN), "bytes of a query in -127..=127");
         dispatch!(self, k => k.dot_bytes(rows, d, query, out));
+    }
+
+    /// `out[i] = rows[ids[i]] . query`, for such rows and queries. Panics on an id outside `rows`.
+    #[inline]
+    pub fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
+        check_dot_bytes(d, query);
+        assert_eq!(ids.len(), out.len(), "one score an id");
+        dispatch!(self, k => k.dot_bytes_ids(rows, d, query, ids, out));
     }
 
     /// `out[i]` = approximate logit of row `ids[i]` from its sketch. Panics on an id without a sketch.
@@ -420,25 +468,40 @@ fn each_folded<T: Element, const ROWS: usize>(
     }
 }
 
-/// Rows of bytes, [`ROWS_OF_BYTES`] at a time, and where their scores go; where fewer are left, the first stands for those
-/// that there are not. Compiled into its caller, with the caller's features.
+/// The rows of bytes for each place of `out`, [`ROWS_OF_BYTES`] at a time, and where their scores go; where fewer are left,
+/// the first stands for those that there are not. Compiled into its caller, with the caller's features.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-fn each_rows_of_bytes(
-    rows: &[i8],
-    d: usize,
+fn each_rows_of_bytes<'a>(
+    row: impl Fn(usize) -> &'a [i8],
     out: &mut [f32],
     mut sum: impl FnMut([&[i8]; ROWS_OF_BYTES]) -> [f32; ROWS_OF_BYTES],
 ) {
-    for (rows, out) in rows.chunks(ROWS_OF_BYTES * d).zip(out.chunks_mut(ROWS_OF_BYTES)) {
-        let row = |i: usize| rows.get(i * d..(i + 1) * d).unwrap_or(&rows[..d]);
-        let sums = sum([row(0), row(1), row(2), row(3)]);
+    for (from, out) in (0..).step_by(ROWS_OF_BYTES).zip(out.chunks_mut(ROWS_OF_BYTES)) {
+        let first = row(from);
+        let other = |i: usize| if i < out.len() { row(from + i) } else { first };
+        let sums = sum([first, other(1), other(2), other(3)]);
         // A copy of any length is a call.
         match out.first_chunk_mut() {
             Some(out) => *out = sums,
             None => out.copy_from_slice(&sums[..out.len()]),
         }
     }
+}
+
+/// Ask for the column of the block [`AHEAD_BLOCKS`] further on that corresponds to this one of `columns`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn prefetch_column(columns: &[[u8; BLOCK]], at: usize) {
+    // Base logits lie between the columns of two blocks.
+    let stride = columns.len() + size_of::<f32>();
+    prefetch(columns, at + AHEAD_BLOCKS * stride);
+}
+
+fn check_dot_bytes(d: usize, query: &[i8]) {
+    assert!(d > 0 && d.is_multiple_of(LANES) && d <= MOST_BYTES, "rows of whole steps, not too long");
+    assert_eq!(query.len(), d, "a query as long as rows");
+    debug_assert!(!query.contains(&i8::MIN), "bytes of a query in -127..=127");
 }
 
 fn check_dot(len: usize, d: usize, query: &[f32]) {
@@ -465,32 +528,33 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
     Vec::new()
 }
 
-/// Ask the memory system for the cache line that holds `slice[at]`, if there is one.
+/// Ask the memory system for the cache line that holds `slice[at]`, or would. Whether it exists is not asked: that costs more.
 #[inline(always)]
 pub fn prefetch<T>(slice: &[T], at: usize) {
+    let line = slice.as_ptr().wrapping_add(at);
     #[cfg(target_arch = "x86_64")]
-    if at < slice.len() {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, the address lies inside `slice`, and a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().add(at).cast()) };
+        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing: of an address without memory nothing comes.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(target_arch = "aarch64")]
-    if at < slice.len() {
-        // SAFETY: the address lies inside `slice`, and a prefetch reads nothing. Assembly, because the intrinsic is
+    {
+        // SAFETY: a prefetch reads nothing: of an address without memory nothing comes. Assembly, because the intrinsic is
         // not stable.
         unsafe {
             std::arch::asm!(
-                "prfm pldl1keep, [{at}]",
-                at = in(reg) slice.as_ptr().add(at),
+                "prfm pldl1keep, [{line}]",
+                line = in(reg) line,
                 options(readonly, nostack, preserves_flags),
             );
         }
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = (slice, at);
+    let _ = line;
 }
 
-/// Ask for every cache line of `slice[from..from + len]` that exists.
+/// Ask for every cache line of `slice[from..from + len]`.
 #[inline(always)]
 fn prefetch_range<T>(slice: &[T], from: usize, len: usize) {
     let step = (crate::memory::LINE / size_of::<T>()).max(1);

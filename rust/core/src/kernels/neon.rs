@@ -7,8 +7,8 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
-    each_step, prefetch, prefetch_range,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
+    each_rows_of_bytes, each_step, prefetch, prefetch_column, prefetch_range,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -143,17 +143,16 @@ fn tree([low, high]: [float32x4_t; 2]) -> f32 {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
-    dot_bytes_with(rows, d, query, out, |sum, row, query| add(sum, row, query));
+fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
+    dot_bytes_with(row, query, out, |sum, row, query| add(sum, row, query));
 }
 
 /// Multiply rows of bytes by a query. `add` adds to four lanes the products of 16 bytes, four by four.
 ///
 /// Compiled into its caller, with the caller's features.
 #[inline(always)]
-pub(super) fn dot_bytes_with(
-    rows: &[i8],
-    d: usize,
+pub(super) fn dot_bytes_with<'a>(
+    row: impl Fn(usize) -> &'a [i8],
     query: &[i8],
     out: &mut [f32],
     add: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
@@ -163,7 +162,7 @@ pub(super) fn dot_bytes_with(
     // SAFETY: the same, and sixteen bytes are read from an array of sixteen.
     let load = |bytes: &[i8; 16]| unsafe { vld1q_s8(bytes.as_ptr()) };
     let (steps, _) = query.as_chunks::<16>();
-    each_rows_of_bytes(rows, d, out, |rows| {
+    each_rows_of_bytes(row, out, |rows| {
         let rows = rows.map(|row| row.as_chunks::<16>().0);
         let mut sums = [zero; ROWS_OF_BYTES];
         for (i, step) in steps.iter().enumerate() {
@@ -325,7 +324,8 @@ pub(super) fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[vdupq_n_u16(0); 2]; 4];
-        for (column, [lower, upper]) in all.iter().zip(query.tables()) {
+        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
+            prefetch_column(all, at);
             let (lower, upper) = (table(lower), table(upper));
             for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
                 let codes = load(column, quarter);

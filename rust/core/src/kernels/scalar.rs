@@ -72,6 +72,12 @@ impl Scalar {
         }
     }
 
+    pub(super) fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
+        for (&id, score) in ids.iter().zip(out.chunks_mut(1)) {
+            self.dot_bytes(&rows[id as usize * d..][..d], d, query, score);
+        }
+    }
+
     pub(super) fn sketch_ids(
         self,
         sketches: SketchView<'_>,

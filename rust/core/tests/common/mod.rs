@@ -14,7 +14,7 @@ use lss_core::regions::{self, Centers, Plan, RegionMap};
 use lss_core::rows::{Rows, Weights};
 use lss_core::sketch::{GROUP, Layout};
 use lss_core::trust::{LISTED, SCAN, TABLES};
-use lss_core::{Answers, Effort, Fill, How, ListPoint, OperatingPoint, Trust};
+use lss_core::{Answers, Effort, Fill, FirstRead, How, ListPoint, OperatingPoint, Trust};
 use lss_core::{Builder, Index, OnShort, Recipe, Work};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -403,7 +403,13 @@ impl Case {
 /// A point of lists, of which trust is 0.5: more is asked for, or less.
 pub fn any_list(rng: &mut Rng) -> ListPoint {
     let trust = [0.0, 0.4, 0.6, 1.0][rng.below(4)];
-    ListPoint { n_listed: 1 + rng.below(200), n_rescore: 1 + rng.below(20), trust, judge: [0.0; LISTED] }
+    let judge = [0.0; LISTED];
+    let first = (rng.below(2) > 0).then(|| FirstRead {
+        n_listed: 1 + rng.below(100),
+        trust: [0.0, 0.4, 0.6, 1.0][rng.below(4)],
+        judge,
+    });
+    ListPoint { n_listed: 1 + rng.below(200), n_rescore: 1 + rng.below(20), trust, judge, first }
 }
 
 impl Case {
@@ -427,16 +433,11 @@ impl Case {
         let variances: Vec<f32> = (0..self.p).map(|j| 1.0 / (1.0 + j as f32)).collect();
         let layout = Layout::allocate(&variances, regions::SKETCH_BYTES).unwrap();
         let l = self.p.min(layout.groups() * GROUP);
-        let q = 1 + rng.below(self.p);
-        let map = |rng: &mut Rng| {
-            let query = rng.matrix(l, q, Rng::normal);
-            let (center, deviations) =
-                (rng.vector(q, Rng::normal), rng.vector(q, |rng| 0.5 + rng.unit().abs()));
-            RegionMap {
-                query: reference::projection(&query, &vec![0.0; l], [&center, &deviations]).unwrap(),
-                row: rng.vector(l * self.d, Rng::normal),
-                mean: rng.vector(self.d, Rng::normal),
-            }
+        let map = |rng: &mut Rng| RegionMap {
+            query: rng.vector(l * self.d, Rng::normal),
+            offset: rng.vector(l, Rng::normal),
+            row: rng.vector(l * self.d, Rng::normal),
+            mean: rng.vector(self.d, Rng::normal),
         };
         ((0..self.n_regions).map(|_| map(rng)).collect(), variances)
     }
