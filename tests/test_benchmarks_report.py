@@ -636,15 +636,15 @@ class TestStages:
         assert "Before is" not in page
 
     def test_beside_what_was_before(self, records):
-        for day, times in (("01", (20.0, 30.0)), ("03", (11.0, 19.0))):
+        for name, times in (("01-stages-before", (20.0, 30.0)), ("03-stages", (11.0, 19.0))):
             stages = zip(("project", "search"), times, (0.5, 1.0), strict=True)
             rows = [record.StageRow("layer", stage, us, share, 2048.0, 0.5) for stage, us, share in stages]
-            record.write(records / "cpu" / f"2026-01-{day}-stages.csv", HEAD | {"gb_s": 10.0}, rows)
-        record.write(records / "another" / "2025-01-01-stages.csv", HEAD | {"gb_s": 10.0}, rows)
+            record.write(records / "cpu" / f"2026-01-{name}.csv", HEAD | {"gb_s": 10.0}, rows)
+        record.write(records / "another" / "2025-01-01-stages-before.csv", HEAD | {"gb_s": 10.0}, rows)
         page = render(records, records.parent)[Path("docs/performance.md")]
         assert "| project | 20.0 us | 11.0 us | 50.0% |" in page
         assert "| search | 30.0 us | 19.0 us | 100.0% |" in page
-        assert "in `cpu/2026-01-01-stages.csv`" in page
+        assert "in `cpu/2026-01-01-stages-before.csv`" in page
 
     def test_without_a_record(self, records):
         (records / "cpu" / "2026-01-02-stages.csv").unlink()

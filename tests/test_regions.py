@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from lss_rs import FirstRead, Index, ListPoint, LSSConfig, tune
+from lss_rs import FirstRead, Index, ListPoint, LSSConfig, tune, tuning
 from lss_rs._arrays import QueryRows
 from lss_rs.learn import learn
 from lss_rs.learn.regions import _k_means, _nearest, learn_regions
 from lss_rs.learn.trust import learn_list_trust
+from lss_rs.tuning import _in_json
 
 M, D, N = 3000, 24, 6000
 
@@ -180,9 +181,19 @@ def test_labels_of_every_query_are_in_no_list_and_in_every_answer():
     assert len(set(labels.tolist())) == 5
 
 
-def test_batches_answer_as_single_queries(index):
-    reading(index, 300)
-    together = index.search(Q[5000:5200], k=5)
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("scan_all", [False, True])
+def test_batches_answer_as_single_queries(index, parts, scan_all):
+    full = index.search(Q[5000:], k=5, exact=True).labels
+    begun, whole = (learn_list_trust(index._core, Q[5000:], full, 5, n, 32) for n in (100, 300))
+    at = ListPoint(300, 32, float(np.quantile(whole.trust, 0.3)), whole.judge)
+    if parts:
+        at = at._replace(first=FirstRead(100, float(np.median(begun.trust)), begun.judge))
+    point = reading(index).operating_point
+    index.apply(point._replace(list=at, trust=1.0 if scan_all else 0.0))
+    together = index.search(Q[5000:5200], k=5, stats=True)
+    assert 0 < (together.stats["step"] > 0).mean() < 0.6
+    assert set(together.stats["step"].tolist()) == ({0, 2} if scan_all else {0, 1})
     for query, labels, scores in zip(Q[5000:5200], *together, strict=True):
         alone = index.search(query, k=5)
         np.testing.assert_array_equal(alone.labels, labels)
@@ -239,6 +250,29 @@ def test_tuning_reads_lists_where_that_is_quicker(fitted):
     assert "list_trust" in str(report)
     # Who stays with the tables has no use for lists.
     assert tune(fitted, Q[5000:], effort="fixed", progress=False).best.list is None
+
+
+def test_parts_of_lists_are_planned(index):
+    judge = tuning.judge_on(index, Q[5000:], None, (1, 5), 0.99)
+    most, r, share = index.params["n_listed"], 32, 0.05
+    known = {
+        (n, r): tuning._Listed(judge.read_lists(n, r), n / 100, share, 1.0)
+        for n in (*tuning._LISTED, most)
+        if n <= most
+    }
+    then = index.search(Q[5000:], k=5, exact=True).labels
+    plans = tuning._in_parts(judge, most, r, known, then)
+    assert {at.first.n_listed for _, at in plans} == {n for n, _ in known if most // 4 <= n < most}
+    whole = reading(index).operating_point._replace(trust=1.0, scan_trust=1.0)
+    for us, at in plans:
+        assert (at.n_listed, at.n_rescore) == (most, r)
+        point = whole._replace(list=at)
+        assert judge.keeps(judge.trial(point))
+        stats = index.apply(point).search(Q[5000:], k=5, stats=True).stats
+        on = ((stats["candidates"] > at.first.n_listed) | (stats["step"] > 0)).mean()
+        assert us == pytest.approx((at.first.n_listed + on * (most - at.first.n_listed)) / 100 + 1, rel=0.05)
+        assert 0.5 * share < (stats["step"] > 0).mean() <= share + 0.01
+    assert _in_json(point)["list"]["first"] == {**at.first._asdict(), "judge": list(at.first.judge)}
 
 
 def test_insurance_is_what_others_may_cost(fitted):

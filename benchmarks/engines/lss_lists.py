@@ -30,7 +30,7 @@ class Engine(lss.Engine):
     def __init__(self, data: Data, num_threads: int, queries_a_region: int) -> None:
         super().__init__(data, num_threads, n_regions=lss_regions.n_regions(len(data.Q), queries_a_region))
         self._judged = np.ascontiguousarray(data.Q[:: -(-len(data.Q) // _JUDGED)])
-        self._full = self.index.search(self._judged, 5, exact=True).labels
+        self._full: np.ndarray | None = None
         self._reads: dict[tuple[int, int], Read] = {}
 
     def configure(self, n_listed: int, n_rescore: int, n_first: int = 0, share: float = 0.0) -> None:
@@ -43,6 +43,8 @@ class Engine(lss.Engine):
         if n_first:
             read = self._reads.get((n_first, n_rescore))
             if read is None:
+                if self._full is None:
+                    self._full = self.index.search(self._judged, 5, exact=True).labels
                 read = learn_list_trust(self.index._core, self._judged, self._full, 5, n_first, n_rescore)
                 self._reads[n_first, n_rescore] = read
             first = FirstRead(n_first, float(np.quantile(read.trust, share)), read.judge)

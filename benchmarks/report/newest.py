@@ -39,6 +39,8 @@ OTHERS: dict[str, type[Any]] = {
     "device": DeviceRow,
 }
 """What is recorded beside bundles, and what a line of it is."""
+_BEFORE = "stages-before"
+"""Stages that others of the same machine are shown beside: of a commit that is told in the record."""
 
 
 class Records(NamedTuple):
@@ -58,7 +60,7 @@ class Records(NamedTuple):
     stages: tuple[dict[str, Any], list[StageRow]] | None
     device: tuple[dict[str, Any], list[DeviceRow]] | None
     stages_before: tuple[dict[str, Any], list[StageRow]] | None
-    """The oldest stages kept of the same machine."""
+    """Those of an older commit, recorded on the same machine and kept."""
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -73,7 +75,7 @@ class Records(NamedTuple):
 
 def newest(folder: Path) -> dict[str, Path]:
     """Find records by name: the project's bundles in their order, other bundles, then the rest."""
-    recorded = {path.stem[11:] for path in folder.glob("*/*.csv")}
+    recorded = {path.stem[11:] for path in folder.glob("*/*.csv")} - {_BEFORE}
     others = sorted(recorded.difference(BUNDLES, OTHERS))
     paths = {name: record.latest(name, folder) for name in (*BUNDLES, *others, *OTHERS)}
     return {name: path for name, path in paths.items() if path}
@@ -83,12 +85,12 @@ def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
     stages = paths.get("stages")
-    oldest = min(stages.parent.glob("*-stages.csv")) if stages else None
+    before = min(stages.parent.glob(f"*-{_BEFORE}.csv"), default=None) if stages else None
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
         return head | {"record": path.relative_to(folder).as_posix()}, rows
 
     others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
-    before = read(oldest, StageRow) if oldest and oldest != stages else None
-    return Records({name: read(path, Row) for name, path in paths.items()}, *others, before)
+    bundles = {name: read(path, Row) for name, path in paths.items()}
+    return Records(bundles, *others, read(before, StageRow) if before else None)

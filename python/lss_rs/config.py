@@ -237,7 +237,8 @@ class LSSConfig:
         250 to 1,000 queries does well: the more there are, the fewer labels each needs, and the fewer queries
         tell which. Each lists the labels that its queries needed, and searches read that
         first where tuning finds it quicker. It suits traffic that stays as it was: of queries of another kind
-        fewer are noticed. 0: none.
+        fewer are noticed. An index is larger by a byte for each weight of the layer, and by 40 for each label
+        that a region lists, 8,192 at most. 0: none.
     capacity : int, optional
         With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
         while it serves among them. Default: twice as many as it is fitted from.

@@ -400,8 +400,7 @@ def _lists(
     both = [after._replace(point=after.point._replace(trust=trust)) for trust in (0.0, 1.0)]
     tables, scan = _time(both, judge, objective, num_threads)
     then = np.where(scans, scan.us, tables.us)  # who is not trusted in one way is seldom in another
-    plans: list[tuple[float, OperatingPoint]] = []
-    taken: dict[tuple[int, int], float] = {}
+    known: dict[tuple[int, int], _Listed] = {}
     sizes = [n for n in _LISTED if n < most] + [most]
     grid = [(n, max(r, judge.k)) for n in sizes for r in _LIST_RESCORE]
     for done, (n, r) in enumerate(grid):
@@ -409,52 +408,64 @@ def _lists(
         read = judge.read_lists(n, r)
         alone = after.point._replace(list=ListPoint(n, r, 0.0, read.judge))
         (whole,) = _time([after._replace(point=alone)], judge, objective, num_threads)
-        taken[n, r] = whole.us
+        share, further = 1.0, 0.0
         needed = _least_share(partial(judge.keeps_read, read, labels))
-        if needed is None:
-            continue
-        of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
-        share = needed + insurance * whole.us / of_one
-        if share < 1:
-            trust = _quantile(read.trust, share)
-            further = float(np.where(read.trust < trust, then, 0.0).mean())
-            plans.append((whole.us + further, alone._replace(list=ListPoint(n, r, trust, read.judge))))
-    for cost, point in sorted(plans, key=lambda plan: plan[0])[:_FIRSTS]:
-        plans += _in_parts(judge, point, cost, taken, labels, insurance)
+        if needed is not None:
+            of_one = max(float(then[read.trust <= np.quantile(read.trust, needed)].mean()), 1e-3)
+            share = min(needed + insurance * whole.us / of_one, 1.0)
+            further = float(np.where(read.trust < _quantile(read.trust, share), then, 0.0).mean())
+        known[n, r] = _Listed(read, whole.us, share, further)
     report("lists", len(grid), len(grid))
+    plans = []
+    by_cost = sorted((at for at, of in known.items() if of.share < 1), key=lambda at: known[at].cost)
+    for n, r in by_cost:
+        of = known[n, r]
+        at = ListPoint(n, r, _quantile(of.read.trust, of.share), of.read.judge)
+        plans.append((of.cost, after.point._replace(list=at)))
+    for n, r in by_cost[:_FIRSTS]:
+        plans += [(us, after.point._replace(list=at)) for us, at in _in_parts(judge, n, r, known, labels)]
     return _time(_confirmed(judge, plans, 2 * _CONFIRMED), judge, objective, num_threads)
 
 
-def _in_parts(
-    judge: Judge,
-    point: OperatingPoint,
-    cost: float,
-    taken: dict[tuple[int, int], float],
-    then: NDArray[np.int64],
-    insurance: float,
-) -> list[tuple[float, OperatingPoint]]:
-    """Plan to read the lists of a point, which costs so much, on only where their beginning is not trusted.
+class _Listed(NamedTuple):
+    """What lists read so far are worth, and take; what the share takes more that goes on, if below 1."""
 
-    What lists of each size take by themselves is known, and what is answered otherwise.
+    read: Read
+    us: float
+    share: float
+    further: float
+
+    @property
+    def cost(self) -> float:
+        return self.us + self.further
+
+
+def _in_parts(
+    judge: Judge, n: int, r: int, known: dict[tuple[int, int], _Listed], then: NDArray[np.int64]
+) -> list[tuple[float, ListPoint]]:
+    """Plan to read lists, which are known as a whole, on only where their beginning is not trusted.
+
+    As many queries go on from them as from the whole; what these are answered then is given.
     """
+    whole = known[n, r]
     plans = []
-    at = cast("ListPoint", point.list)
-    for n in (n for n in _LISTED if at.n_listed <= _LEAST_FIRST * n < _LEAST_FIRST * at.n_listed):
-        read = judge.read_lists(at.n_listed, at.n_rescore, n)
-        trusted = read.trust >= at.trust
+    for part in _LISTED:
+        if not max(r, judge.k, n // _LEAST_FIRST - 1) < part < n:
+            continue
+        begun = known[part, r]
+        read = judge.read_lists(n, r, part)
+        trust = _quantile(read.trust, whole.share)
+        trusted = read.trust >= trust
         answers = np.where(trusted[:, None], read.labels, then)
-        first = judge.read_lists(n, at.n_rescore)
-        needed = _least_share(partial(judge.keeps_read, first, answers))
+        needed = _least_share(partial(judge.keeps_read, begun.read, answers))
         if needed is None:
             continue
-        us = taken[n, at.n_rescore]
-        of_one = max(cost - us, 1e-3)
-        # who is to be answered by tables has to be doubted at first
-        share = max(needed, float((~trusted).mean())) + insurance * us / of_one
+        # who is to go on from the whole has to be doubted at its beginning
+        share = max(needed, float((~trusted).mean()))
         if share < 1:
-            begun = FirstRead(n, _quantile(first.trust, share), first.judge)
-            reading = at._replace(judge=read.judge, first=begun)
-            plans.append((us + share * of_one, point._replace(list=reading)))
+            first = FirstRead(part, _quantile(begun.read.trust, share), begun.read.judge)
+            cost = begun.us + share * max(whole.us - begun.us, 0.0) + whole.further
+            plans.append((cost, ListPoint(n, r, trust, read.judge, first)))
     return plans
 
 
@@ -724,8 +735,14 @@ def _mean_us(index: Index, queries: NDArray[np.float32], k: int) -> float:
 
 def _in_json(point: OperatingPoint) -> dict[str, Any]:
     """Say a point in what ``json.dumps`` takes."""
-    listed = None if point.list is None else point.list._asdict() | {"judge": list(point.list.judge)}
-    return point._asdict() | {"judge": point.judge and list(point.judge), "list": listed}
+
+    def named(part: Any) -> Any:
+        if isinstance(part, tuple) and hasattr(part, "_asdict"):
+            return {name: named(value) for name, value in part._asdict().items()}
+        return list(part) if isinstance(part, tuple) else part
+
+    shown: dict[str, Any] = named(point)
+    return shown
 
 
 def _quantile(trust: NDArray[np.float64], share: float) -> float:

@@ -143,7 +143,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     of_all = variances.mean(axis=0).astype(np.float32)
     kept = min(32 * len(_core.region_widths(of_all)), most)
     from_queries = query_maps[:, :kept] @ alignment.query_map
-    offsets = -np.einsum("npd,nd->np", from_queries.astype(np.float64), regions.means)
+    offsets = -np.einsum("npd,nd->np", from_queries, regions.means)
     builder.lay_out(
         indptr,
         ids,

@@ -3,7 +3,8 @@
 What a search shows of itself (``rust/core/src/trust.rs``): how near the exemplars are that it rests on, how
 far its last logit stands out in units of that distance, how many of them needed what it answers; a scan, how
 far its last logit stands above the largest estimate of a row that was not scored; a list, how near the
-region's center is, how far down the list its labels stand, and what a scan shows. Logistic functions of these
+region's center is, how far down the list its labels stand, and how far its last logit stands above what
+columns promise of labels whose rows were not read. Logistic functions of these
 numbers become the probability that the candidates hold the labels of the full layer, and that the answer of a
 list or a scan is the full layer's.
 """
@@ -95,7 +96,7 @@ class Read(NamedTuple):
     trust : ndarray of float64, shape (n,)
         How far each answer is trusted.
     judge : tuple of float
-        For :class:`lss_rs.ListPoint`.
+        For :class:`lss_rs.ListPoint`, or :class:`lss_rs.FirstRead`.
     """
 
     labels: NDArray[np.int64]
@@ -112,7 +113,17 @@ def learn_list_trust(
     n_rescore: int,
     n_first: int | None = None,
 ) -> Read:
-    """Learn what an answer from a list is to be trusted; parameters as of :func:`learn_trust`."""
+    """Learn what an answer from a list is to be trusted.
+
+    Parameters
+    ----------
+    index, queries, full, k
+        As of :func:`learn_trust`.
+    n_listed, n_rescore : int
+        As of :class:`lss_rs.ListPoint`.
+    n_first : int, optional
+        Labels read by themselves, before the others.
+    """
     best = np.ascontiguousarray(full[:, :k])
     labels, features = index.read_lists(queries, k, n_listed, n_rescore, n_first)
     whole = (labels >= 0).all(axis=1)  # others are not enough, whatever they show

@@ -952,15 +952,13 @@ impl Reference {
                 listed = self.by_list(query, answers, list, true);
                 (trust, enough) = trusted(&listed, &list.judge, list.trust);
             }
-            // The mean of all rows is one more.
-            let bytes = (self.weights[0].len().div_ceil(32) * 32) * (listed.reread.len() + 1);
-            let read = 36 * listed.n + bytes;
-            scored = listed.finalists.len();
+            let read = 36 * listed.n + self.weights[0].len().div_ceil(32) * 32 * listed.in_bytes;
+            scored = listed.in_full;
             before = read as f64 / self.row_bytes + scored as f64;
             if listed.finalists.len() >= k && enough {
                 let work = Work {
                     candidates: listed.n + self.always_include.len(),
-                    rescored: listed.finalists.len(),
+                    rescored: listed.in_full,
                     step: Step::List,
                     trust,
                     ..Work::default()
@@ -1100,11 +1098,18 @@ impl Reference {
         } else {
             ((0..part as u32).collect(), f32::NEG_INFINITY)
         };
+        // The mean of all rows is one more, each time.
+        let (mut in_bytes, mut in_full) = (likely.len() + self.always_include.len() + 1, 0);
         if all && part < whole {
+            in_full = self.by_list(query, k, list, false).in_full;
             let below = |score: f32| score <= least;
+            let known = likely.len();
             likely.extend((part as u32..whole as u32).filter(|&at| !below(promised[at as usize])));
+            in_bytes += likely.len() - known + 1;
             if likely.len() > 4 * r {
+                in_bytes -= likely.len() - known;
                 (likely, least) = best_places(&promised, r);
+                in_bytes += likely.len();
             }
         }
         let n = if all { whole } else { part };
@@ -1121,10 +1126,23 @@ impl Reference {
         let likely = top(&reread, (2 * k).max(24));
         let enough = self.enough(query, k, &likely, 0, [8, 4]);
         let finalists = likely[..enough].to_vec();
+        in_full += finalists.len();
         let best = self.answer_from(query, k, &finalists);
         let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
         let mean = logits[self.bias.len()];
-        Listed { best, finalists, n, more: part < whole, positions, distances, reread, mean, errors, least }
+        Listed {
+            best,
+            finalists,
+            n,
+            more: part < whole,
+            positions,
+            distances,
+            in_bytes,
+            in_full,
+            mean,
+            errors,
+            least,
+        }
     }
 
     /// What an answer from a list shows of itself, in the order that [`crate::trust::LISTED`] documents.
@@ -1258,13 +1276,15 @@ struct Listed {
     best: Answer,
     /// Rows scored.
     finalists: Estimates,
+    /// Rows read in bytes and in full so far.
+    in_bytes: usize,
+    in_full: usize,
     /// Labels read, and whether there are more than are read at first.
     n: usize,
     more: bool,
     /// Where the labels whose rows were read in bytes stand in the list.
     positions: BTreeMap<u32, u32>,
-    /// Their logits from bytes, and that of the mean of all rows.
-    reread: Estimates,
+    /// Logit of the mean of all rows.
     mean: f32,
     /// What these are above what columns promised.
     errors: Vec<f64>,

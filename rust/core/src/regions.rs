@@ -25,6 +25,9 @@ use rayon::prelude::*;
 /// Bytes of a label's sketch in the columns of a region, of which four are the base logit.
 pub const SKETCH_BYTES: usize = 36;
 
+/// Rows whose sum is made at a time.
+const SUMMED: usize = 1024;
+
 /// Labels whose coordinates are computed at a time.
 const LABELS: usize = 1024;
 
@@ -384,13 +387,19 @@ impl Regions {
 /// Round the rows, and after them their mean, for queries that are rounded as `all` does.
 fn rows_in_bytes(rows: &Rows, all: &Projection) -> Result<Projection> {
     let (m, d) = (rows.m(), rows.d());
-    let (mut sums, mut of_bias, mut row) = (vec![0.0f64; d], 0.0f64, Vec::new());
-    for (label, bias) in rows.bias().iter().enumerate() {
-        rows.widen_into(label, 1, &mut row);
-        sums.iter_mut().zip(&row).for_each(|(sum, value)| *sum += f64::from(*value));
-        of_bias += f64::from(*bias);
-    }
-    let mean: Vec<f32> = sums.iter().map(|sum| (sum / m as f64) as f32).collect();
+    // Parts of one size, and their sums in one order, whatever the threads.
+    let part = |from: usize| {
+        let (mut sums, mut some) = (vec![0.0f64; d], Vec::new());
+        rows.widen_into(from, SUMMED.min(m - from), &mut some);
+        for row in some.chunks_exact(d) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        sums
+    };
+    let parts: Vec<Vec<f64>> = (0..m).into_par_iter().step_by(SUMMED).map(part).collect();
+    let mean = |i: usize| (parts.iter().map(|sums| sums[i]).sum::<f64>() / m as f64) as f32;
+    let mean: Vec<f32> = (0..d).map(mean).collect();
+    let of_bias: f64 = rows.bias().iter().map(|&bias| f64::from(bias)).sum();
     all.beside(m + 1, |label, out| match rows.bias().get(label) {
         Some(&bias) => {
             rows.widen_into(label, 1, out);

@@ -97,8 +97,8 @@ pub struct Work {
     pub trust: f32,
 }
 
-/// The stages of a search's first step, in order: the list of a region has no probes, exemplars and candidates, tables
-/// have no region and columns.
+/// The stages of a search's first step, in order: the list of a region has no probes, exemplars and candidates, and rows in
+/// bytes for sketches; tables have no region and columns.
 pub const STAGES: [&str; 8] =
     ["project", "region", "columns", "probe", "exemplars", "candidates", "sketch", "rescore"];
 
@@ -271,6 +271,9 @@ struct Reading {
     /// Labels read, and to be read.
     n: usize,
     all: usize,
+    /// Rows read in bytes, and in full precision.
+    reread: usize,
+    rescored: usize,
 }
 
 impl Reading {
@@ -338,20 +341,19 @@ impl Searcher<'_> {
                 self.read_on(scratch, regions, list, &mut reading, answers);
                 trusted(scratch, &list.judge, list.trust)
             });
-            let (n, found) = (reading.n, scratch.finalists.len());
-            cost += self.list_cost(regions, n, scratch);
-            if found >= k && enough {
+            cost += self.list_cost(regions, &reading);
+            if scratch.finalists.len() >= k && enough {
                 labels.copy_from_slice(&scratch.answer.0[..k]);
                 scores.copy_from_slice(&scratch.answer.1[..k]);
                 return Ok(Reached::Answer(Work {
-                    candidates: n + self.fitted.always_include.len(),
-                    rescored: found,
+                    candidates: reading.n + self.fitted.always_include.len(),
+                    rescored: reading.rescored,
                     step: Step::List,
                     trust,
                     ..Work::default()
                 }));
             }
-            listed = found;
+            listed = reading.rescored;
         }
         let mut work = self.candidates(scratch);
         self.by_tables(scratch, answers);
@@ -530,12 +532,12 @@ impl Searcher<'_> {
         nbytes as f64 / row + rescored as f64
     }
 
-    /// What reading `n` labels of a list has cost in full rows.
-    fn list_cost(&self, regions: &Regions, n: usize, scratch: &Scratch) -> f64 {
+    /// What reading a list has cost in full rows.
+    fn list_cost(&self, regions: &Regions, reading: &Reading) -> f64 {
         let row = self.rows.weights().nbytes() as f64 / self.rows.m() as f64;
-        let rows = scratch.listed.len() + 1;
-        let read = n * regions.layout().bytes() + rows * regions.rows().matrix().stride();
-        read as f64 / row + scratch.finalists.len() as f64
+        let columns = reading.n * regions.layout().bytes();
+        let read = columns + reading.reread * regions.rows().matrix().stride();
+        read as f64 / row + reading.rescored as f64
     }
 
     /// Answer with `k` labels from the first of the list of the query's region.
@@ -545,9 +547,9 @@ impl Searcher<'_> {
         let region = &regions.each()[near.region];
         let [n, all] = list.reads(region.labels.len(), k);
         self.read_columns(scratch, region, n, list.n_rescore.max(k));
-        self.reread(scratch, regions, 0, k);
+        let reread = self.reread(scratch, regions, 0, k);
         self.rescore(scratch, k, CLOSE);
-        Reading { near, n, all }
+        Reading { near, n, all, reread, rescored: scratch.finalists.len() }
     }
 
     /// Answer from all of the list that is to be read, where there is more.
@@ -559,7 +561,7 @@ impl Searcher<'_> {
         reading: &mut Reading,
         k: usize,
     ) {
-        let Reading { near, n, all } = *reading;
+        let Reading { near, n, all, .. } = *reading;
         if !reading.more() {
             return;
         }
@@ -579,8 +581,9 @@ impl Searcher<'_> {
         places.extend_from_slice(ids);
         promised.extend_from_slice(&shortlist.scores()[kept..]);
         reading.n = all;
-        self.reread(scratch, regions, always + kept, k);
+        reading.reread += self.reread(scratch, regions, always + kept, k);
         self.rescore(scratch, k, CLOSE);
+        reading.rescored += scratch.finalists.len();
     }
 
     /// Round the query to bytes, and compute the coordinates that tell how far centers are, where that is not known yet.
@@ -626,8 +629,9 @@ impl Searcher<'_> {
         }
     }
 
-    /// Read the listed labels' rows in bytes, but for the first `known`, and choose of which to read the rows themselves.
-    fn reread(&self, scratch: &mut Scratch, regions: &Regions, known: usize, k: usize) {
+    /// Read the listed labels' rows in bytes, but for the first `known`, and the mean of all rows; choose of which to read the
+    /// rows themselves. Returns how many were read.
+    fn reread(&self, scratch: &mut Scratch, regions: &Regions, known: usize, k: usize) -> usize {
         let Scratch { rounded, listed, reread, level, finalists, estimates, cut, .. } = scratch;
         let n = listed.len();
         listed.push(self.rows.m() as u32);
@@ -638,6 +642,7 @@ impl Searcher<'_> {
         listed.truncate(n);
         reread.truncate(n);
         cut.best_of(reread, listed, LEAST_CLOSE.max(k.saturating_mul(2)), finalists, estimates);
+        n + 1 - known
     }
 
     /// What an answer from a list shows by its best k.
@@ -739,7 +744,7 @@ impl Searcher<'_> {
             let region = &regions.each()[at];
             let [n, _] = list.reads(region.labels.len(), k);
             time(2, &mut || self.read_columns(scratch, region, n, list.n_rescore.max(k)));
-            time(6, &mut || self.reread(scratch, regions, 0, k));
+            time(6, &mut || _ = self.reread(scratch, regions, 0, k));
             time(7, &mut || self.rescore(scratch, k, CLOSE));
         } else {
             time(0, &mut || self.project(scratch));

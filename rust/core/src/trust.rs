@@ -13,8 +13,9 @@
 //! while its logit is above the k-th answer. Estimates err by what the rescored rows show. A second function makes
 //! of this the probability that a scan's answer is the full layer's.
 //!
-//! An answer from the list of a region has a third one, beside what a scan shows of how near the region's center is, and how
-//! far down the list its labels stand.
+//! An answer from the list of a region has a third one, of how near the region's center is, how far down the list its labels
+//! stand, and, as for a scan, of what columns may have lost: there estimates are what columns promise, and logits those of
+//! rows in bytes. Where lists are read in two parts, the first has one of its own.
 //!
 //! All are about as many answers as they were fitted for, whatever number a search asks for; where it asks for more, more
 //! rows are scored, and their errors are known a little better.
@@ -34,7 +35,7 @@ pub const SCAN: usize = 2;
 /// What an answer from the list of a region shows, in this order: a constant; the logarithms of the query's distance to
 /// the region's center, to the second nearest center, and to the mean query; the k-th logit above the mean of all rows, and
 /// the best above the k-th, in units of the first distance; the logarithm of the best label's rank in the list, and its mean
-/// over all k; and what a scan shows.
+/// over all k; and what a scan shows, of what columns promise.
 pub const LISTED: usize = 9;
 
 /// Answers that trust can be about.
@@ -196,7 +197,8 @@ pub struct Scanned {
     pub shift: f32,
     /// Deviation of exact logits from estimates, around that.
     pub error: f32,
-    /// The largest estimate of a row that was not scored, or the least of those that were kept; -inf if none was cut.
+    /// The largest estimate of a row that was not scored, or the least of those that were kept, or one that none exceeds; -inf
+    /// if none was cut.
     pub cut: f32,
 }
 

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Built, Case, Dtype, Wide};
 use lss_core::hash::Space;
-use lss_core::{Answers, Effort, Fill, How, Index, ListPoint, OnShort, OperatingPoint, Step, Work};
+use lss_core::trust::LISTED;
+use lss_core::{
+    Answers, Effort, Fill, FirstRead, How, Index, ListPoint, OnShort, OperatingPoint, Step, Work,
+};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
@@ -120,9 +123,12 @@ fn a_warm_search_allocates_nothing() {
         let exact = built.index.at(OperatingPoint { exact: true, ..point }).unwrap();
         one(&exact, Effort::ADAPTIVE, Step::Exact);
         if let Some(list) = listing.list {
-            let list = Some(ListPoint { n_listed: usize::MAX, n_rescore: 5, trust: 0.4, ..list });
-            let listing = built.index.at(OperatingPoint { list, ..point }).unwrap();
-            one(&listing, Effort::ADAPTIVE, Step::List);
+            // Nothing is trusted more than by a half: the second list is read on.
+            for first in [None, Some(FirstRead { n_listed: 8, trust: 0.6, judge: [0.0; LISTED] })] {
+                let list = Some(ListPoint { n_listed: usize::MAX, n_rescore: 5, trust: 0.4, first, ..list });
+                let listing = built.index.at(OperatingPoint { list, ..point }).unwrap();
+                one(&listing, Effort::ADAPTIVE, Step::List);
+            }
         }
         assert_eq!(listing.list.is_some(), judged);
         if judged {

@@ -115,7 +115,7 @@ pub(super) fn tree(lanes: __m256) -> f32 {
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
     let ones = _mm256_set1_epi16(1);
     let load = |bytes: &[i8; LANES]| {

@@ -137,7 +137,7 @@ unsafe fn load16<T: Element>(from: *const T) -> __m512 {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
     const STEP: usize = 2 * LANES;
     // One of the factors is without sign: 128 is added to bytes of rows, and to each sum 128 times that of the query.
