@@ -14,7 +14,7 @@ except ImportError:  # a bare environment runs the tests marked "inference", whi
 else:
     common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("default", max_examples=100, **common)
-    settings.register_profile("again", max_examples=25, **common)
+    settings.register_profile("again", max_examples=10, **common)
     settings.register_profile("nightly", max_examples=10_000, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
