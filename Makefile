@@ -93,13 +93,16 @@ test-transformers: build
 			tests/test_hf_smollm2.py tests/test_models_page.py; \
 	done
 
-# What users get: the release wheel, with numpy alone, on portable code, then beside torch.
+# What users get: the release wheel, with numpy alone, on portable code, then beside torch. Tests that fit over and over are
+# left out: on portable code they take longer than all others, and they have run before.
+LEARNING := test_observe.py test_refine.py test_tuning.py
 test-wheel: build
 	rm -rf $(DIST) $(BARE)
 	$(BIN)/maturin build --release --out $(DIST)
 	$(PYTHON) -m venv $(BARE)
 	$(BARE)/bin/pip install --quiet $(DIST)/*.whl pytest pytest-timeout pytest-xdist hypothesis
-	cd tests && HYPOTHESIS_PROFILE=again LSS_SIMD=scalar ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider
+	cd tests && HYPOTHESIS_PROFILE=again LSS_SIMD=scalar ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider \
+		$(addprefix --ignore=,$(LEARNING))
 	$(BARE)/bin/pip install --quiet "$$(ls $(DIST)/*.whl)[torch]"
 	cd tests && HYPOTHESIS_PROFILE=again ../$(BARE)/bin/python -m pytest -n auto -m inference -p no:cacheprovider \
 		test_arrays.py test_import.py
