@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::memory::{Block, Buffer};
 use crate::sketch::{
-    GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round, round_to_u16,
+    GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round_to_u16,
     unpack_group,
 };
 
@@ -24,15 +24,16 @@ pub const BLOCK: usize = 64;
 /// Bytes of a row's sketch, of which four are the base logit; at most, for columns of other kinds.
 const BYTES: usize = 64;
 
-/// Tables, at most, whose entries may be larger than [`NARROW`]: coordinates in which rows differ most would else make
-/// the steps of all tables coarse.
-const WIDE: usize = 16;
+/// The largest entry of most tables: four make a byte.
+const NARROW: f32 = 63.0;
 
-/// The largest entry of other tables: two make a byte.
-const NARROW: f32 = 127.0;
-
-/// The largest entry of all: [`NARROW`] and four bits above, so that [`WIDE`] of these make a byte.
+/// The largest entry of all. What is above [`NARROW`] has tables of its own, whose entries make a byte together: no more
+/// than one half byte in `SPREAD` squared has such a table.
 const MOST: f32 = 2047.0;
+
+/// A half byte may add so many times what half bytes add, as a root mean square, before it gets tables of its own:
+/// coordinates in which rows differ most would else make the steps of all tables coarse.
+const SPREAD: f64 = 4.0;
 
 /// The columns of all rows.
 #[derive(Clone)]
@@ -217,15 +218,17 @@ impl Promised {
 /// A query as tables: what each half byte of code adds to a row's score, in units of a common step.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnQuery {
-    /// For each column the tables of its lower and its upper half: the lower seven bits of what is added.
+    /// For each column the tables of its lower and its upper half: the lower six bits of what is added.
     tables: Vec<[[u8; 16]; 2]>,
     /// Halves (two a column) that may add more, and tables of the bits above.
     wide: Vec<(usize, [u8; 16])>,
     scale: f32,
     values: Vec<f32>,
-    parts: Vec<[[f32; 4]; 2]>,
-    ranges: Vec<f32>,
+    halves: Vec<Half>,
 }
+
+/// What the lower and the upper two bits of half a byte add, each above its least.
+type Half = [[f32; 4]; 2];
 
 impl ColumnQuery {
     /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel:
@@ -236,52 +239,52 @@ impl ColumnQuery {
         self.values.clear();
         self.values.extend(z.iter().zip(half_steps).map(|(z, half_step)| 2.0 * (z * half_step)));
         self.values.resize(half_steps.len(), 0.0);
-        self.parts.clear();
+        self.halves.clear();
         let widths = columns.sketcher.layout().widths();
         for (values, width) in self.values.chunks_exact(GROUP).zip(widths) {
-            parts(values, width, &mut self.parts);
+            halves(values, width, &mut self.halves);
         }
-        self.ranges.clear();
-        self.ranges.extend(self.parts.iter().map(range));
-        let largest = self.ranges.iter().copied().fold(0.0, f32::max);
-        let narrow = if self.ranges.len() > WIDE {
-            *self.ranges.select_nth_unstable_by(WIDE, |a, b| b.total_cmp(a)).1
-        } else {
-            0.0
-        };
+        let (mut largest, mut squares) = (0.0f32, 0.0f64);
+        for half in &self.halves {
+            let range = range(half);
+            largest = largest.max(range);
+            squares += f64::from(range) * f64::from(range);
+        }
+        let usual = SPREAD * (squares / self.halves.len().max(1) as f64).sqrt();
+        let narrow = (usual as f32).min(largest).max(largest * (NARROW / MOST));
         // Values too small to scale add nothing.
-        let scale = (narrow / NARROW).max(largest / MOST);
+        let scale = narrow / NARROW;
         let (scale, inverse) = if scale > 1e-30 { (scale, 1.0 / scale) } else { (0.0, 0.0) };
         self.scale = scale;
         self.tables.clear();
         self.wide.clear();
-        for (column, parts) in self.parts.chunks_exact(2).enumerate() {
+        for (column, halves) in self.halves.chunks_exact(2).enumerate() {
             let mut tables = [[0; 16]; 2];
-            for (half, (parts, table)) in parts.iter().zip(&mut tables).enumerate() {
+            for (at, (half, table)) in halves.iter().zip(&mut tables).enumerate() {
                 // Loops: what is made by `map` is not compiled into this.
-                let entries = entries(parts, inverse);
+                let entries = entries(half, inverse);
                 for (low, entry) in table.iter_mut().zip(entries) {
-                    *low = (entry & 0x7f) as u8;
+                    *low = (entry & 0x3f) as u8;
                 }
-                if range(parts) > narrow {
+                if range(half) > narrow {
                     let mut table = [0; 16];
                     for (high, entry) in table.iter_mut().zip(entries) {
-                        *high = (entry >> 7) as u8;
+                        *high = (entry >> 6) as u8;
                     }
-                    self.wide.push((2 * column + half, table));
+                    self.wide.push((2 * column + at, table));
                 }
             }
             self.tables.push(tables);
         }
     }
 
-    /// One pair of tables a column.
+    /// One pair of tables a column, two columns together: codes have whole words.
     #[inline(always)]
-    pub fn tables(&self) -> &[[[u8; 16]; 2]] {
-        &self.tables
+    pub fn tables(&self) -> &[[[[u8; 16]; 2]; 2]] {
+        self.tables.as_chunks().0
     }
 
-    /// Of some halves, tables of what is to be multiplied by 128.
+    /// Of some halves, tables of what is to be multiplied by 64.
     #[inline(always)]
     pub fn wide(&self) -> &[(usize, [u8; 16])] {
         &self.wide
@@ -299,17 +302,16 @@ impl ColumnQuery {
     }
 }
 
-/// What the lower and the upper two bits of each half byte add, for a group of coordinates of one width. `values` is
-/// what a step of the code adds.
+/// What half bytes add, for a group of coordinates of one width. `values` is what a step of the code adds.
 #[inline(always)]
-fn parts(values: &[f32], width: usize, parts: &mut Vec<[[f32; 4]; 2]>) {
+fn halves(values: &[f32], width: usize, halves: &mut Vec<Half>) {
     // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
-    let line = |value: f32| std::array::from_fn(|code| value * code as f32);
-    let pair = |a: f32, b: f32| [0.0, a, b, a + b];
+    let line = |value: f32| above([0.0, value, 2.0 * value, 3.0 * value]);
+    let pair = |a: f32, b: f32| above([0.0, a, b, a + b]);
     let bytes = width * GROUP / 8;
     for byte in 0..bytes {
         let field = |field: usize| values[byte + bytes * field];
-        parts.extend(match width {
+        halves.extend(match width {
             8 => [[line(field(0)), line(4.0 * field(0))], [line(16.0 * field(0)), line(64.0 * field(0))]],
             4 => [[line(field(0)), line(4.0 * field(0))], [line(field(1)), line(4.0 * field(1))]],
             2 => [[line(field(0)), line(field(1))], [line(field(2)), line(field(3))]],
@@ -321,27 +323,27 @@ fn parts(values: &[f32], width: usize, parts: &mut Vec<[[f32; 4]; 2]>) {
     }
 }
 
+/// Values above the least of them.
 #[inline(always)]
-fn least(values: &[f32; 4]) -> f32 {
-    values.iter().copied().fold(f32::INFINITY, f32::min)
+fn above([a, b, c, d]: [f32; 4]) -> [f32; 4] {
+    let least = a.min(b).min(c.min(d));
+    [a - least, b - least, c - least, d - least]
 }
 
-/// From the least to the most that a half byte adds.
+/// The most that half a byte adds above its least.
 #[inline(always)]
-fn range(parts: &[[f32; 4]; 2]) -> f32 {
-    let span = |part: &[f32; 4]| part.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least(part);
-    span(&parts[0]) + span(&parts[1])
+fn range(half: &Half) -> f32 {
+    let most = |[a, b, c, d]: [f32; 4]| a.max(b).max(c.max(d));
+    most(half[0]) + most(half[1])
 }
 
-/// What a half byte adds above its least, in whole steps.
+/// What half a byte adds above its least, in whole steps.
 #[inline(always)]
-fn entries([a, b]: &[[f32; 4]; 2], inverse: f32) -> [u16; 16] {
-    let (least_a, least_b) = (least(a), least(b));
+fn entries([a, b]: &Half, inverse: f32) -> [u16; 16] {
     let mut entries = [0; 16];
     for (entries, b) in entries.chunks_exact_mut(4).zip(b) {
         for (entry, a) in entries.iter_mut().zip(a) {
-            let steps = round(((a - least_a) + (b - least_b)) * inverse).min(MOST);
-            *entry = round_to_u16(steps);
+            *entry = round_to_u16(((a + b) * inverse).min(MOST));
         }
     }
     entries

@@ -408,8 +408,8 @@ pub fn shorter(counts: [usize; 4], of_rows: &[f32]) -> ([usize; 4], Vec<f32>) {
 }
 
 /// Scores of rows in columns. Half a byte of code has bits of one coordinate (of the widths 8 and 4), of two or of
-/// four. What it adds above its least is rounded to steps; a step is as coarse as it takes for all but the 16 halves that
-/// vary most to add at most 127 of them, and for those to add at most 2047.
+/// four. What it adds above its least is rounded to steps; a step is as coarse as it takes for halves that vary by four times
+/// the root mean square to add 63 of them, and for none to add more than 2047.
 pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
     let mut halves: Vec<[f32; 16]> = Vec::new();
     let value = |i: usize| 2.0 * (z.get(i).copied().unwrap_or(0.0) * columns.half_steps[i]);
@@ -440,9 +440,11 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
         }
     }
     let most = |half: &[f32; 16]| half.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut ranges: Vec<f32> = halves.iter().map(most).collect();
-    ranges.sort_by(|a, b| b.total_cmp(a));
-    let step = (ranges.get(16).copied().unwrap_or(0.0) / 127.0).max(ranges[0] / 2047.0);
+    let ranges: Vec<f32> = halves.iter().map(most).collect();
+    let largest = ranges.iter().copied().fold(0.0, f32::max);
+    let squares: f64 = ranges.iter().map(|&range| f64::from(range).powi(2)).sum();
+    let usual = (4.0 * (squares / ranges.len() as f64).sqrt()) as f32;
+    let step = usual.min(largest).max(largest * (63.0 / 2047.0)) / 63.0;
     let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
     let score = |codes: &Vec<u8>, base: f32| {
         let mut sum = 0u32;

@@ -382,19 +382,13 @@ pub(crate) fn byte_step(values: &[f32]) -> (f32, f32) {
 /// Beside numbers so large there are no fractions.
 const SHIFT: f32 = 12_582_912.0;
 
-/// Round half to even, for |x| < 2^22, in two additions on every CPU.
-#[inline(always)]
-pub(crate) fn round(x: f32) -> f32 {
-    (x + SHIFT) - SHIFT
-}
-
-/// The same as an integer, for 0 <= x < 65536.
+/// Round half to even to an integer, for 0 <= x < 65536, in one addition: it is in the last bits.
 #[inline(always)]
 pub(crate) fn round_to_u16(x: f32) -> u16 {
     (x + SHIFT).to_bits() as u16
 }
 
-/// The same as an integer, for |x| < 128, in one addition: it is in the last bits.
+/// The same for |x| < 128.
 #[inline(always)]
 pub(crate) fn round_to_byte(x: f32) -> i8 {
     (x + SHIFT).to_bits() as i8

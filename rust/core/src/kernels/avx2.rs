@@ -295,14 +295,24 @@ fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
+        for (at, (pair, [first, second])) in
+            (0..).step_by(2).zip(all.as_chunks::<2>().0.iter().zip(query.tables()))
+        {
             prefetch_column(all, at);
-            let (lower, upper) = (table(lower), table(upper));
+            prefetch_column(all, at + 1);
+            let tables = [table(&first[0]), table(&first[1]), table(&second[0]), table(&second[1])];
             for (half, [both, odd]) in sums.iter_mut().enumerate() {
-                let codes = load(column, half);
+                let codes = [load(&pair[0], half), load(&pair[1], half)];
+                // Four entries make a byte.
                 let added = _mm256_add_epi8(
-                    _mm256_shuffle_epi8(lower, _mm256_and_si256(codes, low4)),
-                    _mm256_shuffle_epi8(upper, upper_half(codes)),
+                    _mm256_add_epi8(
+                        _mm256_shuffle_epi8(tables[0], _mm256_and_si256(codes[0], low4)),
+                        _mm256_shuffle_epi8(tables[1], upper_half(codes[0])),
+                    ),
+                    _mm256_add_epi8(
+                        _mm256_shuffle_epi8(tables[2], _mm256_and_si256(codes[1], low4)),
+                        _mm256_shuffle_epi8(tables[3], upper_half(codes[1])),
+                    ),
                 );
                 *both = _mm256_add_epi16(*both, added);
                 *odd = _mm256_add_epi16(*odd, _mm256_srli_epi16::<8>(added));
@@ -322,7 +332,7 @@ fn scan_blocks(
             let even = _mm256_sub_epi16(both, _mm256_slli_epi16::<8>(odd));
             let above = [_mm256_and_si256(above, low8), _mm256_srli_epi16::<8>(above)];
             for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-                let sums = _mm256_add_epi16(sums, _mm256_slli_epi16::<7>(above));
+                let sums = _mm256_add_epi16(sums, _mm256_slli_epi16::<6>(above));
                 let eights = [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)];
                 for (eight, sums) in eights.into_iter().enumerate() {
                     let row = 32 * parity + 16 * half + 8 * eight;

@@ -217,13 +217,19 @@ fn scan_blocks(
         let (all, bases) = columns.block(block);
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let [mut both, mut odd, mut above] = [_mm512_setzero_si512(); 3];
-        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
-            prefetch_column(all, at);
+        let looked_up = |column: &[u8; BLOCK], [lower, upper]: &[[u8; 16]; 2]| {
             let codes = load(column);
-            let added = _mm512_add_epi8(
+            _mm512_add_epi8(
                 _mm512_shuffle_epi8(table(lower), _mm512_and_si512(codes, low4)),
                 _mm512_shuffle_epi8(table(upper), upper_half(codes)),
-            );
+            )
+        };
+        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
+        for (at, ([first, second], [tables, further])) in (0..).step_by(2).zip(pairs) {
+            prefetch_column(all, at);
+            prefetch_column(all, at + 1);
+            // Four entries make a byte.
+            let added = _mm512_add_epi8(looked_up(first, tables), looked_up(second, further));
             both = _mm512_add_epi16(both, added);
             odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(added));
         }
@@ -236,7 +242,7 @@ fn scan_blocks(
         let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
         out.above = 0;
         for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-            let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<7>(above));
+            let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<6>(above));
             let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
             for (half, sums) in halves.into_iter().enumerate() {
                 let row = 32 * parity + 16 * half;

@@ -324,14 +324,23 @@ pub(super) fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[vdupq_n_u16(0); 2]; 4];
-        for (at, (column, [lower, upper])) in all.iter().zip(query.tables()).enumerate() {
+        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
+        for (at, (pair, [first, second])) in (0..).step_by(2).zip(pairs) {
             prefetch_column(all, at);
-            let (lower, upper) = (table(lower), table(upper));
+            prefetch_column(all, at + 1);
+            let tables = [table(&first[0]), table(&first[1]), table(&second[0]), table(&second[1])];
             for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
-                let codes = load(column, quarter);
+                let codes = [load(&pair[0], quarter), load(&pair[1], quarter)];
+                // Four entries make a byte.
                 let added = vaddq_u8(
-                    vqtbl1q_u8(lower, vandq_u8(codes, low4)),
-                    vqtbl1q_u8(upper, vshrq_n_u8::<4>(codes)),
+                    vaddq_u8(
+                        vqtbl1q_u8(tables[0], vandq_u8(codes[0], low4)),
+                        vqtbl1q_u8(tables[1], vshrq_n_u8::<4>(codes[0])),
+                    ),
+                    vaddq_u8(
+                        vqtbl1q_u8(tables[2], vandq_u8(codes[1], low4)),
+                        vqtbl1q_u8(tables[3], vshrq_n_u8::<4>(codes[1])),
+                    ),
                 );
                 *both = vaddq_u16(*both, words(added));
                 *odd = vsraq_n_u16::<8>(*odd, words(added));
@@ -351,7 +360,7 @@ pub(super) fn scan_blocks(
             let even = vsubq_u16(both, vshlq_n_u16::<8>(odd));
             let above = [vandq_u16(words(above), low8), vshrq_n_u16::<8>(words(above))];
             for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-                let sums = vaddq_u16(sums, vshlq_n_u16::<7>(above));
+                let sums = vaddq_u16(sums, vshlq_n_u16::<6>(above));
                 let fours = [vmovl_u16(vget_low_u16(sums)), vmovl_high_u16(sums)];
                 for (four, sums) in fours.into_iter().enumerate() {
                     let row = 32 * parity + 8 * quarter + 4 * four;

@@ -199,14 +199,14 @@ fn scan_blocks(
         let (codes, bases) = columns.block(block);
         let mut sums = [0u16; BLOCK];
         let half = |code: u8, half: usize| usize::from(code >> (4 * half) & 0x0f);
-        for (codes, [lower, upper]) in codes.iter().zip(query.tables()) {
+        for (codes, [lower, upper]) in codes.iter().zip(query.tables().as_flattened()) {
             for (sum, &code) in sums.iter_mut().zip(codes) {
                 *sum += u16::from(lower[half(code, 0)] + upper[half(code, 1)]);
             }
         }
         for &(at, table) in query.wide() {
             for (sum, &code) in sums.iter_mut().zip(&codes[at / 2]) {
-                *sum += u16::from(table[half(code, at % 2)]) << 7;
+                *sum += u16::from(table[half(code, at % 2)]) << 6;
             }
         }
         out.above = 0;
