@@ -464,10 +464,33 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
     columns.codes.iter().zip(&columns.base).map(|(codes, &base)| score(codes, base)).collect()
 }
 
-/// The places, rising, of about `most` scores: all above the one of a certain rank among the scores of some blocks of 64.
-/// These are at least eight blocks if there are so many, and every sixteenth at least; the rank is that which `most` has
-/// among all, and at least 12. Where that gives less than a quarter of `most` or more than four times as many: the best.
-/// And a score that no other is above.
+/// The base logits of a region's labels in its columns, of their base logits, coordinates, and what their codes stand for.
+/// Queries that need a label lie along its coordinates, and are answered by logits that five labels reach, on average: there a
+/// label's score is to be its logit.
+pub fn raised(bases: &[f64], zs: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let reach = |logit: f64| {
+        let share = |(base, z): (&f64, &Vec<f64>)| logistic(1.702 * (base - logit) / dot(z, z).sqrt());
+        bases.iter().zip(zs).map(share).filter(|share| !share.is_nan()).sum::<f64>()
+    };
+    let mut low = bases.iter().copied().fold(f64::INFINITY, f64::min);
+    let mut high = low + 1e6;
+    while high - low > 1e-9 {
+        let middle = (low + high) / 2.0;
+        *(if reach(middle) > 5.0 { &mut low } else { &mut high }) = middle;
+    }
+    let lost = |z: &Vec<f64>, value: &Vec<f64>| {
+        let length = dot(z, z);
+        if length > 0.0 { 1.0 - dot(z, value) / length } else { 0.0 }
+    };
+    let raise = |((base, z), value): ((&f64, _), _)| base + lost(z, value) * (low - base).max(0.0);
+    bases.iter().zip(zs).zip(values).map(raise).collect()
+}
+
+/// The places, rising, of the `most` best scores, or of half as many: all above the one of a certain rank among the scores of
+/// some blocks of 64. These are at least eight blocks if there are so many, and every sixteenth at least; the rank is that
+/// that `most` has among all, and at least 8. And a score that no other is above.
 pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
     let blocks = scores.len().div_ceil(64);
     let apart = (blocks / 8).clamp(1, 16);
@@ -476,11 +499,11 @@ pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
         scores[from..scores.len().min(from + 64)].iter().map(|&score| (score, 0))
     });
     let seen: Vec<(f32, u32)> = seen.collect();
-    let rank = (most * seen.len() / scores.len()).max(12).min(seen.len() - 1);
+    let rank = (most * seen.len() / scores.len()).max(8).min(seen.len() - 1);
     let floor = top(&seen, seen.len())[rank].0;
     let below = |score: f32| score <= floor;
     let places: Vec<u32> = (0..scores.len() as u32).filter(|&place| !below(scores[place as usize])).collect();
-    if (most / 4..=4 * most).contains(&places.len()) {
+    if (most / 2..=most).contains(&places.len()) {
         return (places, floor);
     }
     best_places(scores, most)

@@ -31,6 +31,16 @@ const SUMMED: usize = 1024;
 /// Labels whose coordinates are computed at a time.
 const LABELS: usize = 1024;
 
+/// Queries in a region, on average, have so many labels whose logits reach what [`needed`] says: about as many as
+/// answers are asked for.
+const ANSWERS: f64 = 5.0;
+
+/// No logit is so many deviations above its base.
+const FAR: f64 = 10.0;
+
+/// After so many halvings of where that logit may be it is known well enough.
+const HALVINGS: usize = 30;
+
 /// A label counts for a query as one over this and its rank among those that the query needed.
 const RANKS: f32 = 5.0;
 
@@ -463,11 +473,46 @@ fn lay_region(
         reach.iter_mut().zip(z).for_each(|(reach, z)| *reach = reach.max(z.abs()));
     }
     sketcher.cover(&reach);
+    let squares = |z: &[f32]| z.iter().map(|z| f64::from(*z) * f64::from(*z)).sum::<f64>();
+    let reached =
+        needed(bases.iter().zip(zs.chunks_exact(p)).map(|(base, z)| (f64::from(*base), squares(z).sqrt())));
     columns::lay(layout, n, out, |at, sketch| {
-        sketcher.encode(&zs[at * p..][..p], bases[at], sketch);
-        bases[at]
+        let z = &zs[at * p..][..p];
+        let base = f64::from(bases[at]);
+        // Queries that need a label lie along its coordinates, and its codes do not reach as far as these.
+        let length = squares(z);
+        let lost = if length > 0.0 { 1.0 - sketcher.along(z) / length } else { 0.0 };
+        let raised = (base + lost * (reached - base).max(0.0)) as f32;
+        let base = if raised.is_finite() { raised } else { bases[at] };
+        sketcher.encode(z, base, sketch);
+        base
     });
     sketcher
+}
+
+/// The logit that [`ANSWERS`] labels reach for a query of the region, on average: each is normal about its base, with a
+/// deviation of its own. Where there are fewer labels, their least base.
+fn needed(labels: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+    // A logistic function is near enough to that of a normal distribution.
+    let reach = |logit: f64| {
+        let share = |(base, deviation): (f64, f64)| {
+            1.0 / (1.0 + (1.702 * (logit - base) / deviation.max(f64::MIN_POSITIVE)).exp())
+        };
+        labels.clone().map(share).sum::<f64>()
+    };
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for (base, deviation) in labels.clone() {
+        (low, high) = (low.min(base), high.max(base + FAR * deviation));
+    }
+    for _ in 0..HALVINGS {
+        let middle = low + (high - low) / 2.0;
+        if reach(middle) > ANSWERS {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most. Query i lies in

@@ -1209,7 +1209,7 @@ impl Cut {
     fn best_of(&mut self, known: &[f32], ids: &[u32], r: usize, kept: &mut Vec<u32>, scores: &mut Vec<f32>) {
         self.best.reset(r.min(ids.len()));
         (self.r, self.offered) = (r, ids.len());
-        self.best.extend(known, ids);
+        self.best.extend_few(known, ids);
         self.keep(kept, scores);
     }
 

@@ -20,7 +20,7 @@ const SAMPLED: usize = 16;
 const GATHERED: usize = 8;
 
 /// A score that at least so many of these reach is known well enough.
-const LEAST_RANK: usize = 12;
+const LEAST_RANK: usize = 8;
 
 /// What one query has listed.
 #[derive(Default)]
@@ -99,14 +99,15 @@ impl Shortlist {
         (self.ids.len() > 4 * n).then(|| self.gather_best(kernel, columns, m, n))
     }
 
-    /// List about `n` of the first `m` labels of a region, by their places there: all above a score that so many of some
-    /// blocks reach. Where that fails, the best `n`. Returns a score that no other is above.
+    /// List the best `n` of the first `m` labels of a region, by their places there, or half as many: those above a score that
+    /// a few more of some blocks reach. Returns a score that no other is above.
     pub fn gather(&mut self, kernel: Kernel, region: &Region, z: &[f32], m: usize, n: usize) -> f32 {
         let Region { columns, labels, .. } = region;
         self.prepare(kernel, columns, z);
         let view = columns.view();
         let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
         self.sample(kernel, view, m, apart / 2, apart);
+        // Blocks in the middle promise less than the first ones: few queries list fewer than `n`.
         let rank = (n * self.sampled.len() / m).max(LEAST_RANK).min(self.sampled.len() - 1);
         let floor = nth(&mut self.keys, &self.sampled, rank);
         self.ids.clear();
@@ -121,10 +122,17 @@ impl Shortlist {
         } else {
             self.gather_above(kernel, view, labels, [0, m], floor);
         }
-        if (n / 4..=4 * n).contains(&self.ids.len()) {
+        if self.ids.len() < n / 2 {
+            return self.gather_best(kernel, columns, m, n);
+        }
+        if self.ids.len() <= n {
             return floor;
         }
-        self.gather_best(kernel, columns, m, n)
+        let Shortlist { best, ids, scores, .. } = self;
+        best.reset(n);
+        best.extend_few(scores, ids);
+        best.unordered(ids, scores);
+        self.least()
     }
 
     /// List those of the labels `first..m`, too, whose columns promise more than a floor.
@@ -152,6 +160,11 @@ impl Shortlist {
     /// List the best `n` of the first `m` labels; returns a score that no other is above.
     fn gather_best(&mut self, kernel: Kernel, columns: &Columns, m: usize, n: usize) -> f32 {
         list_best(kernel, columns, m, n, std::slice::from_mut(self));
+        self.least()
+    }
+
+    /// The least of the scores listed.
+    fn least(&self) -> f32 {
         self.scores.iter().copied().fold(f32::INFINITY, f32::min)
     }
 

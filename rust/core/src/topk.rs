@@ -63,13 +63,21 @@ impl TopK {
         }
     }
 
+    /// Offer candidates of which a good part is among the best.
+    pub fn extend_few(&mut self, scores: &[f32], ids: &[u32]) {
+        let floor = self.floor;
+        let keys = scores.iter().zip(ids).map(|(&score, &id)| key(score, id));
+        self.keys.extend(keys.filter(|&key| key > floor));
+        self.cut();
+    }
+
     /// Offer one candidate.
     #[inline(always)]
     pub fn push(&mut self, score: f32, id: u32) {
         let key = key(score, id);
         if key > self.floor {
             self.keys.push(key);
-            if self.keys.len() == self.room() {
+            if self.keys.len() >= self.room() {
                 self.cut();
             }
         }
