@@ -80,8 +80,8 @@ class ListPoint(NamedTuple):
     n_listed : int
         Labels read: those that the region's training queries needed most.
     n_rescore : int
-        About so many of these, which promise most by their columns, are rescored: all by their rows in bytes,
-        and in full precision those that may be among the best.
+        The most of these, or of those read at first, that are rescored: those whose columns promise most, all
+        by their rows in bytes, and in full precision those that may be among the best.
     trust : float
         In 0..1. Where the answer is trusted less, the tables are searched. 0: never, 1: always.
     judge : tuple of float

@@ -111,7 +111,7 @@ impl Rounded {
 }
 
 /// Round values to bytes, `len` with zeros at the end; returns the step.
-fn round_to_bytes(values: &[f32], len: usize, bytes: &mut Vec<i8>) -> f32 {
+pub(crate) fn round_to_bytes(values: &[f32], len: usize, bytes: &mut Vec<i8>) -> f32 {
     let (step, inverse) = byte_step(values);
     bytes.clear();
     bytes.extend(values.iter().map(|value| round_to_byte(value * inverse)));

@@ -1105,9 +1105,15 @@ impl Reference {
         let z = project(map, query);
         let weighted: Vec<f32> = z.iter().zip(weights).map(|(z, weight)| z * weight).collect();
         let own: f32 = weighted.iter().map(|value| value * value).sum();
+        // Both in bytes.
+        let (step, bytes) = in_bytes(&weighted);
+        let along = |center: &[f32]| {
+            let (scale, center) = in_bytes(center);
+            center.iter().zip(&bytes).map(|(a, b)| a * b).sum::<i64>() as f32 * scale * step
+        };
         let half = |center: &[f32]| center.iter().map(|value| value * value).sum::<f32>() / 2.0;
         let scores: Vec<f32> =
-            regions.iter().map(|region| dot(&region.center, &weighted) - half(&region.center)).collect();
+            regions.iter().map(|region| along(&region.center) - half(&region.center)).collect();
         let mut order: Vec<usize> = (0..regions.len()).collect();
         order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(std::cmp::Ordering::Equal));
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();

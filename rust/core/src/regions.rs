@@ -12,11 +12,11 @@
 //! in full precision for hardly more labels than it answers with.
 
 use crate::columns::{self, Columns};
-use crate::coordinates::Projection;
+use crate::coordinates::{Projection, round_to_bytes};
 use crate::error::{Error, Result};
 use crate::exemplars::{Lists, concat};
-use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
+use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Buffer, Matrix, padded};
 use crate::rows::Rows;
 use crate::sketch::{GROUP, Layout, Sketcher};
@@ -51,14 +51,17 @@ pub struct Centers {
     weights: Block<f32>,
     /// Weighted coordinates, a row each.
     matrix: Matrix,
-    /// Half of each row's square.
-    halves: Vec<f32>,
+    /// The same in bytes, all that a search reads: what these make of distances matters less than what regions leave out.
+    bytes: Block<i8>,
+    /// For each row, what its bytes are multiplied by, and half of its square.
+    scales: Vec<[f32; 2]>,
 }
 
 /// Scratch of the choice of a region.
 #[derive(Default)]
 pub struct Place {
     weighted: Vec<f32>,
+    bytes: Vec<i8>,
     scores: Vec<f32>,
 }
 
@@ -89,19 +92,27 @@ impl Centers {
             let got = format!("{} of {}", matrix.rows(), matrix.cols());
             return Err(Error::value("centers", format!("some, of {} coordinates", weights.len()), got));
         }
-        let half = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>() / 2.0;
-        let halves = matrix.values().chunks_exact(matrix.stride()).map(half).collect();
-        Ok(Centers { weights, matrix, halves })
+        if matrix.stride() > MOST_BYTES {
+            let got = matrix.cols();
+            return Err(Error::value("centers", format!("of at most {MOST_BYTES} coordinates"), got));
+        }
+        let (mut bytes, mut scales, mut rounded) = (Vec::new(), Vec::new(), Vec::new());
+        for row in matrix.values().chunks_exact(matrix.stride()) {
+            let step = round_to_bytes(row, row.len(), &mut rounded);
+            bytes.extend_from_slice(&rounded);
+            scales.push([step, row.iter().map(|value| value * value).sum::<f32>() / 2.0]);
+        }
+        Ok(Centers { weights, matrix, bytes: Block::copy_of(&bytes), scales })
     }
 
     /// Number of regions.
     pub fn len(&self) -> usize {
-        self.halves.len()
+        self.scales.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.halves.is_empty()
+        self.scales.is_empty()
     }
 
     /// What coordinates are multiplied by.
@@ -114,18 +125,23 @@ impl Centers {
         &self.matrix
     }
 
+    /// Bytes that finding the nearest reads.
+    fn nbytes_read(&self) -> usize {
+        self.bytes.nbytes() + size_of_val(&self.scales[..])
+    }
+
     /// How a query with coordinates `z` lies; of equally near centers the first is nearest.
     pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
-        let Place { weighted, scores } = place;
+        let Place { weighted, bytes, scores } = place;
         weighted.clear();
         weighted.extend(z.iter().zip(&self.weights[..]).map(|(z, weight)| z * weight));
         let own: f32 = weighted.iter().map(|value| value * value).sum();
-        weighted.resize(padded(self.weights.len()), 0.0);
+        let step = round_to_bytes(weighted, self.matrix.stride(), bytes);
         scores.resize(self.len(), 0.0);
-        kernel.dot_rows(self.matrix.values(), self.matrix.stride(), weighted, scores);
+        kernel.dot_bytes(&self.bytes, self.matrix.stride(), bytes, scores);
         let (mut region, mut best, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for (at, (score, half)) in scores.iter().zip(&self.halves).enumerate() {
-            let score = score - half;
+        for (at, (score, [scale, half])) in scores.iter().zip(&self.scales).enumerate() {
+            let score = score * scale * step - half;
             if score > best {
                 (region, second, best) = (at, best, score);
             } else if score > second {
@@ -366,7 +382,7 @@ impl Regions {
     /// Bytes that finding a query's region, and its coordinates there, reads.
     pub fn nbytes_of_map(&self) -> usize {
         let map = &self.each[0].map;
-        self.centers.matrix.values().nbytes() + map.rows() * map.nbytes_of_row()
+        self.centers.nbytes_read() + map.rows() * map.nbytes_of_row()
     }
 
     /// Labels in the longest list.
@@ -389,7 +405,9 @@ impl Regions {
             row_offset,
         } = &self.parts;
         let floats = [half_steps, scales, map_offset, row_scales, row_offset, self.centers.weights()];
-        let floats = floats.map(Block::nbytes).iter().sum::<usize>() + self.centers.matrix.values().nbytes();
+        let floats = floats.map(Block::nbytes).iter().sum::<usize>()
+            + self.centers.matrix.values().nbytes()
+            + self.centers.nbytes_read();
         offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + rows.nbytes() + floats
     }
 }
