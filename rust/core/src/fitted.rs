@@ -87,8 +87,8 @@ pub struct FirstRead {
 pub struct ListPoint {
     /// Labels read, from the first.
     pub n_listed: usize,
-    /// No more of these, or of those read at first, are rescored, whose columns promise most: all from their rows in bytes, and those in full
-    /// precision that may be among the best.
+    /// So many of these, or of those read at first, are rescored at most, whose columns promise most: all from their rows in
+    /// bytes, and those in full precision that may be among the best.
     pub n_rescore: usize,
     /// Answers that are trusted less are not enough: the tables are searched. At 1 always.
     pub trust: f32,

@@ -16,10 +16,32 @@ fn key(score: f32, id: u32) -> u64 {
 
 /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
 pub fn nth(keys: &mut Vec<u32>, scores: &[f32], rank: usize) -> f32 {
+    // As many groups have a best that is as good as the score looked for: few others are.
+    const LANES: usize = 8;
     keys.clear();
-    keys.extend(scores.iter().map(|&score| !ordered(score)));
-    let (_, &mut key, _) = keys.select_nth_unstable(rank);
-    score(u64::from(!key) << 32)
+    for run in scores.as_chunks::<{ LANES * LANES }>().0 {
+        let mut best = [f32::NEG_INFINITY; LANES];
+        for part in run.as_chunks::<LANES>().0 {
+            for (best, &score) in best.iter_mut().zip(part) {
+                *best = if score > *best { score } else { *best };
+            }
+        }
+        keys.extend(best.map(|score| !ordered(score)));
+    }
+    if rank < keys.len() {
+        let floor = from_ordered(!*keys.select_nth_unstable(rank).1);
+        keys.clear();
+        for part in scores.chunks(LANES) {
+            if part.iter().fold(false, |any, &score| any | (score >= floor)) {
+                keys.extend(part.iter().filter(|&&score| score >= floor).map(|&score| !ordered(score)));
+            }
+        }
+    }
+    if keys.len() <= rank {
+        keys.clear();
+        keys.extend(scores.iter().map(|&score| !ordered(score)));
+    }
+    from_ordered(!*keys.select_nth_unstable(rank).1)
 }
 
 #[inline(always)]
@@ -29,7 +51,12 @@ fn id(key: u64) -> u32 {
 
 #[inline(always)]
 fn score(key: u64) -> f32 {
-    let ordered = (key >> 32) as u32;
+    from_ordered((key >> 32) as u32)
+}
+
+/// The score that [`ordered`] makes this of.
+#[inline(always)]
+fn from_ordered(ordered: u32) -> f32 {
     f32::from_bits(if ordered & 0x8000_0000 != 0 { ordered ^ 0x8000_0000 } else { !ordered })
 }
 

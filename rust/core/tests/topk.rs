@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, cases};
 use lss_core::reference;
-use lss_core::topk::TopK;
+use lss_core::topk::{TopK, nth};
 use proptest::prelude::*;
 
 /// Scores with many ties, both zeros, infinities, subnormals and the ends of the range.
@@ -39,6 +39,24 @@ proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
+    fn the_score_of_a_rank_is_that_of_a_full_sort(
+        mut scores in prop::collection::vec(score(), 1..=300),
+        nans in prop::collection::vec(0usize..300, 0..=60),
+        rank in 0usize..300,
+    ) {
+        let n = scores.len();
+        nans.into_iter().for_each(|at| scores[at % n] = f32::NAN);
+        let mut keys = vec![7];  // what was there before does not show
+        let got = nth(&mut keys, &scores, rank % n);
+        let mut sorted: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        match sorted.get(rank % n) {
+            Some(&expected) => prop_assert_eq!(got, expected),
+            None => prop_assert!(got.is_nan()),
+        }
+    }
+
+    #[test]
     fn selection_equals_a_full_sort(
         scores in prop::collection::vec(score(), 0..=300),
         k in prop_oneof![0usize..=8, 0usize..=320],
@@ -65,6 +83,16 @@ proptest! {
         best.reset(k);
         let (some, ids): (Vec<f32>, Vec<u32>) = shuffled.iter().copied().unzip();
         let half = rng.below(some.len() + 1);
+        best.extend(&some[..half], &ids[..half]);
+        best.extend(&some[half..], &ids[half..]);
+        prop_assert_eq!(&written(&mut best, k), &expected, "extend");
+
+        best.reset(k);
+        best.extend_few(&some[..half], &ids[..half]);
+        best.extend_few(&some[half..], &ids[half..]);
+        prop_assert_eq!(&written(&mut best, k), &expected, "extend_few");
+
+        best.reset(k);
         best.extend(&some[..half], &ids[..half]);
         best.extend(&some[half..], &ids[half..]);
         let (mut selected, mut kept) = (Vec::new(), Vec::new());
