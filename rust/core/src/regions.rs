@@ -492,8 +492,8 @@ fn lay_region(
     }
     sketcher.cover(&reach);
     let squares = |z: &[f32]| z.iter().map(|z| f64::from(*z) * f64::from(*z)).sum::<f64>();
-    let reached =
-        needed(bases.iter().zip(zs.chunks_exact(p)).map(|(base, z)| (f64::from(*base), squares(z).sqrt())));
+    let about = |(base, z): (&f32, _)| (f64::from(*base), squares(z).sqrt());
+    let reached = needed(&bases.iter().zip(zs.chunks_exact(p)).map(about).collect::<Vec<_>>());
     columns::lay(layout, n, out, |at, sketch| {
         let z = &zs[at * p..][..p];
         let base = f64::from(bases[at]);
@@ -510,16 +510,16 @@ fn lay_region(
 
 /// The logit that [`ANSWERS`] labels reach for a query of the region, on average: each is normal about its base, with a
 /// deviation of its own. Where there are fewer labels, their least base.
-fn needed(labels: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+fn needed(labels: &[(f64, f64)]) -> f64 {
     // A logistic function is near enough to that of a normal distribution.
     let reach = |logit: f64| {
-        let share = |(base, deviation): (f64, f64)| {
+        let share = |&(base, deviation): &(f64, f64)| {
             1.0 / (1.0 + (1.702 * (logit - base) / deviation.max(f64::MIN_POSITIVE)).exp())
         };
-        labels.clone().map(share).sum::<f64>()
+        labels.iter().map(share).sum::<f64>()
     };
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (base, deviation) in labels.clone() {
+    for &(base, deviation) in labels {
         (low, high) = (low.min(base), high.max(base + FAR * deviation));
     }
     for _ in 0..HALVINGS {
