@@ -14,7 +14,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::prefetch;
 use crate::memory::{Block, Buffer, LINE};
-use crate::sketch::{GROUP, Layout, Sketcher, Sketches, encode_one, level, unpack_group};
+use crate::sketch::{GROUP, Layout, Sketcher, Sketches, level, unpack_group};
 
 /// Bytes of an exemplar's sketch.
 pub const SKETCH_BYTES: usize = 64;
@@ -281,12 +281,9 @@ impl ExemplarSketcher {
     /// Sketch a query with aligned coordinates `x`.
     pub fn encode(&self, x: &[f32], sketch: &mut [u8]) {
         let weighted: Vec<f32> = x.iter().zip(&self.weights).map(|(x, e)| e * x).collect();
-        let widths = self.sketcher.layout().widths().flat_map(|width| [width; GROUP]);
-        let coordinates = weighted.iter().zip(&self.weights).zip(self.sketcher.half_steps()).zip(widths);
         let mut base = 0.0f64;
-        for (((&value, &weight), &half_step), width) in coordinates {
-            if half_step > 0.0 {
-                let stands_for = level(encode_one(value, half_step, width), half_step, width);
+        for (stands_for, &weight) in self.sketcher.values(&weighted).zip(&self.weights) {
+            if stands_for != 0.0 {
                 base -= stands_for * stands_for / (2.0 * f64::from(weight));
             }
         }

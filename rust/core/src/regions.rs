@@ -491,15 +491,15 @@ fn lay_region(
         reach.iter_mut().zip(z).for_each(|(reach, z)| *reach = reach.max(z.abs()));
     }
     sketcher.cover(&reach);
-    let squares = |z: &[f32]| z.iter().map(|z| f64::from(*z) * f64::from(*z)).sum::<f64>();
-    let about = |(base, z): (&f32, _)| (f64::from(*base), squares(z).sqrt());
-    let reached = needed(&bases.iter().zip(zs.chunks_exact(p)).map(about).collect::<Vec<_>>());
+    let square = |z: &[f32]| z.iter().map(|z| f64::from(*z) * f64::from(*z)).sum::<f64>();
+    let squares: Vec<f64> = zs.chunks_exact(p).map(square).collect();
+    let reached = needed(&bases, &squares);
     columns::lay(layout, n, out, |at, sketch| {
         let z = &zs[at * p..][..p];
         let base = f64::from(bases[at]);
         // Queries that need a label lie along its coordinates, and its codes do not reach as far as these.
-        let length = squares(z);
-        let lost = if length > 0.0 { 1.0 - sketcher.along(z) / length } else { 0.0 };
+        let along: f64 = z.iter().zip(sketcher.values(z)).map(|(z, value)| f64::from(*z) * value).sum();
+        let lost = if squares[at] > 0.0 { 1.0 - along / squares[at] } else { 0.0 };
         let raised = (base + lost * (reached - base).max(0.0)) as f32;
         let base = if raised.is_finite() { raised } else { bases[at] };
         sketcher.encode(z, base, sketch);
@@ -508,18 +508,19 @@ fn lay_region(
     sketcher
 }
 
-/// The logit that [`ANSWERS`] labels reach for a query of the region, on average: each is normal about its base, with a
-/// deviation of its own. Where there are fewer labels, their least base.
-fn needed(labels: &[(f64, f64)]) -> f64 {
+/// The logit that [`ANSWERS`] labels reach for a query of the region, on average: each is normal about its base, with the
+/// variance that is its coordinates' square. Where there are fewer labels, their least base.
+fn needed(bases: &[f32], squares: &[f64]) -> f64 {
+    let labels = || bases.iter().zip(squares).map(|(&base, square)| (f64::from(base), square.sqrt()));
     // A logistic function is near enough to that of a normal distribution.
     let reach = |logit: f64| {
-        let share = |&(base, deviation): &(f64, f64)| {
+        let share = |(base, deviation): (f64, f64)| {
             1.0 / (1.0 + (1.702 * (logit - base) / deviation.max(f64::MIN_POSITIVE)).exp())
         };
-        labels.iter().map(share).sum::<f64>()
+        labels().map(share).sum::<f64>()
     };
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for &(base, deviation) in labels {
+    for (base, deviation) in labels() {
         (low, high) = (low.min(base), high.max(base + FAR * deviation));
     }
     for _ in 0..HALVINGS {

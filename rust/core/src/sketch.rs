@@ -233,13 +233,13 @@ impl Sketcher {
         sketch[end..].copy_from_slice(&base.to_le_bytes());
     }
 
-    /// The product of a row's coordinates `z` with the values that their codes stand for.
-    pub fn along(&self, z: &[f32]) -> f64 {
-        let widths = self.layout.widths().flat_map(|width| std::iter::repeat_n(width, GROUP));
+    /// What the codes of coordinates `z` stand for; zero where there is no step.
+    pub fn values(&self, z: &[f32]) -> impl Iterator<Item = f64> {
+        let widths = self.layout.widths().flat_map(|width| [width; GROUP]);
         let value = |((&z, &half_step), width): ((&f32, &f32), usize)| {
-            f64::from(z) * level(encode_one(z, half_step, width), half_step, width)
+            level(encode_one(z, half_step, width), half_step, width)
         };
-        z.iter().zip(&self.half_steps).zip(widths).map(value).sum()
+        z.iter().zip(&self.half_steps).zip(widths).map(value)
     }
 }
 

@@ -104,7 +104,7 @@ impl TopK {
         let key = key(score, id);
         if key > self.floor {
             self.keys.push(key);
-            if self.keys.len() >= self.room() {
+            if self.keys.len() == self.room() {
                 self.cut();
             }
         }

@@ -295,24 +295,22 @@ fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-        for (at, (pair, [first, second])) in
-            (0..).step_by(2).zip(all.as_chunks::<2>().0.iter().zip(query.tables()))
-        {
+        let looked_up = |codes, [lower, upper]: [__m256i; 2]| {
+            _mm256_add_epi8(
+                _mm256_shuffle_epi8(lower, _mm256_and_si256(codes, low4)),
+                _mm256_shuffle_epi8(upper, upper_half(codes)),
+            )
+        };
+        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
+        for (at, ([first, second], [[a, b], [c, d]])) in (0..).step_by(2).zip(pairs) {
             prefetch_column(all, at);
             prefetch_column(all, at + 1);
-            let tables = [table(&first[0]), table(&first[1]), table(&second[0]), table(&second[1])];
+            let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
             for (half, [both, odd]) in sums.iter_mut().enumerate() {
-                let codes = [load(&pair[0], half), load(&pair[1], half)];
                 // Four entries make a byte.
                 let added = _mm256_add_epi8(
-                    _mm256_add_epi8(
-                        _mm256_shuffle_epi8(tables[0], _mm256_and_si256(codes[0], low4)),
-                        _mm256_shuffle_epi8(tables[1], upper_half(codes[0])),
-                    ),
-                    _mm256_add_epi8(
-                        _mm256_shuffle_epi8(tables[2], _mm256_and_si256(codes[1], low4)),
-                        _mm256_shuffle_epi8(tables[3], upper_half(codes[1])),
-                    ),
+                    looked_up(load(first, half), tables),
+                    looked_up(load(second, half), further),
                 );
                 *both = _mm256_add_epi16(*both, added);
                 *odd = _mm256_add_epi16(*odd, _mm256_srli_epi16::<8>(added));

@@ -324,23 +324,19 @@ pub(super) fn scan_blocks(
         };
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
         let mut sums = [[vdupq_n_u16(0); 2]; 4];
+        let looked_up = |codes, [lower, upper]: [uint8x16_t; 2]| {
+            vaddq_u8(vqtbl1q_u8(lower, vandq_u8(codes, low4)), vqtbl1q_u8(upper, vshrq_n_u8::<4>(codes)))
+        };
         let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
-        for (at, (pair, [first, second])) in (0..).step_by(2).zip(pairs) {
+        for (at, ([first, second], [[a, b], [c, d]])) in (0..).step_by(2).zip(pairs) {
             prefetch_column(all, at);
             prefetch_column(all, at + 1);
-            let tables = [table(&first[0]), table(&first[1]), table(&second[0]), table(&second[1])];
+            let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
             for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
-                let codes = [load(&pair[0], quarter), load(&pair[1], quarter)];
                 // Four entries make a byte.
                 let added = vaddq_u8(
-                    vaddq_u8(
-                        vqtbl1q_u8(tables[0], vandq_u8(codes[0], low4)),
-                        vqtbl1q_u8(tables[1], vshrq_n_u8::<4>(codes[0])),
-                    ),
-                    vaddq_u8(
-                        vqtbl1q_u8(tables[2], vandq_u8(codes[1], low4)),
-                        vqtbl1q_u8(tables[3], vshrq_n_u8::<4>(codes[1])),
-                    ),
+                    looked_up(load(first, quarter), tables),
+                    looked_up(load(second, quarter), further),
                 );
                 *both = vaddq_u16(*both, words(added));
                 *odd = vsraq_n_u16::<8>(*odd, words(added));
