@@ -4,7 +4,7 @@ import os
 from importlib.util import find_spec
 from itertools import islice
 
-# Threads of several workers that wait actively for each other take twice the time. Read by libraries on loading.
+# Workers whose threads wait actively for each other take twice the time. Read by libraries on loading.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
