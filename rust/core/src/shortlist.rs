@@ -4,20 +4,26 @@
 //! (but for the few that say beforehand what is worth keeping).
 
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
-use crate::kernels::{Kernel, prefetch};
+use crate::kernels::{Kernel, in_turns, prefetch};
 use crate::regions::Region;
 use crate::topk::{TopK, nth};
 
-/// Rows scored at a time, whole blocks of columns: they and their scores stay in the first-level cache.
-const ROWS: usize = 256;
+/// Blocks scored at a time: they and their scores stay in the first-level cache.
+const BLOCKS: usize = 4;
 
-const NOTHING: [Promised; ROWS / BLOCK] = [Promised::NOTHING; ROWS / BLOCK];
+/// Places in memory that blocks are read from in turns.
+const PLACES: usize = 2;
+
+const NOTHING: [Promised; BLOCKS] = [Promised::NOTHING; BLOCKS];
 
 /// One block of columns of so many is asked beforehand what scores are worth keeping.
 const SAMPLED: usize = 16;
 
 /// Blocks of a list that are asked beforehand, at least.
 const GATHERED: usize = 8;
+
+/// Columns of each of these that are asked for at once.
+const BEGUN: usize = 4;
 
 /// A score that at least so many of these reach is known well enough.
 const LEAST_RANK: usize = 8;
@@ -55,12 +61,14 @@ pub fn list_best(kernel: Kernel, columns: &Columns, m: usize, n: usize, each: &m
 /// Offer all of `m` rows by what their columns promise, to each query in its turn.
 fn offer(kernel: Kernel, view: ColumnsView<'_>, m: usize, each: &mut [Shortlist]) {
     let mut promised = NOTHING;
-    for from in (0..m).step_by(ROWS) {
+    each_group(0..m.div_ceil(BLOCK), |blocks| {
         for Shortlist { tables, best, .. } in &mut *each {
             let floor = best.floor();
-            each_above(kernel, view, tables, from..m, floor, &mut promised, |score, id| best.push(score, id));
+            each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, id| {
+                best.push(score, id)
+            });
         }
-    }
+    });
 }
 
 impl Shortlist {
@@ -146,15 +154,15 @@ impl Shortlist {
     ) {
         let Shortlist { tables, scores, ids, .. } = self;
         let mut promised = NOTHING;
-        for from in (first / BLOCK * BLOCK..m).step_by(ROWS) {
-            each_above(kernel, view, tables, from..m, floor, &mut promised, |score, at| {
+        each_group(first / BLOCK..m.div_ceil(BLOCK), |blocks| {
+            each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, at| {
                 if at as usize >= first {
                     prefetch(labels, at as usize);
                     ids.push(at);
                     scores.push(score);
                 }
             });
-        }
+        });
     }
 
     /// List the best `n` of the first `m` labels; returns a score that no other is above.
@@ -182,32 +190,58 @@ impl Shortlist {
     /// Ask some blocks of `m` rows, so many `apart`, for their scores.
     fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
         self.sampled.clear();
-        let mut block = [Promised::NOTHING];
-        for at in (first..m.div_ceil(BLOCK)).step_by(apart) {
-            kernel.scan_blocks(view, &self.tables, at, f32::NAN, &mut block);
-            self.sampled.extend_from_slice(&block[0].scores[..BLOCK.min(m - at * BLOCK)]);
+        let mut promised = NOTHING;
+        let mut blocks = (first..m.div_ceil(BLOCK)).step_by(apart);
+        for block in blocks.clone() {
+            // Far apart: what is read ahead does not reach the next.
+            let (codes, _) = view.block(block);
+            (0..BEGUN).for_each(|at| prefetch(codes, at));
+        }
+        loop {
+            let mut some = [0; BLOCKS];
+            let n = some.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block).count();
+            kernel.scan_blocks(view, &self.tables, &some[..n], f32::NAN, &mut promised[..n]);
+            for (block, promised) in some[..n].iter().zip(&promised) {
+                self.sampled.extend_from_slice(&promised.scores[..BLOCK.min(m - block * BLOCK)]);
+            }
+            if n < BLOCKS {
+                break;
+            }
         }
     }
 }
 
-/// Tell `met` of the first [`ROWS`] of these rows, but for those whose columns promise no more than a floor.
+/// Tell `scan` of all these blocks, [`BLOCKS`] at a time, from [`PLACES`] places in turns.
 #[inline(always)]
+fn each_group(blocks: std::ops::Range<usize>, mut scan: impl FnMut(&[usize])) {
+    let n = blocks.len();
+    for from in (0..n).step_by(BLOCKS) {
+        let some: [usize; BLOCKS] = std::array::from_fn(|i| blocks.start + in_turns::<PLACES>(from + i, n));
+        scan(&some[..BLOCKS.min(n - from)]);
+    }
+}
+
+/// Tell `met` of the rows of these blocks, of the first `m`, but for those whose columns promise no more than a floor.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "what a scan is of, spelled out once")]
 fn each_above(
     kernel: Kernel,
     view: ColumnsView<'_>,
     query: &ColumnQuery,
-    rows: std::ops::Range<usize>,
+    blocks: &[usize],
+    m: usize,
     floor: f32,
-    promised: &mut [Promised; ROWS / BLOCK],
+    promised: &mut [Promised; BLOCKS],
     mut met: impl FnMut(f32, u32),
 ) {
-    let blocks = &mut promised[..ROWS.min(rows.len()).div_ceil(BLOCK)];
-    kernel.scan_blocks(view, query, rows.start / BLOCK, floor, blocks);
-    for (first, block) in rows.clone().step_by(BLOCK).zip(blocks) {
-        let mut above = block.above & (u64::MAX >> (BLOCK - BLOCK.min(rows.end - first)));
+    let promised = &mut promised[..blocks.len()];
+    kernel.scan_blocks(view, query, blocks, floor, promised);
+    for (block, promised) in blocks.iter().zip(promised) {
+        let first = block * BLOCK;
+        let mut above = promised.above & (u64::MAX >> (BLOCK - BLOCK.min(m - first)));
         while above != 0 {
             let row = above.trailing_zeros();
-            met(block.scores[row as usize], first as u32 + row);
+            met(promised.scores[row as usize], first as u32 + row);
             above &= above - 1;
         }
     }

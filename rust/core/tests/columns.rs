@@ -80,16 +80,17 @@ proptest! {
         Kernel::active().prepare_columns(&mut query, &columns, &[1.0, -5.0]);  // what was there before does not show
         Kernel::active().prepare_columns(&mut query, &columns, &z);
         let n = m.div_ceil(BLOCK);
-        let first = rng.below(n);
+        let blocks: Vec<usize> = (0..rng.below(2 * n + 2)).map(|_| rng.below(n)).collect();
         for kernel in Kernel::available() {
-            let mut promised = vec![Promised { scores: [f32::NAN; BLOCK], above: 0xf0f0 }; n - first];
-            kernel.scan_blocks(columns.view(), &query, first, floor, &mut promised);
-            for (row, &expected) in expected.iter().enumerate().skip(first * BLOCK) {
-                let block = &promised[row / BLOCK - first];
-                let got = block.scores[row % BLOCK];
-                prop_assert_eq!(got.to_bits(), expected.to_bits(), "{} row {}: {} {}", kernel.name(), row, got, expected);
-                let below = got <= floor;
-                prop_assert_eq!(block.above >> (row % BLOCK) & 1 == 1, !below);
+            let mut promised = vec![Promised { scores: [f32::NAN; BLOCK], above: 0xf0f0 }; blocks.len()];
+            kernel.scan_blocks(columns.view(), &query, &blocks, floor, &mut promised);
+            for (&block, promised) in blocks.iter().zip(&promised) {
+                for (row, &expected) in expected.iter().skip(block * BLOCK).take(BLOCK).enumerate() {
+                    let got = promised.scores[row];
+                    prop_assert_eq!(got.to_bits(), expected.to_bits(), "{} {}: {}", kernel.name(), row, expected);
+                    let below = got <= floor;
+                    prop_assert_eq!(promised.above >> row & 1 == 1, !below);
+                }
             }
         }
     }
@@ -144,7 +145,7 @@ fn the_largest_sums_are_exact() {
                 let expected = reference::column_scores(&Sketched::of_columns(&columns, 64), &z);
                 for kernel in Kernel::available() {
                     let mut promised = [Promised::NOTHING];
-                    kernel.scan_blocks(columns.view(), &query, 0, f32::NAN, &mut promised);
+                    kernel.scan_blocks(columns.view(), &query, &[0], f32::NAN, &mut promised);
                     assert_eq!(
                         promised[0].scores[..],
                         expected[..],
@@ -165,18 +166,16 @@ fn blocks_outside_are_refused() {
     let mut query = ColumnQuery::default();
     Kernel::active().prepare_columns(&mut query, &columns, &[1.0]);
     for kernel in Kernel::available() {
-        let panics = |query: &ColumnQuery, first: usize, n: usize| {
+        let panics = |query: &ColumnQuery, blocks: &[usize], n: usize| {
             let mut promised = vec![Promised::NOTHING; n];
-            let scan = || kernel.scan_blocks(columns.view(), query, first, f32::NAN, &mut promised);
+            let scan = || kernel.scan_blocks(columns.view(), query, blocks, f32::NAN, &mut promised);
             catch_unwind(AssertUnwindSafe(scan)).is_err()
         };
-        assert!(!panics(&query, 0, 2) && !panics(&query, 2, 0));
-        assert!(
-            panics(&query, 0, 3)
-                && panics(&query, 2, 1)
-                && panics(&query, usize::MAX >> 20, 1)
-                && panics(&query, 1 << 52, 1)
-        );
-        assert!(panics(&ColumnQuery::default(), 0, 1), "a query never prepared");
+        assert!(!panics(&query, &[0, 1], 2) && !panics(&query, &[1], 1) && !panics(&query, &[], 0));
+        for blocks in [&[2][..], &[0, 2], &[2, 0], &[0, 1, 2], &[usize::MAX >> 20], &[1 << 52, 0]] {
+            assert!(panics(&query, blocks, blocks.len()), "{blocks:?}");
+        }
+        assert!(panics(&query, &[0, 1], 1) && panics(&query, &[0], 2), "a place for each");
+        assert!(panics(&ColumnQuery::default(), &[0], 1), "a query never prepared");
     }
 }

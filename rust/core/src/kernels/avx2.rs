@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
-    each_rows_of_bytes, each_step, prefetch, prefetch_column, prefetch_range,
+    each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -116,14 +116,19 @@ pub(super) fn tree(lanes: __m256) -> f32 {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
+fn dot_bytes_each<'a>(
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
+    query: &[i8],
+    put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
+) {
     let ones = _mm256_set1_epi16(1);
     let load = |bytes: &[i8; LANES]| {
         // SAFETY: a step has 32 bytes.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     };
     let (steps, _) = query.as_chunks::<LANES>();
-    each_rows_of_bytes(row, out, |rows| {
+    each_four(fours, rows, put, |rows| {
         // One by one, and as long as the query: what an array's `map` is told is not compiled into this.
         let [first, second, third, fourth] = rows;
         let part = |row: &[i8], i: usize| load(&row.as_chunks::<LANES>().0[..steps.len()][i]);
@@ -274,7 +279,7 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
 fn scan_blocks(
     columns: ColumnsView<'_>,
     query: &ColumnQuery,
-    first: usize,
+    blocks: &[usize],
     floor: f32,
     out: &mut [Promised],
 ) {
@@ -286,66 +291,66 @@ fn scan_blocks(
         _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
     };
     let upper_half = |codes| _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low4);
-    for (block, out) in (first..).zip(out) {
-        let (all, bases) = columns.block(block);
-        // The 32 codes of a half of a column.
-        let load = |column: &[u8; BLOCK], half: usize| {
-            // SAFETY: `half` is 0 or 1, and a column has 64 bytes.
-            unsafe { _mm256_loadu_si256(column.as_ptr().add(32 * half).cast()) }
-        };
+    // The 32 codes of a half of a column.
+    let load = |column: &[u8; BLOCK], half: usize| {
+        // SAFETY: `half` is 0 or 1, and a column has 64 bytes.
+        unsafe { _mm256_loadu_si256(column.as_ptr().add(32 * half).cast()) }
+    };
+    let looked_up = |codes, [lower, upper]: [__m256i; 2]| {
+        _mm256_add_epi8(
+            _mm256_shuffle_epi8(lower, _mm256_and_si256(codes, low4)),
+            _mm256_shuffle_epi8(upper, upper_half(codes)),
+        )
+    };
+    each_pair(columns, blocks, out, |pair, out| {
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
-        let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-        let looked_up = |codes, [lower, upper]: [__m256i; 2]| {
-            _mm256_add_epi8(
-                _mm256_shuffle_epi8(lower, _mm256_and_si256(codes, low4)),
-                _mm256_shuffle_epi8(upper, upper_half(codes)),
-            )
-        };
-        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
-        for (at, ([first, second], [[a, b], [c, d]])) in (0..).step_by(2).zip(pairs) {
-            prefetch_column(all, at);
-            prefetch_column(all, at + 1);
+        let mut sums = [[[_mm256_setzero_si256(); 2]; 2]; 2];
+        for (columns, [[a, b], [c, d]]) in two_columns(pair).zip(query.tables()) {
             let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
-            for (half, [both, odd]) in sums.iter_mut().enumerate() {
-                // Four entries make a byte.
-                let added = _mm256_add_epi8(
-                    looked_up(load(first, half), tables),
-                    looked_up(load(second, half), further),
-                );
-                *both = _mm256_add_epi16(*both, added);
-                *odd = _mm256_add_epi16(*odd, _mm256_srli_epi16::<8>(added));
-            }
-        }
-        let mut above = [_mm256_setzero_si256(); 2];
-        for (at, entries) in query.wide() {
-            let entries = table(entries);
-            for (half, above) in above.iter_mut().enumerate() {
-                let codes = load(&all[at / 2], half);
-                let codes = if at % 2 == 0 { _mm256_and_si256(codes, low4) } else { upper_half(codes) };
-                *above = _mm256_add_epi8(*above, _mm256_shuffle_epi8(entries, codes));
-            }
-        }
-        out.above = 0;
-        for (half, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
-            let even = _mm256_sub_epi16(both, _mm256_slli_epi16::<8>(odd));
-            let above = [_mm256_and_si256(above, low8), _mm256_srli_epi16::<8>(above)];
-            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-                let sums = _mm256_add_epi16(sums, _mm256_slli_epi16::<6>(above));
-                let eights = [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)];
-                for (eight, sums) in eights.into_iter().enumerate() {
-                    let row = 32 * parity + 16 * half + 8 * eight;
-                    let sums = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
-                    // SAFETY: eight elements from `row`, at most 56, are read and written in arrays of 64.
-                    let scores = unsafe {
-                        let base = _mm256_loadu_ps(bases.as_ptr().add(row));
-                        let scores = _mm256_fmadd_ps(sums, scale, base);
-                        _mm256_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
-                        scores
-                    };
-                    let above = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(scores, floor));
-                    out.above |= (above as u64) << row;
+            for ([first, second], sums) in columns.into_iter().zip(&mut sums) {
+                for (half, [both, odd]) in sums.iter_mut().enumerate() {
+                    // Four entries make a byte.
+                    let added = _mm256_add_epi8(
+                        looked_up(load(first, half), tables),
+                        looked_up(load(second, half), further),
+                    );
+                    *both = _mm256_add_epi16(*both, added);
+                    *odd = _mm256_add_epi16(*odd, _mm256_srli_epi16::<8>(added));
                 }
             }
         }
-    }
+        for (((all, bases), sums), out) in pair.into_iter().zip(sums).zip(out) {
+            let mut above = [_mm256_setzero_si256(); 2];
+            for (at, entries) in query.wide() {
+                let entries = table(entries);
+                for (half, above) in above.iter_mut().enumerate() {
+                    let codes = load(&all[at / 2], half);
+                    let codes = if at % 2 == 0 { _mm256_and_si256(codes, low4) } else { upper_half(codes) };
+                    *above = _mm256_add_epi8(*above, _mm256_shuffle_epi8(entries, codes));
+                }
+            }
+            out.above = 0;
+            for (half, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
+                let even = _mm256_sub_epi16(both, _mm256_slli_epi16::<8>(odd));
+                let above = [_mm256_and_si256(above, low8), _mm256_srli_epi16::<8>(above)];
+                for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                    let sums = _mm256_add_epi16(sums, _mm256_slli_epi16::<6>(above));
+                    let eights = [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)];
+                    for (eight, sums) in eights.into_iter().enumerate() {
+                        let row = 32 * parity + 16 * half + 8 * eight;
+                        let sums = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
+                        // SAFETY: eight elements from `row`, at most 56, are read and written in arrays of 64.
+                        let scores = unsafe {
+                            let base = _mm256_loadu_ps(bases.as_ptr().add(row));
+                            let scores = _mm256_fmadd_ps(sums, scale, base);
+                            _mm256_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
+                            scores
+                        };
+                        let above = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(scores, floor));
+                        out.above |= (above as u64) << row;
+                    }
+                }
+            }
+        }
+    });
 }

@@ -8,8 +8,8 @@ use half::{bf16, f16};
 
 use super::avx2::{four_totals, sketch_each_with, tree};
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_rows_of_bytes,
-    each_step, prefetch_column, prefetch_range,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
+    each_step, prefetch_range, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -138,7 +138,12 @@ unsafe fn load16<T: Element>(from: *const T) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
+fn dot_bytes_each<'a>(
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
+    query: &[i8],
+    put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
+) {
     const STEP: usize = 2 * LANES;
     // One of the factors is without sign: 128 is added to bytes of rows, and to each sum 128 times that of the query.
     let top = _mm512_set1_epi8(i8::MIN);
@@ -155,7 +160,7 @@ fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [
     let tail = tail.first_chunk::<LANES>();
     let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
     let below = _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()));
-    each_rows_of_bytes(row, out, |rows| {
+    each_four(fours, rows, put, |rows| {
         let mut sums = [below; ROWS_OF_BYTES];
         let parts = rows.map(|row| row.as_chunks::<STEP>());
         for (i, step) in steps.iter().enumerate() {
@@ -197,7 +202,7 @@ fn sketch_each(
 fn scan_blocks(
     columns: ColumnsView<'_>,
     query: &ColumnQuery,
-    first: usize,
+    blocks: &[usize],
     floor: f32,
     out: &mut [Promised],
 ) {
@@ -213,49 +218,51 @@ fn scan_blocks(
         unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
     };
     let upper_half = |codes| _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low4);
-    for (block, out) in (first..).zip(out) {
-        let (all, bases) = columns.block(block);
+    let looked_up = |column: &[u8; BLOCK], [lower, upper]: [__m512i; 2]| {
+        let codes = load(column);
+        _mm512_add_epi8(
+            _mm512_shuffle_epi8(lower, _mm512_and_si512(codes, low4)),
+            _mm512_shuffle_epi8(upper, upper_half(codes)),
+        )
+    };
+    each_pair(columns, blocks, out, |pair, out| {
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
-        let [mut both, mut odd, mut above] = [_mm512_setzero_si512(); 3];
-        let looked_up = |column: &[u8; BLOCK], [lower, upper]: &[[u8; 16]; 2]| {
-            let codes = load(column);
-            _mm512_add_epi8(
-                _mm512_shuffle_epi8(table(lower), _mm512_and_si512(codes, low4)),
-                _mm512_shuffle_epi8(table(upper), upper_half(codes)),
-            )
-        };
-        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
-        for (at, ([first, second], [tables, further])) in (0..).step_by(2).zip(pairs) {
-            prefetch_column(all, at);
-            prefetch_column(all, at + 1);
-            // Four entries make a byte.
-            let added = _mm512_add_epi8(looked_up(first, tables), looked_up(second, further));
-            both = _mm512_add_epi16(both, added);
-            odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(added));
-        }
-        for (at, entries) in query.wide() {
-            let codes = load(&all[at / 2]);
-            let codes = if at % 2 == 0 { _mm512_and_si512(codes, low4) } else { upper_half(codes) };
-            above = _mm512_add_epi8(above, _mm512_shuffle_epi8(table(entries), codes));
-        }
-        let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
-        let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
-        out.above = 0;
-        for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-            let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<6>(above));
-            let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
-            for (half, sums) in halves.into_iter().enumerate() {
-                let row = 32 * parity + 16 * half;
-                let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
-                // SAFETY: sixteen elements from `row`, at most 48, are read and written in arrays of 64.
-                let scores = unsafe {
-                    let base = _mm512_loadu_ps(bases.as_ptr().add(row));
-                    let scores = _mm512_fmadd_ps(sums, scale, base);
-                    _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
-                    scores
-                };
-                out.above |= u64::from(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor)) << row;
+        let mut sums = [[_mm512_setzero_si512(); 2]; 2];
+        for (columns, [[a, b], [c, d]]) in two_columns(pair).zip(query.tables()) {
+            let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
+            for ([first, second], [both, odd]) in columns.into_iter().zip(&mut sums) {
+                // Four entries make a byte.
+                let added = _mm512_add_epi8(looked_up(first, tables), looked_up(second, further));
+                *both = _mm512_add_epi16(*both, added);
+                *odd = _mm512_add_epi16(*odd, _mm512_srli_epi16::<8>(added));
             }
         }
-    }
+        for (((all, bases), [both, odd]), out) in pair.into_iter().zip(sums).zip(out) {
+            let mut above = _mm512_setzero_si512();
+            for (at, entries) in query.wide() {
+                let codes = load(&all[at / 2]);
+                let codes = if at % 2 == 0 { _mm512_and_si512(codes, low4) } else { upper_half(codes) };
+                above = _mm512_add_epi8(above, _mm512_shuffle_epi8(table(entries), codes));
+            }
+            let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
+            let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
+            out.above = 0;
+            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<6>(above));
+                let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
+                for (half, sums) in halves.into_iter().enumerate() {
+                    let row = 32 * parity + 16 * half;
+                    let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+                    // SAFETY: sixteen elements from `row`, at most 48, are read and written in arrays of 64.
+                    let scores = unsafe {
+                        let base = _mm512_loadu_ps(bases.as_ptr().add(row));
+                        let scores = _mm512_fmadd_ps(sums, scale, base);
+                        _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
+                        scores
+                    };
+                    out.above |= u64::from(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor)) << row;
+                }
+            }
+        }
+    });
 }

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::{dot, dot_bytes_with, dot_folded, scan_blocks, sketch_each_with};
-use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, prefetch_range};
+use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, prefetch_range};
 use crate::columns::{ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -24,8 +24,13 @@ verbs!(Dotprod, "neon,dotprod");
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
-    dot_bytes_with(row, query, out, |sum, row, query| add(sum, row, query));
+fn dot_bytes_each<'a>(
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
+    query: &[i8],
+    put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
+) {
+    dot_bytes_with(fours, rows, query, put, |sum, row, query| add(sum, row, query));
 }
 
 #[inline]

@@ -102,12 +102,12 @@ macro_rules! verbs {
                 self,
                 columns: ColumnsView<'_>,
                 query: &ColumnQuery,
-                first: usize,
+                blocks: &[usize],
                 floor: f32,
                 out: &mut [Promised],
             ) {
                 // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { scan_blocks(columns, query, first, floor, out) }
+                unsafe { scan_blocks(columns, query, blocks, floor, out) }
             }
         }
 
@@ -133,7 +133,22 @@ macro_rules! verbs {
 
         #[target_feature(enable = $features)]
         fn dot_bytes(rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
-            dot_bytes_each(|i| &rows[i * d..(i + 1) * d], query, out);
+            let n = out.len();
+            let each = if rows.len() > super::NEAR { n / ROWS_OF_BYTES } else { 0 };
+            let row = |i: usize| &rows[i * d..][..d];
+            let four = |i: usize| match i < each {
+                true => [row(i), row(each + i), row(2 * each + i), row(3 * each + i)],
+                false => super::four_in_order(row, i, n),
+            };
+            dot_bytes_each(n.div_ceil(ROWS_OF_BYTES), four, query, |i, sums| {
+                if i < each {
+                    for (part, sum) in sums.into_iter().enumerate() {
+                        out[part * each + i] = sum;
+                    }
+                } else {
+                    super::put_in_order(out, i, sums);
+                }
+            });
         }
 
         #[target_feature(enable = $features)]
@@ -147,7 +162,13 @@ macro_rules! verbs {
                 }
                 &rows[ids[i] as usize * d..][..d]
             };
-            dot_bytes_each(row, query, out);
+            let n = out.len();
+            dot_bytes_each(
+                n.div_ceil(ROWS_OF_BYTES),
+                |i| super::four_in_order(row, i, n),
+                query,
+                |i, sums| super::put_in_order(out, i, sums),
+            );
         }
 
         #[target_feature(enable = $features)]
@@ -229,13 +250,16 @@ pub fn fold(queries: &[f32], d: usize, folded: &mut Vec<Folded>) {
     }
 }
 
+/// So many bytes are near enough to be read in order.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const NEAR: usize = 32 << 10;
+
 /// Rows are fetched this many list elements before they are used.
 const AHEAD_ROWS: usize = 2;
 
-/// Columns are fetched this many blocks before they are used: the next blocks are on their way by themselves, but not into
-/// another page of memory.
+/// Columns are fetched this many before they are used.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-const AHEAD_BLOCKS: usize = 2;
+const AHEAD_COLUMNS: usize = 12;
 
 /// Sketches are fetched this many list elements before they are used.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -418,14 +442,13 @@ impl Kernel {
         self,
         columns: ColumnsView<'_>,
         query: &ColumnQuery,
-        first: usize,
+        blocks: &[usize],
         floor: f32,
         out: &mut [Promised],
     ) {
         assert!(query.fits(&columns), "a query prepared for these columns");
-        let end = first.checked_add(out.len());
-        assert!(end.is_some_and(|end| end <= columns.blocks()), "blocks that exist");
-        dispatch!(self, k => k.scan_blocks(columns, query, first, floor, out));
+        assert_eq!(blocks.len(), out.len(), "a place for each block");
+        dispatch!(self, k => k.scan_blocks(columns, query, blocks, floor, out));
     }
 }
 
@@ -468,34 +491,94 @@ fn each_folded<T: Element, const ROWS: usize>(
     }
 }
 
-/// The rows of bytes for each place of `out`, [`ROWS_OF_BYTES`] at a time, and where their scores go; where fewer are left,
-/// the first stands for those that there are not. Compiled into its caller, with the caller's features.
+/// Tell `put` the scores of each of so many fours of rows of bytes. Compiled into its caller, with the caller's features.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-fn each_rows_of_bytes<'a>(
-    row: impl Fn(usize) -> &'a [i8],
-    out: &mut [f32],
+fn each_four<'a>(
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
+    mut put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
     mut sum: impl FnMut([&[i8]; ROWS_OF_BYTES]) -> [f32; ROWS_OF_BYTES],
 ) {
-    for (from, out) in (0..).step_by(ROWS_OF_BYTES).zip(out.chunks_mut(ROWS_OF_BYTES)) {
-        let first = row(from);
-        let other = |i: usize| if i < out.len() { row(from + i) } else { first };
-        let sums = sum([first, other(1), other(2), other(3)]);
-        // A copy of any length is a call.
-        match out.first_chunk_mut() {
-            Some(out) => *out = sums,
-            None => out.copy_from_slice(&sums[..out.len()]),
-        }
+    for four in 0..fours {
+        put(four, sum(rows(four)));
     }
 }
 
-/// Ask for the column of the block [`AHEAD_BLOCKS`] further on that corresponds to this one of `columns`.
+/// The `i`-th four of `n` rows; where fewer are left, its first stands for those that there are not.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-fn prefetch_column(columns: &[[u8; BLOCK]], at: usize) {
-    // Base logits lie between the columns of two blocks.
-    let stride = columns.len() + size_of::<f32>();
-    prefetch(columns, at + AHEAD_BLOCKS * stride);
+fn four_in_order<'a>(row: impl Fn(usize) -> &'a [i8], i: usize, n: usize) -> [&'a [i8]; ROWS_OF_BYTES] {
+    let from = ROWS_OF_BYTES * i;
+    let first = row(from);
+    let other = |i: usize| if from + i < n { row(from + i) } else { first };
+    [first, other(1), other(2), other(3)]
+}
+
+/// Write the scores of the `i`-th four, or as many as there are.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn put_in_order(out: &mut [f32], i: usize, sums: [f32; ROWS_OF_BYTES]) {
+    let out = &mut out[ROWS_OF_BYTES * i..];
+    // A copy of any length is a call.
+    match out.first_chunk_mut() {
+        Some(out) => *out = sums,
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
+}
+
+/// The place of the `i`-th of `n` in an order that takes them from so many `PLACES` in turns: processors read ahead in each,
+/// and that is half as quick again as from one.
+#[inline(always)]
+pub(crate) fn in_turns<const PLACES: usize>(i: usize, n: usize) -> usize {
+    let each = n / PLACES;
+    if i < each * PLACES { i % PLACES * each + i / PLACES } else { i }
+}
+
+/// A block as [`ColumnsView::block`] gives it.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+type Columnar<'a> = (&'a [[u8; BLOCK]], &'a [f32; BLOCK]);
+
+/// Pairs of these blocks, and where what they promise goes: two are read in turns, with tables loaded once for both. The last of
+/// an odd number makes a pair with itself. Compiled into its caller, with the caller's features.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn each_pair<'a>(
+    columns: ColumnsView<'a>,
+    blocks: &[usize],
+    out: &mut [Promised],
+    mut scan: impl FnMut([Columnar<'a>; 2], &mut [Promised; 2]),
+) {
+    let ((pairs, last), (outs, out)) = (blocks.as_chunks(), out.as_chunks_mut());
+    for (pair, out) in pairs.iter().zip(outs) {
+        scan(pair.map(|block| columns.block(block)), out);
+    }
+    if let ([block], [out]) = (last, out) {
+        let mut both = [Promised::NOTHING; 2];
+        scan([columns.block(*block); 2], &mut both);
+        [*out, _] = both;
+    }
+}
+
+/// Ask for the column [`AHEAD_COLUMNS`] further on, in this block or in the next.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn prefetch_column(columns: &[[u8; BLOCK]; 2]) {
+    prefetch(columns, AHEAD_COLUMNS);
+    prefetch(columns, AHEAD_COLUMNS + 1);
+}
+
+/// Of a pair of blocks, two columns of each at a time.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn two_columns<'a>(
+    [(one, _), (other, _)]: [Columnar<'a>; 2],
+) -> impl Iterator<Item = [&'a [[u8; BLOCK]; 2]; 2]> {
+    one.as_chunks().0.iter().zip(other.as_chunks().0).map(|(one, other)| {
+        prefetch_column(one);
+        prefetch_column(other);
+        [one, other]
+    })
 }
 
 fn check_dot_bytes(d: usize, query: &[i8]) {

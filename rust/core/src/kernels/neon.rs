@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
-    each_rows_of_bytes, each_step, prefetch, prefetch_column, prefetch_range,
+    each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -143,8 +143,13 @@ fn tree([low, high]: [float32x4_t; 2]) -> f32 {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [f32]) {
-    dot_bytes_with(row, query, out, |sum, row, query| add(sum, row, query));
+fn dot_bytes_each<'a>(
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
+    query: &[i8],
+    put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
+) {
+    dot_bytes_with(fours, rows, query, put, |sum, row, query| add(sum, row, query));
 }
 
 /// Multiply rows of bytes by a query. `add` adds to four lanes the products of 16 bytes, four by four.
@@ -152,9 +157,10 @@ fn dot_bytes_each<'a>(row: impl Fn(usize) -> &'a [i8], query: &[i8], out: &mut [
 /// Compiled into its caller, with the caller's features.
 #[inline(always)]
 pub(super) fn dot_bytes_with<'a>(
-    row: impl Fn(usize) -> &'a [i8],
+    fours: usize,
+    rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
     query: &[i8],
-    out: &mut [f32],
+    put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
     add: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
 ) {
     // SAFETY: NEON is part of aarch64.
@@ -162,7 +168,7 @@ pub(super) fn dot_bytes_with<'a>(
     // SAFETY: the same, and sixteen bytes are read from an array of sixteen.
     let load = |bytes: &[i8; 16]| unsafe { vld1q_s8(bytes.as_ptr()) };
     let (steps, _) = query.as_chunks::<16>();
-    each_rows_of_bytes(row, out, |rows| {
+    each_four(fours, rows, put, |rows| {
         let rows = rows.map(|row| row.as_chunks::<16>().0);
         let mut sums = [zero; ROWS_OF_BYTES];
         for (i, step) in steps.iter().enumerate() {
@@ -303,7 +309,7 @@ pub(super) fn sketch_each_with(
 pub(super) fn scan_blocks(
     columns: ColumnsView<'_>,
     query: &ColumnQuery,
-    first: usize,
+    blocks: &[usize],
     floor: f32,
     out: &mut [Promised],
 ) {
@@ -315,62 +321,62 @@ pub(super) fn scan_blocks(
     // SAFETY: sixteen bytes are read from an array of sixteen.
     let table = |table: &[u8; 16]| unsafe { vld1q_u8(table.as_ptr()) };
     let words = |bytes| vreinterpretq_u16_u8(bytes);
-    for (block, out) in (first..).zip(out) {
-        let (all, bases) = columns.block(block);
-        // The 16 codes of a quarter of a column.
-        let load = |column: &[u8; BLOCK], quarter: usize| {
-            // SAFETY: `quarter` is at most 3, and a column has 64 bytes.
-            unsafe { vld1q_u8(column.as_ptr().add(16 * quarter)) }
-        };
+    // The 16 codes of a quarter of a column.
+    let load = |column: &[u8; BLOCK], quarter: usize| {
+        // SAFETY: `quarter` is at most 3, and a column has 64 bytes.
+        unsafe { vld1q_u8(column.as_ptr().add(16 * quarter)) }
+    };
+    let looked_up = |codes, [lower, upper]: [uint8x16_t; 2]| {
+        vaddq_u8(vqtbl1q_u8(lower, vandq_u8(codes, low4)), vqtbl1q_u8(upper, vshrq_n_u8::<4>(codes)))
+    };
+    each_pair(columns, blocks, out, |pair, out| {
         // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
-        let mut sums = [[vdupq_n_u16(0); 2]; 4];
-        let looked_up = |codes, [lower, upper]: [uint8x16_t; 2]| {
-            vaddq_u8(vqtbl1q_u8(lower, vandq_u8(codes, low4)), vqtbl1q_u8(upper, vshrq_n_u8::<4>(codes)))
-        };
-        let pairs = all.as_chunks::<2>().0.iter().zip(query.tables());
-        for (at, ([first, second], [[a, b], [c, d]])) in (0..).step_by(2).zip(pairs) {
-            prefetch_column(all, at);
-            prefetch_column(all, at + 1);
+        let mut sums = [[[vdupq_n_u16(0); 2]; 4]; 2];
+        for (columns, [[a, b], [c, d]]) in two_columns(pair).zip(query.tables()) {
             let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
-            for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
-                // Four entries make a byte.
-                let added = vaddq_u8(
-                    looked_up(load(first, quarter), tables),
-                    looked_up(load(second, quarter), further),
-                );
-                *both = vaddq_u16(*both, words(added));
-                *odd = vsraq_n_u16::<8>(*odd, words(added));
-            }
-        }
-        let mut above = [vdupq_n_u8(0); 4];
-        for (at, entries) in query.wide() {
-            let entries = table(entries);
-            for (quarter, above) in above.iter_mut().enumerate() {
-                let codes = load(&all[at / 2], quarter);
-                let codes = if at % 2 == 0 { vandq_u8(codes, low4) } else { vshrq_n_u8::<4>(codes) };
-                *above = vaddq_u8(*above, vqtbl1q_u8(entries, codes));
-            }
-        }
-        out.above = 0;
-        for (quarter, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
-            let even = vsubq_u16(both, vshlq_n_u16::<8>(odd));
-            let above = [vandq_u16(words(above), low8), vshrq_n_u16::<8>(words(above))];
-            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-                let sums = vaddq_u16(sums, vshlq_n_u16::<6>(above));
-                let fours = [vmovl_u16(vget_low_u16(sums)), vmovl_high_u16(sums)];
-                for (four, sums) in fours.into_iter().enumerate() {
-                    let row = 32 * parity + 8 * quarter + 4 * four;
-                    // SAFETY: four elements from `row`, at most 60, are read and written in arrays of 64.
-                    let scores = unsafe {
-                        let base = vld1q_f32(bases.as_ptr().add(row));
-                        let scores = vfmaq_f32(base, vcvtq_f32_u32(sums), scale);
-                        vst1q_f32(out.scores.as_mut_ptr().add(row), scores);
-                        scores
-                    };
-                    let above = vaddvq_u32(vbicq_u32(bits, vcleq_f32(scores, floor)));
-                    out.above |= u64::from(above) << row;
+            for ([first, second], sums) in columns.into_iter().zip(&mut sums) {
+                for (quarter, [both, odd]) in sums.iter_mut().enumerate() {
+                    // Four entries make a byte.
+                    let added = vaddq_u8(
+                        looked_up(load(first, quarter), tables),
+                        looked_up(load(second, quarter), further),
+                    );
+                    *both = vaddq_u16(*both, words(added));
+                    *odd = vsraq_n_u16::<8>(*odd, words(added));
                 }
             }
         }
-    }
+        for (((all, bases), sums), out) in pair.into_iter().zip(sums).zip(out) {
+            let mut above = [vdupq_n_u8(0); 4];
+            for (at, entries) in query.wide() {
+                let entries = table(entries);
+                for (quarter, above) in above.iter_mut().enumerate() {
+                    let codes = load(&all[at / 2], quarter);
+                    let codes = if at % 2 == 0 { vandq_u8(codes, low4) } else { vshrq_n_u8::<4>(codes) };
+                    *above = vaddq_u8(*above, vqtbl1q_u8(entries, codes));
+                }
+            }
+            out.above = 0;
+            for (quarter, ([both, odd], above)) in sums.into_iter().zip(above).enumerate() {
+                let even = vsubq_u16(both, vshlq_n_u16::<8>(odd));
+                let above = [vandq_u16(words(above), low8), vshrq_n_u16::<8>(words(above))];
+                for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                    let sums = vaddq_u16(sums, vshlq_n_u16::<6>(above));
+                    let fours = [vmovl_u16(vget_low_u16(sums)), vmovl_high_u16(sums)];
+                    for (four, sums) in fours.into_iter().enumerate() {
+                        let row = 32 * parity + 8 * quarter + 4 * four;
+                        // SAFETY: four elements from `row`, at most 60, are read and written in arrays of 64.
+                        let scores = unsafe {
+                            let base = vld1q_f32(bases.as_ptr().add(row));
+                            let scores = vfmaq_f32(base, vcvtq_f32_u32(sums), scale);
+                            vst1q_f32(out.scores.as_mut_ptr().add(row), scores);
+                            scores
+                        };
+                        let above = vaddvq_u32(vbicq_u32(bits, vcleq_f32(scores, floor)));
+                        out.above |= u64::from(above) << row;
+                    }
+                }
+            }
+        }
+    });
 }

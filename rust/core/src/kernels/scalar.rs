@@ -106,11 +106,11 @@ impl Scalar {
         self,
         columns: ColumnsView<'_>,
         query: &ColumnQuery,
-        first: usize,
+        blocks: &[usize],
         floor: f32,
         out: &mut [Promised],
     ) {
-        with_fma!(self, scan_blocks(columns: ColumnsView<'_>, query: &ColumnQuery, first: usize, floor: f32, out: &mut [Promised]) where)
+        with_fma!(self, scan_blocks(columns: ColumnsView<'_>, query: &ColumnQuery, blocks: &[usize], floor: f32, out: &mut [Promised]) where)
     }
 }
 
@@ -191,11 +191,11 @@ fn sketch_rows(sketches: SketchView<'_>, query: &SketchQuery, first: usize, out:
 fn scan_blocks(
     columns: ColumnsView<'_>,
     query: &ColumnQuery,
-    first: usize,
+    blocks: &[usize],
     floor: f32,
     out: &mut [Promised],
 ) {
-    for (block, out) in (first..).zip(out) {
+    for (&block, out) in blocks.iter().zip(out) {
         let (codes, bases) = columns.block(block);
         let mut sums = [0u16; BLOCK];
         let half = |code: u8, half: usize| usize::from(code >> (4 * half) & 0x0f);
