@@ -171,11 +171,13 @@ def test_answers_do_not_depend_on_batch_or_threads(fitted, data, num_threads, ex
         assert one.labels.shape == (7,)
 
 
+@pytest.mark.filterwarnings("ignore:k=")
 def test_the_fast_way_and_the_general_way_agree(fitted, data):
-    for query in data[2][:50]:
-        fast = fitted.search(query, 10)
-        same(fast, fitted.search(query, 10, stats=True))
-        same(fast, fitted.search(query.astype(np.float64), np.int64(10)))
+    for query, k in zip(data[2][:50], [10] * 40 + [1, 127, 128, 129, 130] * 2, strict=True):
+        fast = fitted.search(query, k)
+        assert [answer.shape for answer in fast] == [(k,), (k,)]
+        same(fast, fitted.search(query, k, stats=True))
+        same(fast, fitted.search(query.astype(np.float64), np.int64(k)))
 
 
 def test_one_float32_query_takes_the_fast_way(fitted, data, monkeypatch):

@@ -185,17 +185,11 @@ pub struct ColumnsView<'a> {
 }
 
 impl<'a> ColumnsView<'a> {
-    /// Number of blocks.
-    #[inline(always)]
-    pub fn blocks(&self) -> usize {
-        self.codes.len() / stride(self.n)
-    }
-
     /// The codes of a block, column by column, and its base logits. Panics if there is no such block.
     #[inline(always)]
     pub fn block(&self, block: usize) -> (&'a [[u8; BLOCK]], &'a [f32; BLOCK]) {
         let stride = stride(self.n);
-        let (codes, bases) = self.codes[block * stride..][..stride].split_at(self.n * BLOCK);
+        let (codes, bases) = self.codes[block.saturating_mul(stride)..][..stride].split_at(self.n * BLOCK);
         let (bases, _) = bytemuck::cast_slice(bases).as_chunks::<BLOCK>();
         (codes.as_chunks::<BLOCK>().0, &bases[0])
     }

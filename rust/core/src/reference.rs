@@ -466,7 +466,7 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
 
 /// The base logits of a region's labels in its columns, of their base logits, coordinates, and what their codes stand for.
 /// Queries that need a label lie along its coordinates, and are answered by logits that five labels reach, on average: there a
-/// label's score is to be its logit. Of the difference at most all is made good.
+/// label's score is to be its logit. At most all of the difference is given, or taken.
 pub fn raised(bases: &[f64], zs: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());

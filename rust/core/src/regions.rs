@@ -499,7 +499,7 @@ fn lay_region(
         let base = f64::from(bases[at]);
         // Queries that need a label lie along its coordinates, and its codes do not reach as far as these.
         let along: f64 = z.iter().zip(sketcher.values(z)).map(|(z, value)| f64::from(*z) * value).sum();
-        // Codes say nothing of coordinates that are all near zero.
+        // At most all of the difference is given, or taken: of coordinates near zero codes say nothing.
         let lost = if squares[at] > 0.0 { (1.0 - along / squares[at]).clamp(-1.0, 1.0) } else { 0.0 };
         let raised = (base + lost * (reached - base).max(0.0)) as f32;
         let base = if raised.is_finite() { raised } else { bases[at] };

@@ -4,15 +4,12 @@
 //! (but for the few that say beforehand what is worth keeping).
 
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
-use crate::kernels::{Kernel, in_turns, prefetch};
+use crate::kernels::{Kernel, prefetch};
 use crate::regions::Region;
 use crate::topk::{TopK, nth};
 
 /// Blocks scored at a time: they and their scores stay in the first-level cache.
 const BLOCKS: usize = 4;
-
-/// Places in memory that blocks are read from in turns.
-const PLACES: usize = 2;
 
 const NOTHING: [Promised; BLOCKS] = [Promised::NOTHING; BLOCKS];
 
@@ -22,7 +19,7 @@ const SAMPLED: usize = 16;
 /// Blocks of a list that are asked beforehand, at least.
 const GATHERED: usize = 8;
 
-/// Columns of each of these that are asked for at once.
+/// Columns of a block that is asked beforehand that come from memory together.
 const BEGUN: usize = 4;
 
 /// A score that at least so many of these reach is known well enough.
@@ -63,7 +60,8 @@ fn offer(kernel: Kernel, view: ColumnsView<'_>, m: usize, each: &mut [Shortlist]
     let mut promised = NOTHING;
     each_group(0..m.div_ceil(BLOCK), |blocks| {
         for Shortlist { tables, best, .. } in &mut *each {
-            let floor = best.floor();
+            // Of equal scores the lowest id is best, and may come last.
+            let floor = best.floor().next_down();
             each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, id| {
                 best.push(score, id)
             });
@@ -191,32 +189,30 @@ impl Shortlist {
     fn sample(&mut self, kernel: Kernel, view: ColumnsView<'_>, m: usize, first: usize, apart: usize) {
         self.sampled.clear();
         let mut promised = NOTHING;
-        let mut blocks = (first..m.div_ceil(BLOCK)).step_by(apart);
-        for block in blocks.clone() {
-            // Far apart: what is read ahead does not reach the next.
-            let (codes, _) = view.block(block);
-            (0..BEGUN).for_each(|at| prefetch(codes, at));
-        }
-        loop {
-            let mut some = [0; BLOCKS];
-            let n = some.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block).count();
-            kernel.scan_blocks(view, &self.tables, &some[..n], f32::NAN, &mut promised[..n]);
-            for (block, promised) in some[..n].iter().zip(&promised) {
+        let n = (m.div_ceil(BLOCK) - first).div_ceil(apart);
+        // What processors read ahead by themselves does not reach the next.
+        let begin = |i: usize| (0..BEGUN).for_each(|at| prefetch(view.block(first + i * apart).0, at));
+        (0..n.min(BLOCKS)).for_each(begin);
+        for from in (0..n).step_by(BLOCKS) {
+            let to = n.min(from + BLOCKS);
+            (to..n.min(to + BLOCKS)).for_each(begin);
+            let some: [usize; BLOCKS] = std::array::from_fn(|i| first + (from + i) * apart);
+            let (some, promised) = (&some[..to - from], &mut promised[..to - from]);
+            kernel.scan_blocks(view, &self.tables, some, f32::NAN, promised);
+            for (block, promised) in some.iter().zip(promised) {
                 self.sampled.extend_from_slice(&promised.scores[..BLOCK.min(m - block * BLOCK)]);
-            }
-            if n < BLOCKS {
-                break;
             }
         }
     }
 }
 
-/// Tell `scan` of all these blocks, [`BLOCKS`] at a time, from [`PLACES`] places in turns.
+/// Tell `scan` of all these blocks, [`BLOCKS`] at a time, of both halves in turns: the next of each come from memory meanwhile.
 #[inline(always)]
 fn each_group(blocks: std::ops::Range<usize>, mut scan: impl FnMut(&[usize])) {
-    let n = blocks.len();
+    let (n, half) = (blocks.len(), blocks.len() / 2);
+    let place = |i: usize| if i < 2 * half { i % 2 * half + i / 2 } else { i };
     for from in (0..n).step_by(BLOCKS) {
-        let some: [usize; BLOCKS] = std::array::from_fn(|i| blocks.start + in_turns::<PLACES>(from + i, n));
+        let some: [usize; BLOCKS] = std::array::from_fn(|i| blocks.start + place(from + i));
         scan(&some[..BLOCKS.min(n - from)]);
     }
 }

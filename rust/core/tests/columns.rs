@@ -9,6 +9,7 @@ use lss_core::columns::{BLOCK, ColumnQuery, Columns, Promised};
 use lss_core::kernels::Kernel;
 use lss_core::memory::Block;
 use lss_core::reference::{self, Sketched};
+use lss_core::shortlist::{Shortlist, list_best};
 use lss_core::sketch::{Sketcher, Sketches};
 use proptest::prelude::*;
 
@@ -122,6 +123,38 @@ proptest! {
         }
         let error = apart.iter().map(|apart| (apart - shift).powi(2)).sum::<f64>() / m as f64;
         prop_assert!(error.sqrt() <= 0.5 * halves.sqrt() * step + 1e-4, "{} of {step}", error.sqrt());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    /// Of equal scores the rows with the lowest ids are listed, in whatever order blocks are read.
+    #[test]
+    fn ties_go_to_the_lowest_ids(m in 1usize..2500, share in 0.0f64..1.0, levels in 1usize..4, seed in any::<u64>()) {
+        let mut rng = Rng(seed);
+        let sketcher = Sketcher::new(&[1.0; 40], 128).unwrap();
+        let mut codes = vec![0u8; 128 * m];
+        let bases: Vec<f32> = (0..m).map(|_| rng.below(levels) as f32).collect();
+        for (sketch, base) in codes.chunks_exact_mut(128).zip(&bases) {
+            sketch[124..].copy_from_slice(&base.to_le_bytes());
+        }
+        let sketches = Sketches::new(*sketcher.layout(), Block::copy_of(&codes), m).unwrap();
+        let columns = Columns::build(&sketcher, &sketches).unwrap();
+        let n = 1 + (share * (m - 1) as f64) as usize;
+        let scored: Vec<(f32, u32)> = bases.iter().copied().zip(0..).collect();
+        let mut expected: Vec<u32> = reference::top(&scored, n).iter().map(|&(_, id)| id).collect();
+        expected.sort_unstable();
+        for kernel in Kernel::available() {
+            let mut each = [Shortlist::default(), Shortlist::default()];
+            each.iter_mut().for_each(|one| one.prepare(kernel, &columns, &[]));
+            list_best(kernel, &columns, m, n, &mut each);
+            for one in &each {
+                let mut ids = one.ids().to_vec();
+                ids.sort_unstable();
+                prop_assert_eq!(&ids, &expected, "{}", kernel.name());
+            }
+        }
     }
 }
 

@@ -172,29 +172,29 @@ fn every_bf16() {
 #[test]
 fn rows_of_bytes() {
     let mut rng = Rng(7);
-    for d in (LANES..=9 * LANES).step_by(LANES) {
-        for n in 0..=9 {
-            for extreme in [false, true] {
-                let mut byte = |least: i8| {
-                    let any = if extreme { [least, 127][rng.below(2)] } else { rng.next() as i8 };
-                    any.max(least)
-                };
-                let rows: Vec<i8> = (0..n * d).map(|_| byte(-128)).collect();
-                let query: Vec<i8> = (0..d).map(|_| byte(-127)).collect();
-                for kernel in Kernel::available() {
-                    let mut out = vec![f32::NAN; n];
-                    kernel.dot_bytes(&rows, d, &query, &mut out);
-                    // The same rows in any order, some twice, others not at all.
-                    let ids: Vec<u32> = (0..2 * n).map(|i| ((7 * i + 3) % n) as u32).collect();
-                    let mut of_ids = vec![f32::NAN; ids.len()];
-                    kernel.dot_bytes_ids(&rows, d, &query, &ids, &mut of_ids);
-                    let expected: Vec<f32> = ids.iter().map(|&id| out[id as usize]).collect();
-                    assert_eq!(of_ids, expected, "{} d={d} n={n}", kernel.name());
-                    for (row, got) in rows.chunks_exact(d).zip(out) {
-                        let sum: i64 =
-                            row.iter().zip(&query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum();
-                        assert_eq!(got, sum as f32, "{} d={d} n={n}", kernel.name());
-                    }
+    // Few, and those that are read from several places in turns.
+    let few = (LANES..=9 * LANES).step_by(LANES).flat_map(|d| (0..=9).map(move |n| (d, n)));
+    let many = (111..=121).map(|n| (9 * LANES, n)).chain((1..=5).map(|n| (512 * LANES, n)));
+    for (d, n) in few.chain(many) {
+        for extreme in [false, true] {
+            let mut byte = |least: i8| {
+                let any = if extreme { [least, 127][rng.below(2)] } else { rng.next() as i8 };
+                any.max(least)
+            };
+            let rows: Vec<i8> = (0..n * d).map(|_| byte(-128)).collect();
+            let query: Vec<i8> = (0..d).map(|_| byte(-127)).collect();
+            for kernel in Kernel::available() {
+                let mut out = vec![f32::NAN; n];
+                kernel.dot_bytes(&rows, d, &query, &mut out);
+                // The same rows in any order, some twice, others not at all.
+                let ids: Vec<u32> = (0..2 * n).map(|i| ((7 * i + 3) % n) as u32).collect();
+                let mut of_ids = vec![f32::NAN; ids.len()];
+                kernel.dot_bytes_ids(&rows, d, &query, &ids, &mut of_ids);
+                let expected: Vec<f32> = ids.iter().map(|&id| out[id as usize]).collect();
+                assert_eq!(of_ids, expected, "{} d={d} n={n}", kernel.name());
+                for (row, got) in rows.chunks_exact(d).zip(out) {
+                    let sum: i64 = row.iter().zip(&query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum();
+                    assert_eq!(got, sum as f32, "{} d={d} n={n}", kernel.name());
                 }
             }
         }

@@ -528,5 +528,5 @@ pub fn operating_point(point: Point) -> OperatingPoint {
     }
 }
 
-/// Larger k take the general way.
+/// Answers lie on the stack; larger k take the general way.
 const MAX_FAST_K: usize = 128;

@@ -136,9 +136,12 @@ macro_rules! verbs {
             let n = out.len();
             let each = if rows.len() > super::NEAR { n / ROWS_OF_BYTES } else { 0 };
             let row = |i: usize| &rows[i * d..][..d];
-            let four = |i: usize| match i < each {
-                true => [row(i), row(each + i), row(2 * each + i), row(3 * each + i)],
-                false => super::four_in_order(row, i, n),
+            let four = |i: usize| {
+                if i < each {
+                    [row(i), row(each + i), row(2 * each + i), row(3 * each + i)]
+                } else {
+                    super::four_in_order(row, i, n)
+                }
             };
             dot_bytes_each(n.div_ceil(ROWS_OF_BYTES), four, query, |i, sums| {
                 if i < each {
@@ -250,7 +253,8 @@ pub fn fold(queries: &[f32], d: usize, folded: &mut Vec<Folded>) {
     }
 }
 
-/// So many bytes are near enough to be read in order.
+/// So many bytes are near enough to be read in order. Others are read from several places in turns: processors read ahead in each
+/// page that is being read, and more of them at once than of one.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const NEAR: usize = 32 << 10;
 
@@ -435,8 +439,8 @@ impl Kernel {
         dispatch!(self, k => k.prepare_columns(query, columns, z));
     }
 
-    /// `out[i]` = what the columns of block `first + i` promise of its rows, but for what is the same for all rows, and
-    /// of which of them it is not `floor` or less. Panics where there is no such block.
+    /// `out[i]` = what the columns of block `blocks[i]` promise of its rows, but for what is the same for all rows, and
+    /// of which of them it is not `floor` or less. Panics where there is no such block, or no place for one.
     #[inline]
     pub fn scan_blocks(
         self,
@@ -527,14 +531,6 @@ fn put_in_order(out: &mut [f32], i: usize, sums: [f32; ROWS_OF_BYTES]) {
     }
 }
 
-/// The place of the `i`-th of `n` in an order that takes them from so many `PLACES` in turns: processors read ahead in each,
-/// and that is half as quick again as from one.
-#[inline(always)]
-pub(crate) fn in_turns<const PLACES: usize>(i: usize, n: usize) -> usize {
-    let each = n / PLACES;
-    if i < each * PLACES { i % PLACES * each + i / PLACES } else { i }
-}
-
 /// A block as [`ColumnsView::block`] gives it.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type Columnar<'a> = (&'a [[u8; BLOCK]], &'a [f32; BLOCK]);
@@ -560,23 +556,17 @@ fn each_pair<'a>(
     }
 }
 
-/// Ask for the column [`AHEAD_COLUMNS`] further on, in this block or in the next.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn prefetch_column(columns: &[[u8; BLOCK]; 2]) {
-    prefetch(columns, AHEAD_COLUMNS);
-    prefetch(columns, AHEAD_COLUMNS + 1);
-}
-
-/// Of a pair of blocks, two columns of each at a time.
+/// Of a pair of blocks, two columns of each at a time; those [`AHEAD_COLUMNS`] further on, of this block or the next, are asked for.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn two_columns<'a>(
     [(one, _), (other, _)]: [Columnar<'a>; 2],
 ) -> impl Iterator<Item = [&'a [[u8; BLOCK]; 2]; 2]> {
     one.as_chunks().0.iter().zip(other.as_chunks().0).map(|(one, other)| {
-        prefetch_column(one);
-        prefetch_column(other);
+        for columns in [one, other] {
+            prefetch(columns, AHEAD_COLUMNS);
+            prefetch(columns, AHEAD_COLUMNS + 1);
+        }
         [one, other]
     })
 }
