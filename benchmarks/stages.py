@@ -55,7 +55,8 @@ def measure(
         index = Index.from_weights(W, b, config).fit(Q, Y.lists(), target=None, progress=False)
         if lists:
             index.apply(_reading(index, plan))
-        asked = np.ascontiguousarray(load(path, "test").Q, np.float32)
+        asked = np.asarray(load(path, "test").Q, np.float32)
+        asked = asked[np.random.default_rng(plan["seed"]).permutation(len(asked))]
         before = lss_rs.get_num_threads()
         lss_rs.set_num_threads(1)
         try:
