@@ -202,7 +202,7 @@ class Index:
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
     def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Fast path, on_short="pad"; None unless query is a contiguous (d,) float32 array and k an int in 1..=128."""
+        """Fast path, on_short="pad"; None unless query is contiguous float32 (d,) and k an int in 1..=128."""
     def search(
         self,
         queries: NDArray[np.float32],  # (n, d)
