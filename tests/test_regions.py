@@ -1,12 +1,18 @@
 """Regions: lists of labels that are read first, and trusted where trust has been learned."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lss_rs import FirstRead, Index, ListPoint, LSSConfig, tune, tuning
-from lss_rs._arrays import QueryRows
+from lss_rs import FirstRead, Index, ListPoint, LSSConfig, _core, tune, tuning
+from lss_rs._arrays import Labels, QueryRows
 from lss_rs.learn import learn
-from lss_rs.learn.regions import _k_means, _nearest, learn_regions
+from lss_rs.learn.centers import Targets, climb, found_in, k_means, moved, nearest
+from lss_rs.learn.regions import learn_regions
+from lss_rs.learn.teacher import taught_slices
 from lss_rs.learn.trust import learn_list_trust
 from lss_rs.tuning import _in_json
 
@@ -50,29 +56,49 @@ def test_k_means_puts_clusters_together():
     truth = 10 * rng.standard_normal((4, 3)).astype(np.float32)
     of = rng.integers(4, size=2000)
     points = truth[of] + 0.1 * rng.standard_normal((2000, 3)).astype(np.float32)
-    centers = _k_means(points, 32, 0, lambda *_: None)
-    found = _nearest(points, centers)
+    centers = k_means(points, 32, 0, lambda *_: None)
+    found = nearest(points, centers)
     for region in np.unique(found):
         assert len(np.unique(of[found == region])) == 1
-    np.testing.assert_array_equal(centers, _k_means(points, 32, 0, lambda *_: None))
+    np.testing.assert_array_equal(centers, k_means(points, 32, 0, lambda *_: None))
     spread = np.linalg.norm(points - centers[found], axis=1)
     assert spread.mean() < 0.2
 
 
 def test_k_means_keeps_centers_that_nothing_is_near_to():
     points = np.repeat(np.float32([[0, 0], [1, 1]]), 50, axis=0)
-    centers = _k_means(points, 5, 0, lambda *_: None)
+    centers = k_means(points, 5, 0, lambda *_: None)
     assert np.isfinite(centers).all()
     assert set(map(tuple, centers.tolist())) <= {(0.0, 0.0), (1.0, 1.0)}
 
 
+def regions_of(Q, n_regions):
+    """What is learned of them."""
+    index = Index.from_weights(W, config=LSSConfig(n_regions=n_regions))
+    learned = learn(index._core, QueryRows(Q, D), None, index.config, 5, lambda *_: None)
+    builder = _core.Builder(
+        index._core.bare(),
+        learned.planes,
+        learned.coordinates,
+        fill="queries",
+        always_include=np.empty(0, np.int64),
+        sketch_bytes=128,
+        point=learned.config._point,
+    )
+    targets = Targets(1)
+    for block, needed in taught_slices(index._core.teacher, QueryRows(Q, D), None, 50):
+        builder.add(block, needed.indptr, needed.indices)
+        targets.add(needed, 50)
+    more = QueryRows(Q, D), targets, M, n_regions, 0, lambda *_: None
+    return learn_regions(builder, learned.regional, *more), builder
+
+
 def test_regions_are_of_their_queries():
-    index = Index.from_weights(W, config=LSSConfig(n_regions=8))
-    regions = learn(index._core, QueryRows(Q, D), None, index.config, 5, lambda *_: None).regions
-    kept = regions.alignment
+    regions, builder = regions_of(Q, 8)
+    kept, of = regions.alignment, regions.of
     z = Q @ kept.query_map.T + kept.query_offset
-    of = _nearest(z[:, : len(regions.weights)] * regions.weights, regions.centers)
-    assert len(regions.centers) == 8
+    np.testing.assert_array_equal(builder.place(regions.centers, Q), of)
+    assert set(of) == set(range(8))
     within = np.zeros((z.shape[1],) * 2)
     for region in range(8):
         members = of == region
@@ -87,13 +113,133 @@ def test_regions_are_of_their_queries():
         np.testing.assert_allclose(regions.covariances[region], expected, atol=2e-3)
 
 
-def test_as_many_regions_as_queries_at_most():
-    index = Index.from_weights(W, config=LSSConfig(n_regions=500))
-    learned = learn(index._core, QueryRows(Q[:60], D), None, index.config, 5, lambda *_: None)
-    assert len(learned.regions.centers) == 60
-    assert learn_regions(
-        learned.regions.alignment, QueryRows(Q[:1], D), 3, 0, lambda *_: None
-    ).means.shape == (1, D)
+@pytest.mark.parametrize("n", [1, 60])
+def test_as_many_regions_as_queries_at_most(n):
+    with pytest.warns(UserWarning, match="are few") if n == 1 else nullcontext():
+        assert regions_of(Q[:n], 500)[0].means.shape == (n, D)
+
+
+def test_a_query_is_placed_at_the_nearest_center():
+    regions, builder = regions_of(Q, 8)
+    rng = np.random.default_rng(1)
+    kept = regions.alignment.leading(5)
+    weights, centers = np.float32([3, 2, 1, 0, 1]), rng.standard_normal((6, 5)).astype(np.float32)
+    expected = nearest(kept.place(Q) * weights, centers)
+    found = builder.place(_core.Centers(weights, centers), Q)
+    assert (found == expected).mean() > 0.95  # a search has them in bytes
+
+
+# What centers are moved by
+
+
+def csr(lists):
+    """Labels of each, as a fit has them."""
+    indptr = np.cumsum([0, *map(len, lists)])
+    return Labels(indptr, np.array([label for labels in lists for label in labels], np.int64))
+
+
+@given(
+    lists=st.lists(
+        st.tuples(st.lists(st.integers(0, 30), unique=True, max_size=6), st.permutations(range(31))),
+        min_size=1,
+        max_size=20,
+    ),
+    top=st.integers(0, 12),
+    step=st.integers(1, 4),
+    cut=st.integers(0, 20),
+)
+def test_targets_are_the_best_labels_and_true_ones_count_more(lists, top, step, cut):
+    needed = [[*true, *best[:top]] for true, best in lists]
+    targets = Targets(step)
+    for part in (needed[:cut], needed[cut:]):
+        targets.add(csr(part), top)
+    for (true, best), ids, weights in zip(lists[::step], targets.ids, targets.weights, strict=True):
+        expected = best[: min(top, 5)] if top else true[:5]
+        count = [3.0 if label in true else 1.0 for label in expected] if top else [1.0] * len(expected)
+        there = weights > 0
+        assert ids[there].tolist() == list(expected)
+        assert (ids[~there] == -1).all()
+        np.testing.assert_allclose(weights[there], np.array(count) / max(sum(count), 1), rtol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), regions=st.integers(1, 5), k=st.integers(1, 5))
+def test_what_is_found_counts_by_its_place(seed, n, regions, k):
+    rng, m = np.random.default_rng(seed), 9000
+    lists = [rng.permutation(m)[: rng.choice([0, 3, 700, 5000])] for _ in range(regions)]
+    near = rng.integers(regions, size=(n, k))
+    ids, weights = rng.integers(-1, m, size=(n, 3)), rng.random((n, 3), np.float32)
+    weights[ids < 0] = 0
+    found = found_in(csr(lists), near, ids, weights, m)
+    for query in range(n):
+        for at, region in enumerate(near[query]):
+            places = {int(label): place for place, label in enumerate(lists[region])}
+            of = [places.get(int(label), 9000) for label in ids[query]]
+            counts = [sum(place < read for read in (512, 1024, 2048, 4096)) / 4 for place in of]
+            np.testing.assert_allclose(found[query, at], np.dot(counts, weights[query]), atol=1e-5)
+
+
+def test_centers_climb_what_is_found():
+    rng = np.random.default_rng(0)
+    points, centers = rng.standard_normal((7, 3)), rng.standard_normal((5, 3))
+    near, found = np.argsort(rng.random((7, 5)), axis=1)[:, :2], rng.random((7, 2))
+
+    def average(centers):
+        squares = ((points[:, None] - centers) ** 2).sum(axis=2)
+        chosen = np.exp(-squares / 2 / 0.7)
+        chosen /= chosen.sum(axis=1, keepdims=True)
+        return (np.take_along_axis(chosen, near, axis=1) * found).sum(axis=1).mean()
+
+    step = climb(points, centers, near, found, 0.7)
+    np.testing.assert_allclose(step.found, average(centers), rtol=1e-6)
+    for at in np.ndindex(centers.shape):
+        aside = np.zeros_like(centers)
+        aside[at] = 1e-5
+        slope = (average(centers + aside) - average(centers - aside)) / 2e-5
+        np.testing.assert_allclose(step.centers[at], slope, rtol=1e-4, atol=1e-8)
+
+
+def stripes(n, seed):
+    """Points that vary much along one coordinate, and need labels by where they lie along another."""
+    rng = np.random.default_rng(seed)
+    points = (rng.standard_normal((n, 2)) * [3.0, 0.5]).astype(np.float32)
+    stripe = np.clip((points[:, 1] + 1) * 4, 0, 7).astype(np.int64)
+    labels = stripe[:, None] * 1000 + rng.integers(600, size=(n, 5))
+    return points, labels
+
+
+def listed(regions, labels, n):
+    """The labels that points of each region need."""
+    of = [labels[regions == region].ravel() for region in range(n)]
+    counted = [np.unique(labels, return_counts=True) for labels in of]
+    return csr([labels[np.argsort(-counts, kind="stable")] for labels, counts in counted])
+
+
+def test_centers_move_to_where_lists_hold_what_is_needed():
+    points, labels = stripes(6000, 0)
+    targets = Targets(1)
+    targets.add(csr(labels.tolist()), 5)
+    first = k_means(points, 16, 0, lambda *_: None)
+    args = points, targets, lambda of: listed(of, labels, 16), 8000, 0, lambda *_: None
+    centers = moved(first, *args)
+    np.testing.assert_array_equal(centers, moved(first, *args))
+    others, needed = stripes(2000, 1)
+
+    def found(centers):
+        lists = listed(nearest(points, centers), labels, 16)
+        of = nearest(others, centers)[:, None]
+        return found_in(lists, of, needed, np.full(needed.shape, 0.2), 8000).mean()
+
+    assert found(centers) > found(first) + 0.05
+
+
+def test_centers_that_cannot_do_better_stay():
+    points = np.repeat(np.float32([[0, 0], [1, 1]]), 50, axis=0)
+    targets = Targets(1)
+    targets.add(csr([[0]] * 100), 1)
+    for n in (1, 5):
+        centers = k_means(points, n, 0, lambda *_: None)
+        lists = lambda of, n=n: csr([[0]] * n)  # noqa: E731
+        np.testing.assert_array_equal(moved(centers, points, targets, lists, 1, 0, lambda *_: None), centers)
 
 
 def test_regions_of_hardly_any_queries_answer():

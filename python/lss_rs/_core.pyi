@@ -106,7 +106,6 @@ class Builder:
         coordinates: Coordinates | None,  # needed by space="aligned", fill="queries" and sketch_bytes > 0
         *,
         fill: Literal["queries", "rows"],
-        centers: Centers | None,
         always_include: NDArray[np.int64],
         sketch_bytes: int,  # 0, 64 or 128
         point: _Point,
@@ -117,10 +116,22 @@ class Builder:
         indptr: NDArray[np.int64],  # (n + 1,)
         indices: NDArray[np.int64],  # of query i, most needed first: indices[indptr[i]:indptr[i + 1]]
     ) -> None: ...
-    def lists(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Labels that each region's queries needed, those needed most first: CSR (indptr, ids)."""
+    def place(
+        self,
+        centers: Centers,
+        queries: NDArray[np.float32],  # (n, d)
+    ) -> NDArray[np.uint32]:
+        """Region of each query, as a search finds it."""
+    def lists(
+        self,
+        regions: NDArray[np.uint32],  # of each query added; n where it is in none
+        n: int,
+        most: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Labels that the queries of each of n regions needed, those needed most first: CSR (indptr, ids)."""
     def lay_out(
         self,
+        centers: Centers,
         indptr: NDArray[np.int64],  # (n_regions + 1,)
         ids: NDArray[np.int64],  # as of lists
         query_maps: NDArray[np.float32],  # (n_regions, l, d) from queries

@@ -30,12 +30,13 @@ from lss_rs._arrays import (
     as_weights,
     message,
 )
-from lss_rs._core import Builder, Centers, FormatError, NotFittedError, ShortResultError
+from lss_rs._core import Builder, FormatError, NotFittedError, ShortResultError
 from lss_rs._core import Index as Core
 from lss_rs.config import POINT_NUMBERS, FirstRead, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.learn import learn, relearn
+from lss_rs.learn.centers import Targets
 from lss_rs.learn.progress import Progress
-from lss_rs.learn.regions import lay_out
+from lss_rs.learn.regions import every, lay_out, learn_regions
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
 from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
@@ -271,8 +272,8 @@ class Index:
             Show progress bars, if tqdm is installed.
         callback : callable, optional
             Called as ``callback(stage, done, total)`` after each slice of work, where stage is one of
-            "queries", "rows", "iul", "refine", "regions", "planes", "teacher", "build", "glancing", "trust",
-            "lists", "tuning" and "observing".
+            "queries", "rows", "iul", "refine", "planes", "teacher", "centers", "regions", "build",
+            "glancing", "trust", "lists", "tuning" and "observing".
 
         Returns
         -------
@@ -330,27 +331,34 @@ class Index:
             stream = ()  # nothing more to learn: rows are in the buckets
         with Progress(progress, callback) as report:
             learned = learn(core, taught_from, taught, config, k, report)
-            resolved, regions = learned.config, learned.regions
+            resolved = learned.config
             builder = Builder(
                 core,
                 learned.planes,
                 learned.coordinates,
                 fill=resolved.fill,
-                centers=None if regions is None else Centers(regions.weights, regions.centers),
                 always_include=as_ids(resolved.always_include, self.m),
                 sketch_bytes=resolved.sketch_bytes,
                 point=resolved._point,
             )
             if not by_rows:
-                done = 0
-                for block, needed in taught_slices(
-                    core.teacher, taught_from, taught, cast("int", resolved.teacher_top)
-                ):
+                top, targets = cast("int", resolved.teacher_top), Targets(every(n))
+                for block, needed in taught_slices(core.teacher, taught_from, taught, top):
                     builder.add(block, needed.indptr, needed.indices)
-                    done += len(block)
-                    report("teacher", done, n)
-            if regions is not None:
-                lay_out(builder, core, regions, report)
+                    targets.add(needed, top)
+                    report("teacher", targets.seen, n)
+                if learned.regional is not None:
+                    regions = learn_regions(
+                        builder,
+                        learned.regional,
+                        taught_from,
+                        targets,
+                        self.m,
+                        config.n_regions,
+                        config.seed,
+                        report,
+                    )
+                    lay_out(builder, core, regions, report)
             report("build", 0, 1)
             builder.finish()
             report("build", 1, 1)

@@ -13,7 +13,6 @@ from lss_rs._arrays import BLOCK, message
 from lss_rs.config import SPARE_COORDINATES
 from lss_rs.learn.aligned import Moments, align, aligned_planes
 from lss_rs.learn.refine import refined_planes
-from lss_rs.learn.regions import Regions, learn_regions
 from lss_rs.learn.simhash import simhash_planes
 
 if TYPE_CHECKING:
@@ -37,13 +36,13 @@ _REFINED_COORDINATES = 2
 
 
 class Learned(NamedTuple):
-    """What learning found, the configuration it settled on, and the rounds it took."""
+    """What learning found, the configuration it settled on, its rounds, and what regions are learned from."""
 
     planes: _core.Planes
     coordinates: _core.Coordinates | None
     config: LSSConfig
     history: tuple[Round, ...] = ()
-    regions: Regions | None = None
+    regional: Alignment | None = None
 
 
 def learn(
@@ -73,13 +72,15 @@ def learn(
         history: tuple[Round, ...] = ()
         if resolved.iul is not None:
             planes, history = _iul(index, queries, labels, planes, resolved, k, report)
-        coordinates, regions = None, None
+        coordinates, regional = None, None
         if config.sketch_bytes or config.fill == "queries":
             alignment, base = _align(index, queries, report)
             kept = alignment.leading(_covered(alignment.variances, config))
-            coordinates, regions = _coordinates(kept, base), _regions(kept, queries, resolved, report)
+            coordinates, regional = _coordinates(kept, base), kept if config.n_regions else None
         report("planes", 1, 1)
-        return Learned(_core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history, regions)
+        return Learned(
+            _core.Planes(planes, thresholds, "augmented"), coordinates, resolved, history, regional
+        )
     alignment, base = _align(index, queries, report)
     if config.n_bits is None and n_bits > alignment.rank:  # a default bends to the data; a wish is refused
         n_bits = alignment.rank
@@ -101,10 +102,9 @@ def learn(
             planes, thresholds, exemplars, seen.variances, r, config.seed, report
         )
     kept = alignment.leading(max(r, _covered(alignment.variances, config)))
-    regions = _regions(kept, queries, resolved, report)
     report("planes", 1, 1)
     hashed = _core.Planes(planes, thresholds, "aligned")
-    return Learned(hashed, _coordinates(kept, base), resolved, regions=regions)
+    return Learned(hashed, _coordinates(kept, base), resolved, regional=kept if config.n_regions else None)
 
 
 def relearn(index: _core.Index, config: LSSConfig, report: Report) -> _core.Planes:
@@ -201,11 +201,6 @@ def _coordinates(kept: Alignment, base: NDArray[np.float32]) -> _core.Coordinate
     """Hand over what planes or sketches read: a search projects onto every coordinate kept."""
     queries = kept.query_map, kept.query_offset, kept.query_mean, kept.query_deviations
     return _core.Coordinates(*queries, kept.row_map, kept.row_offset, kept.variances, base)
-
-
-def _regions(kept: Alignment, queries: QueryRows, config: LSSConfig, report: Report) -> Regions | None:
-    """Learn as many regions as the configuration asks for."""
-    return learn_regions(kept, queries, config.n_regions, config.seed, report) if config.n_regions else None
 
 
 def _covered(variances: NDArray[np.float32], config: LSSConfig) -> int:

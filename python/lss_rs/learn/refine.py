@@ -23,6 +23,7 @@ import numpy as np
 
 from lss_rs import _core
 from lss_rs._arrays import BLOCK
+from lss_rs.learn.adam import Adam
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +97,7 @@ def refined_planes(
     steps, batch, others = (
         max(1, min(most, n // share)) for most, share in ((STEPS, 10), (BATCH, 16), (OTHERS, 2))
     )
-    moves = _Adam(planes), _Adam(thresholds)
+    moves = Adam(planes), Adam(thresholds)
     for done in range(steps):
         i = rng.integers(len(pairs.anchors), size=batch)
         j = pairs.near[i, rng.integers(pairs.near.shape[1], size=batch)]
@@ -223,19 +224,3 @@ def _relaxed(margins: NDArray[np.float32]) -> NDArray[np.float32]:
 def _steep(bits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the slope of relaxed bits along their margins."""
     return 2 * SHARPNESS * bits * (1 - bits)
-
-
-class _Adam:
-    """Kingma and Ba, "Adam", ICLR 2015."""
-
-    def __init__(self, like: NDArray[np.float32]) -> None:
-        self._mean, self._square = np.zeros_like(like), np.zeros_like(like)
-        self._steps = 0
-
-    def direction(self, gradient: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Where to go from here, times a rate."""
-        self._steps += 1
-        self._mean = 0.9 * self._mean + 0.1 * gradient
-        self._square = 0.999 * self._square + 0.001 * gradient * gradient
-        mean, square = self._mean / (1 - 0.9**self._steps), self._square / (1 - 0.999**self._steps)
-        return np.asarray(mean / (np.sqrt(square) + 1e-8))

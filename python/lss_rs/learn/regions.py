@@ -1,7 +1,9 @@
 """Regions: parts of the space of queries, each with a list of the labels that its queries needed.
 
-Queries are put together around centers by k-means, in the coordinates and weights by which exemplars are
-near: near each other are queries for which all rows' logits are alike (``rust/core/src/exemplars.rs``).
+A query's region is that of the nearest center (:mod:`lss_rs.learn.centers`), in the coordinates and weights
+by which exemplars are near: near each other are queries for which all rows' logits are alike
+(``rust/core/src/exemplars.rs``).
+
 Within a region queries differ by less, and along other directions, so each region has coordinates of its own:
 the closed form of :mod:`lss_rs.learn.aligned` once more, for its queries and the labels of its list.
 """
@@ -13,25 +15,24 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lss_rs import _core
+from lss_rs._arrays import BLOCK
 from lss_rs.learn.aligned import closed_form, distance_weights, single
+from lss_rs.learn.centers import FARTHEST, k_means, moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from lss_rs._arrays import QueryRows
+    from lss_rs.learn import Report
     from lss_rs.learn.aligned import Alignment
-
-    Report = Callable[[str, int, int], None]
+    from lss_rs.learn.centers import Targets
 
 MOST_LISTED = 8192
 """Labels that a region lists, at most."""
 _WIDTH = 64
 """Leading coordinates, at most, that queries are put together by."""
 _SAMPLE = 100_000
-"""Training queries, at most, that regions are learned from."""
-_STEPS = 12
+"""Training queries, at most, that centers are learned from."""
 _ROWS = 2048
 """Labels of a list, at most, whose covariance stands for that of all."""
 _MOST_KEPT = 256
@@ -45,10 +46,10 @@ class Regions(NamedTuple):
 
     Attributes
     ----------
-    weights : ndarray of float32, shape (r,)
-        What coordinates are multiplied by, for distances.
-    centers : ndarray of float32, shape (n_regions, r)
-        Weighted.
+    centers : _core.Centers
+        In the leading coordinates, weighted.
+    of : ndarray of uint32, shape (n,)
+        The region of each training query.
     means : ndarray of float64, shape (n_regions, d)
         Mean query of each.
     covariances : ndarray of float32, shape (n_regions, p, p)
@@ -57,40 +58,68 @@ class Regions(NamedTuple):
         The p coordinates that an index keeps.
     """
 
-    weights: NDArray[np.float32]
-    centers: NDArray[np.float32]
+    centers: _core.Centers
+    of: NDArray[np.uint32]
     means: NDArray[np.float64]
     covariances: NDArray[np.float32]
     alignment: Alignment
 
 
+def every(n: int) -> int:
+    """Tell which of n training queries centers are learned from: one of so many."""
+    return -(-n // _SAMPLE)
+
+
 def learn_regions(
-    alignment: Alignment, queries: QueryRows, n_regions: int, seed: int, report: Report
+    builder: _core.Builder,
+    alignment: Alignment,
+    queries: QueryRows,
+    targets: Targets,
+    m: int,
+    n_regions: int,
+    seed: int,
+    report: Report,
 ) -> Regions:
     """Put training queries together.
 
     Parameters
     ----------
+    builder : _core.Builder
+        Knows all training queries and the labels that they needed.
     alignment : Alignment
         The coordinates that an index keeps.
     queries : QueryRows
         Training queries.
+    targets : Targets
+        What lists should hold for those from which centers are learned.
+    m : int
+        Number of labels.
     n_regions : int
+        At most: there are no more than queries.
     seed : int
     report : callable
         ``report(stage, done, total)``.
     """
-    r = min(_WIDTH, len(alignment.variances))
+    r, step = min(_WIDTH, len(alignment.variances)), targets.step
     weights = distance_weights(alignment.variances[:r])
-    sample = alignment.leading(r).sample(queries, _SAMPLE) * weights
-    centers = _k_means(sample, min(n_regions, len(sample)), seed, report)
+    sample = np.concatenate([alignment.leading(r).place(block) for block in queries.blocks(step)]) * weights
+    n_regions = min(n_regions, len(sample))
+
+    def lists(regions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        of = np.full(queries.n, n_regions, np.uint32)
+        of[::step] = regions
+        return builder.lists(of, n_regions, FARTHEST)
+
+    found = moved(k_means(sample, n_regions, seed, report), sample, targets, lists, m, seed, report)
+    centers = _core.Centers(weights, found)
+    of = np.concatenate([builder.place(centers, block) for block in queries.blocks()])
     p, d = alignment.query_map.shape
-    counts = np.zeros(len(centers))
-    sums, means = np.zeros((len(centers), p)), np.zeros((len(centers), d))
-    products = np.zeros((len(centers), p, p), np.float32)
-    for block in queries.blocks(-(-queries.n // _SAMPLE)):
+    counts = np.zeros(n_regions)
+    sums, means = np.zeros((n_regions, p)), np.zeros((n_regions, d))
+    products = np.zeros((n_regions, p, p), np.float32)
+    for at, block in enumerate(queries.blocks(step)):
         z = alignment.place(block)
-        regions = _nearest(z[:, :r] * weights, centers)
+        regions = of[::step][at * BLOCK :][: len(block)]
         for region in np.unique(regions):
             members = regions == region
             here = z[members]
@@ -107,7 +136,7 @@ def learn_regions(
     prior = _PRIOR * p
     products += prior * within
     products /= (counts + prior).astype(np.float32)[:, None, None]
-    return Regions(weights, centers, means, products, alignment)
+    return Regions(centers, of, means, products, alignment)
 
 
 def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report: Report) -> None:
@@ -123,8 +152,8 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     report : callable
         ``report(stage, done, total)``.
     """
-    indptr, ids = builder.lists(MOST_LISTED)
-    alignment, n = regions.alignment, len(regions.centers)
+    alignment, n = regions.alignment, len(regions.means)
+    indptr, ids = builder.lists(regions.of, n, MOST_LISTED)
     p = len(alignment.variances)
     variances = np.zeros((n, p))
     most = min(_MOST_KEPT, p)
@@ -145,6 +174,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     from_queries = query_maps[:, :kept] @ alignment.query_map
     offsets = -np.einsum("npd,nd->np", from_queries, regions.means)
     builder.lay_out(
+        regions.centers,
         indptr,
         ids,
         np.ascontiguousarray(from_queries),
@@ -153,28 +183,3 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         single(alignment.scale * (regions.means - alignment.query_mean)),
         of_all,
     )
-
-
-def _nearest(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:
-    halves = 0.5 * (centers * centers).sum(axis=1)
-    nearest: NDArray[np.int64] = np.argmax(points @ centers.T - halves, axis=1)
-    return nearest
-
-
-def _k_means(points: NDArray[np.float32], n: int, seed: int, report: Report) -> NDArray[np.float32]:
-    """Lloyd's algorithm from points drawn at random; a center that nothing is near to stays."""
-    rng = np.random.default_rng(seed)
-    centers = points[rng.choice(len(points), n, replace=False)]
-    for done in range(_STEPS):
-        sums, counts = np.zeros((n, points.shape[1])), np.zeros(n)
-        for lo in range(0, len(points), 8192):
-            part = points[lo : lo + 8192]
-            nearest = _nearest(part, centers)
-            order = np.argsort(nearest, kind="stable")
-            found, starts = np.unique(nearest[order], return_index=True)
-            sums[found] += np.add.reduceat(part[order], starts, axis=0)
-            counts[found] += np.diff([*starts, len(part)])
-        met = counts > 0
-        centers[met] = (sums[met] / counts[met, None]).astype(np.float32)
-        report("regions", done + 1, _STEPS)
-    return centers

@@ -32,8 +32,6 @@ pub struct Recipe {
     pub coordinates: Option<Coordinates>,
     /// What stands in the buckets.
     pub fill: Fill,
-    /// Where regions are, if any are wanted.
-    pub centers: Option<Centers>,
     /// Labels that are candidates of every query.
     pub always_include: Vec<u32>,
     /// Bytes of a sketch: 0 (none), 64 or 128.
@@ -50,8 +48,6 @@ pub struct Builder {
     sketcher: Option<ExemplarSketcher>,
     sketches: Vec<u8>,
     codes: Vec<u32>,
-    /// The region of each query, with centers.
-    regions: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
     /// What regions are laid out from.
@@ -91,15 +87,6 @@ impl Builder {
         if !matches!(recipe.sketch_bytes, 0 | 64 | 128) {
             return Err(Error::value("sketch_bytes", "0, 64 or 128", recipe.sketch_bytes));
         }
-        if let Some(centers) = &recipe.centers {
-            if recipe.sketch_bytes == 0 || recipe.fill == Fill::Rows {
-                return Err(Error::value("centers", "None without sketches and exemplars", "given"));
-            }
-            if centers.weights().len() > p {
-                let got = centers.weights().len();
-                return Err(Error::value("centers", format!("of at most {p} coordinates"), got));
-            }
-        }
         if (recipe.sketch_bytes > 0 || recipe.fill == Fill::Queries) && p == 0 {
             return Err(Error::value("coordinates", "given, because sketches need them", "None"));
         }
@@ -112,7 +99,6 @@ impl Builder {
             sketcher,
             sketches: Vec::new(),
             codes: Vec::new(),
-            regions: Vec::new(),
             offsets: vec![0],
             labels: Vec::new(),
             plan: None,
@@ -130,30 +116,65 @@ impl Builder {
         let done = self.offsets.len() - 1;
         self.codes.resize((done + n) * n_tables, 0);
         self.sketches.resize((done + n) * SKETCH_BYTES, 0);
-        self.regions.resize(done + n, 0);
         let (codes, sketches) =
             (&mut self.codes[done * n_tables..], &mut self.sketches[done * SKETCH_BYTES..]);
-        let out = Read { codes, sketches, regions: &mut self.regions[done..] };
-        read_queries(&self.recipe, sketcher, queries, d, out)?;
+        read_queries(&self.recipe, sketcher, queries, d, codes, sketches)?;
         let end = self.labels.len();
         self.offsets.extend(lists.offsets[1..].iter().map(|&offset| offset + end));
         self.labels.extend_from_slice(lists.labels);
         Ok(())
     }
 
-    /// The labels that the queries of each region have needed so far, those needed most first, `most` at most.
-    pub fn lists(&self, most: usize) -> Result<Vec<Vec<u32>>> {
-        let Some(centers) = &self.recipe.centers else { return Ok(Vec::new()) };
+    /// The region of each of these queries (n x d), as a search finds it.
+    pub fn place(&self, centers: &Centers, queries: &[f32]) -> Result<Vec<u32>> {
+        let query = &self.check_centers(centers)?.query;
+        let (kernel, r) = (Kernel::active(), centers.weights().len());
+        let place = |(rounded, place, z): &mut (Rounded, Place, Vec<f32>), one: &[f32]| {
+            z.resize(r, 0.0);
+            query.round(one, rounded);
+            query.apply_first(kernel, rounded, z);
+            centers.nearest(kernel, z, place).region as u32
+        };
+        let each = queries.par_chunks_exact(self.index.rows().d());
+        threads::install(0, || each.map_init(<(Rounded, Place, Vec<f32>)>::default, place).collect())
+    }
+
+    /// The labels that the queries added have needed in each of `n` regions, those needed most first, `most` at most. A query
+    /// whose region is `n` is in none.
+    pub fn lists(&self, regions: &[u32], n: usize, most: usize) -> Result<Vec<Vec<u32>>> {
+        let added = self.offsets.len() - 1;
+        if regions.len() != added {
+            return Err(Error::value("regions", format!("one of each of {added} queries"), regions.len()));
+        }
+        if let Some(region) = regions.iter().find(|&&region| region as usize > n) {
+            return Err(Error::value("regions", format!("in 0..={n}"), region));
+        }
         let mut without = self.recipe.always_include.clone();
         without.sort_unstable();
         let lists = Lists { offsets: &self.offsets, labels: &self.labels };
         let m = self.index.rows().m();
-        threads::install(0, || regions::lists(centers.len(), &self.regions, lists, m, most, &without))
+        threads::install(0, || regions::lists(n, regions, lists, m, most, &without))
     }
 
     /// Have lists laid out.
-    pub fn lay_out(&mut self, plan: Plan) {
+    pub fn lay_out(&mut self, plan: Plan) -> Result<()> {
+        self.check_centers(&plan.centers)?;
         self.plan = Some(plan);
+        Ok(())
+    }
+
+    /// The coordinates that centers lie in.
+    fn check_centers(&self, centers: &Centers) -> Result<&Coordinates> {
+        let r = centers.weights().len();
+        match &self.recipe {
+            Recipe { coordinates: Some(coordinates), fill: Fill::Queries, sketch_bytes: 1.., .. } => {
+                let p = coordinates.variances.len();
+                let fits = r <= p;
+                fits.then_some(coordinates)
+                    .ok_or_else(|| Error::value("centers", format!("of at most {p} coordinates"), r))
+            }
+            _ => Err(Error::value("centers", "None without sketches and exemplars", "given")),
+        }
     }
 
     /// Build tables and sketches and swap them in.
@@ -212,9 +233,9 @@ impl Builder {
                 _ => None,
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
-            let regions = match (recipe.centers, plan, &recipe.coordinates) {
-                (Some(centers), Some(plan), Some(Coordinates { query, variances, .. })) => {
-                    let regions = Regions::build(rows, base, query, centers, &plan)?;
+            let regions = match (plan, &recipe.coordinates) {
+                (Some(plan), Some(Coordinates { query, variances, .. })) => {
+                    let regions = Regions::build(rows, base, query, plan)?;
                     let p = variances.len();
                     regions.validate(m, p, &always_include)?;
                     Some(Arc::new(regions))
@@ -242,29 +263,23 @@ impl Builder {
     }
 }
 
-/// What training queries are read into: codes, `n_tables` a query, sketches and regions.
-struct Read<'a> {
-    codes: &'a mut [u32],
-    sketches: &'a mut [u8],
-    regions: &'a mut [u32],
-}
-
-/// One pass over training queries (n x d).
+/// One pass over training queries (n x d): codes, `n_tables` a query, and sketches.
 fn read_queries(
     recipe: &Recipe,
     sketcher: &ExemplarSketcher,
     queries: &[f32],
     d: usize,
-    Read { codes, sketches, regions }: Read<'_>,
+    codes: &mut [u32],
+    sketches: &mut [u8],
 ) -> Result<()> {
     let kernel = Kernel::active();
     let planes = &recipe.planes;
     let outputs =
-        (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES), regions);
+        (codes.par_chunks_exact_mut(planes.n_tables()), sketches.par_chunks_exact_mut(SKETCH_BYTES));
     threads::install(0, || {
         outputs.into_par_iter().zip(queries.par_chunks_exact(d)).for_each_init(
-            <(Rounded, Place, [Vec<f32>; 3])>::default,
-            |(rounded, place, [z, x, margins]), ((codes, sketch, region), query)| {
+            <(Rounded, [Vec<f32>; 3])>::default,
+            |(rounded, [z, x, margins]), ((codes, sketch), query)| {
                 // The same steps as a search: one code path, one rounding.
                 if let Some(coordinates) = &recipe.coordinates {
                     z.resize(coordinates.query.rows(), 0.0);
@@ -279,9 +294,6 @@ fn read_queries(
                     *code = value;
                 }
                 sketcher.encode(z, sketch);
-                if let Some(centers) = &recipe.centers {
-                    *region = centers.nearest(kernel, z, place).region as u32;
-                }
             },
         );
     })

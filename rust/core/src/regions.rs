@@ -169,6 +169,8 @@ pub struct RegionMap {
 /// What regions are laid out from.
 #[derive(Clone)]
 pub struct Plan {
+    /// Where they are.
+    pub centers: Centers,
     /// The labels of each region, those needed most first.
     pub lists: Vec<Vec<u32>>,
     /// The map into each.
@@ -226,9 +228,9 @@ pub struct Parts {
 impl Regions {
     /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
     /// does.
-    pub fn build(rows: &Rows, base: &[f32], all: &Projection, centers: Centers, plan: &Plan) -> Result<Self> {
-        let Plan { lists, maps, variances } = plan;
-        let layout = Layout::allocate(variances, SKETCH_BYTES)?;
+    pub fn build(rows: &Rows, base: &[f32], all: &Projection, plan: Plan) -> Result<Self> {
+        let Plan { centers, lists, maps, variances } = plan;
+        let layout = Layout::allocate(&variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let fits = |map: &RegionMap| {
             [map.query.len(), map.offset.len(), map.row.len(), map.mean.len()] == [p * d, p, p * d, d]
@@ -241,7 +243,7 @@ impl Regions {
         if let Some(&label) = lists.iter().flatten().find(|&&label| label as usize >= m) {
             return Err(Error::value("lists", format!("of labels in 0..{m}"), label));
         }
-        let (ends, labels) = concat(lists);
+        let (ends, labels) = concat(&lists);
         let narrow = |&end: &usize| u32::try_from(end);
         let offsets = ends.iter().map(narrow).collect::<std::result::Result<Vec<u32>, _>>();
         let offsets = offsets.map_err(|_| Error::value("lists", "of fewer labels", labels.len()))?;
@@ -254,7 +256,7 @@ impl Regions {
             (part, rest) = rest.split_at_mut(size);
             outputs.push(part);
         }
-        let steps = outputs.into_par_iter().zip(lists).zip(maps).map(|((out, list), map)| {
+        let steps = outputs.into_par_iter().zip(&lists).zip(&maps).map(|((out, list), map)| {
             let sketcher = lay_region(rows, base, list, map, &layout, p, out);
             sketcher.half_steps().to_vec()
         });
@@ -536,7 +538,7 @@ fn needed(bases: &[f32], squares: &[f64]) -> f64 {
 }
 
 /// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most. Query i lies in
-/// `regions[i]`, and needed the first of its labels most of all. Labels in `without` (rising) are left out.
+/// `regions[i]`, or in none, which is `n`, and needed the first of its labels most of all. Labels in `without` (rising) are left out.
 pub fn lists(
     n: usize,
     regions: &[u32],
@@ -547,7 +549,9 @@ pub fn lists(
 ) -> Vec<Vec<u32>> {
     let mut members: Vec<Vec<usize>> = vec![Vec::new(); n];
     for (query, &region) in regions.iter().enumerate() {
-        members[region as usize].push(query);
+        if let Some(members) = members.get_mut(region as usize) {
+            members.push(query);
+        }
     }
     let of_region = |used: &mut Vec<f32>, members: &Vec<usize>| {
         used.resize(m, 0.0);

@@ -58,7 +58,6 @@ fn every_bucket_of_every_table_is_its_own() {
         let recipe = Recipe {
             planes: signs(n_tables, n_bits, n_bits + 1),
             coordinates: None,
-            centers: None,
             fill: Fill::Rows,
             always_include: vec![],
             sketch_bytes: 0,

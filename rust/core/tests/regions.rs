@@ -99,8 +99,8 @@ proptest! {
             row: rng.vector(l * d, |rng| rng.dyadic(0.25, 8)),
             mean: rng.vector(d, |rng| rng.dyadic(0.25, 8)),
         }).collect();
-        let plan = Plan { lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
-        let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, centers, &plan).unwrap();
+        let plan = Plan { centers, lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
+        let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, plan).unwrap();
         built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
             prop_assert_eq!(&region.labels[..], &list[..]);
@@ -300,9 +300,7 @@ fn what_does_not_fit_is_refused() {
     let of_all = always.recipe.always_include[0];
     for list in [vec![50], vec![3, 3], vec![of_all]] {
         let mut rng = Rng(1);
-        let mut recipe = always.recipe.clone();
-        recipe.centers = Some(Centers::new(&[1.0], &[0.0]).unwrap());
-        let mut builder = Builder::new(Arc::clone(&always.index), recipe).unwrap();
+        let mut builder = Builder::new(Arc::clone(&always.index), always.recipe.clone()).unwrap();
         builder.add(&[], Lists { offsets: &[0], labels: &[] }).unwrap();
         let map = RegionMap {
             query: rng.vector(6, Rng::normal),
@@ -310,18 +308,29 @@ fn what_does_not_fit_is_refused() {
             row: rng.vector(6, Rng::normal),
             mean: rng.vector(6, Rng::normal),
         };
-        builder.lay_out(Plan { lists: vec![list], maps: vec![map], variances: vec![1.0] });
+        let centers = Centers::new(&[1.0], &[0.0]).unwrap();
+        let plan = Plan { centers, lists: vec![list], maps: vec![map], variances: vec![1.0] };
+        builder.lay_out(plan).unwrap();
         assert!(builder.finish().is_err());
     }
 
     // Centers of more coordinates than there are, or where nothing is listed.
-    let centers = |r: usize| Some(Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap());
+    let centers = |r: usize| Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap();
+    let plan = |r| Plan { centers: centers(r), lists: Vec::new(), maps: Vec::new(), variances: vec![1.0] };
     let mut recipe = bare.recipe.clone();
-    recipe.centers = centers(case.p + 1);
-    refused(Builder::new(Arc::clone(&bare.index), recipe.clone()).map(drop), "centers");
-    (recipe.centers, recipe.sketch_bytes) = (centers(1), 0);
+    let mut builder = Builder::new(Arc::clone(&bare.index), recipe.clone()).unwrap();
+    refused(builder.place(&centers(case.p + 1), &[]).map(drop), "centers");
+    refused(builder.lay_out(plan(case.p + 1)), "centers");
+    refused(builder.lists(&[0], 2, 9).map(drop), "regions");
+    builder.add(&bare.train[0], Lists { offsets: &[0, 1], labels: &[4] }).unwrap();
+    refused(builder.lists(&[3], 2, 9).map(drop), "regions");
+    assert_eq!(builder.lists(&[2], 2, 9).unwrap(), [[0u32; 0]; 2], "a query in no region");
+    assert_eq!(builder.lists(&[1], 2, 9).unwrap(), [vec![], vec![4]]);
+    recipe.sketch_bytes = 0;
     recipe.point.judge = None;
-    refused(Builder::new(Arc::clone(&bare.index), recipe).map(drop), "centers");
+    let mut builder = Builder::new(Arc::clone(&bare.index), recipe).unwrap();
+    refused(builder.place(&centers(1), &[]).map(drop), "centers");
+    refused(builder.lay_out(plan(1)), "centers");
 }
 
 fn case(seed: u64) -> Case {

@@ -9,7 +9,7 @@ use lss_core::memory::{Block, Matrix};
 use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -120,14 +120,13 @@ pub struct Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (index, planes, coordinates, *, fill, centers, always_include, sketch_bytes, point))]
+    #[pyo3(signature = (index, planes, coordinates, *, fill, always_include, sketch_bytes, point))]
     #[allow(clippy::too_many_arguments, reason = "a record, spelled as keywords in Python")]
     fn new(
         index: &Index,
         planes: &Planes,
         coordinates: Option<&Coordinates>,
         fill: &str,
-        centers: Option<&Centers>,
         always_include: PyReadonlyArray1<'_, i64>,
         sketch_bytes: usize,
         point: Point,
@@ -136,7 +135,6 @@ impl Builder {
             planes: planes.0.clone(),
             coordinates: coordinates.map(|coordinates| coordinates.0.clone()),
             fill: Fill::from_name(fill).map_err(raise)?,
-            centers: centers.map(|centers| centers.0.clone()),
             always_include: labels("always_include", vector(&always_include)?, index.0.rows().m())?,
             sketch_bytes,
             point: operating_point(point),
@@ -160,9 +158,30 @@ impl Builder {
         enter(py, || self.with(|builder| builder.add(&queries, Lists { offsets: &offsets, labels: &labels })))
     }
 
-    /// Labels that the queries of each region needed, those needed most first, as indptr and ids.
-    fn lists<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Csr<'py>> {
-        let lists = enter(py, || self.with(|builder| builder.lists(most)))?;
+    /// The region of each query, as a search finds it.
+    fn place<'py>(
+        &self,
+        py: Python<'py>,
+        centers: &Centers,
+        queries: PyReadonlyArray2<'_, f32>,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let ([_, d], queries) = matrix(&queries)?;
+        check_dim("Q", self.d, d)?;
+        let queries = queries.to_vec();
+        let regions = enter(py, || self.with(|builder| builder.place(&centers.0, &queries)))?;
+        Ok(regions.into_pyarray(py))
+    }
+
+    /// Labels that the queries of each of `n` regions needed, those needed most first, as indptr and ids.
+    fn lists<'py>(
+        &self,
+        py: Python<'py>,
+        regions: PyReadonlyArray1<'_, u32>,
+        n: usize,
+        most: usize,
+    ) -> PyResult<Csr<'py>> {
+        let regions = vector(&regions)?.to_vec();
+        let lists = enter(py, || self.with(|builder| builder.lists(&regions, n, most)))?;
         let (offsets, ids) = concat(&lists);
         Ok(csr(py, offsets, ids))
     }
@@ -172,6 +191,7 @@ impl Builder {
     fn lay_out(
         &self,
         py: Python<'_>,
+        centers: &Centers,
         indptr: PyReadonlyArray1<'_, i64>,
         ids: PyReadonlyArray1<'_, i64>,
         query_maps: PyReadonlyArray3<'_, f32>,
@@ -201,12 +221,8 @@ impl Builder {
         let variances = vector(&variances)?.to_vec();
         let lists: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
         let maps = (0..n).map(region).collect();
-        enter(py, || {
-            self.with(|builder| {
-                builder.lay_out(Plan { lists, maps, variances });
-                Ok(())
-            })
-        })
+        let plan = Plan { centers: centers.0.clone(), lists, maps, variances };
+        enter(py, || self.with(|builder| builder.lay_out(plan)))
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {

@@ -120,7 +120,6 @@ impl Layer {
         let recipe = Recipe {
             planes,
             coordinates: Some(coordinates),
-            centers: None,
             fill: Fill::Queries,
             always_include: vec![],
             sketch_bytes: 64,

@@ -356,7 +356,6 @@ impl Case {
             planes,
             coordinates,
             fill: self.fill,
-            centers: None,
             always_include,
             sketch_bytes: self.sketch_bytes,
             point: OperatingPoint {
@@ -452,9 +451,8 @@ impl Built {
     /// Fit in slices of uneven size.
     pub fn fit(&self) {
         let mut rng = Rng(!self.case.seed);
-        let mut recipe = self.recipe.clone();
-        recipe.centers = self.case.centers(&mut rng);
-        let mut builder = Builder::new(Arc::clone(&self.index), recipe).unwrap();
+        let centers = self.case.centers(&mut rng);
+        let mut builder = Builder::new(Arc::clone(&self.index), self.recipe.clone()).unwrap();
         let mut from = 0;
         while from < self.train.len() {
             let to = (from + 1 + rng.below(50)).min(self.train.len());
@@ -464,10 +462,11 @@ impl Built {
                 .unwrap();
             from = to;
         }
-        if self.case.lists() {
-            let lists = builder.lists(1 + rng.below(self.case.m)).unwrap();
+        if let Some(centers) = centers {
+            let regions = builder.place(&centers, &self.train.concat()).unwrap();
+            let lists = builder.lists(&regions, centers.len(), 1 + rng.below(self.case.m)).unwrap();
             let (maps, variances) = self.case.maps(&mut rng);
-            builder.lay_out(Plan { lists, maps, variances });
+            builder.lay_out(Plan { centers, lists, maps, variances }).unwrap();
         }
         builder.finish().unwrap();
         if self.case.lists() {
