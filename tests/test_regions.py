@@ -174,7 +174,7 @@ def test_what_is_found_counts_by_its_place(seed, n, regions, k):
         for at, region in enumerate(near[query]):
             places = {int(label): place for place, label in enumerate(lists[region])}
             of = [places.get(int(label), 9000) for label in ids[query]]
-            counts = [sum(place < read for read in (512, 1024, 2048, 4096)) / 4 for place in of]
+            counts = [sum(place < read for read in (128, 256, 512, 1024, 2048, 4096)) / 6 for place in of]
             np.testing.assert_allclose(found[query, at], np.dot(counts, weights[query]), atol=1e-5)
 
 

@@ -35,7 +35,7 @@ _BEST = 5
 """The full layer's best labels of a query, at most, that a list should hold."""
 _TRUE = 3.0
 """What one of them counts that is a true label, too."""
-_READ = (512, 1024, 2048, 4096)
+_READ = (128, 256, 512, 1024, 2048, 4096)
 """How far lists may be read: a label counts for the share of these that its place is below."""
 FARTHEST = _READ[-1]
 """What is beyond does not count."""
@@ -43,7 +43,7 @@ _FOLDS = 16
 """Stretches of queries that are taken for one half and the other in turns: neighbours are of one document."""
 _NEAR = 8
 """Centers that are weighed, the nearest."""
-_ROUNDS, _EPOCHS, _BATCH = 4, 2, 2048
+_ROUNDS, _EPOCHS, _BATCH = 6, 2, 2048
 _MOST_SCORES = 2**23
 """Distances in a batch."""
 _RATE = 0.02
