@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lss_rs import FirstRead, Index, ListPoint, LSSConfig, _core, tune, tuning
 from lss_rs._arrays import Labels, QueryRows
 from lss_rs.learn import learn
-from lss_rs.learn.centers import Targets, climb, found_in, k_means, moved, nearest
+from lss_rs.learn.centers import Lists, Targets, climb, found_in, k_means, moved, nearest
 from lss_rs.learn.regions import learn_regions
 from lss_rs.learn.teacher import taught_slices
 from lss_rs.learn.trust import learn_list_trust
@@ -166,15 +166,18 @@ def test_targets_are_the_best_labels_and_true_ones_count_more(lists, top, step, 
 def test_what_is_found_counts_by_its_place(seed, n, regions, k):
     rng, m = np.random.default_rng(seed), 9000
     lists = [rng.permutation(m)[: rng.choice([0, 3, 700, 5000])] for _ in range(regions)]
+    ends = np.sort(rng.integers(6000, size=(regions, 129)), axis=1)
+    longest = max([1, *map(len, lists)])
     near = rng.integers(regions, size=(n, k))
     ids, weights = rng.integers(-1, m, size=(n, 3)), rng.random((n, 3), np.float32)
     weights[ids < 0] = 0
-    found = found_in(csr(lists), near, ids, weights, m)
+    found = found_in(Lists(*csr(lists), ends), near, ids, weights, m)
     for query in range(n):
         for at, region in enumerate(near[query]):
             places = {int(label): place for place, label in enumerate(lists[region])}
-            of = [places.get(int(label), 9000) for label in ids[query]]
-            counts = [sum(place < read for read in (128, 256, 512, 1024, 2048, 4096)) / 6 for place in of]
+            of = [places.get(int(label), 6000) for label in ids[query]]
+            read = [min(128 * n // longest, 128) for n in (128, 256, 512, 1024, 2048, 4096)]
+            counts = [sum(place < ends[region, n] for n in read) / 6 for place in of]
             np.testing.assert_allclose(found[query, at], np.dot(counts, weights[query]), atol=1e-5)
 
 
@@ -211,7 +214,14 @@ def listed(regions, labels, n):
     """The labels that points of each region need."""
     of = [labels[regions == region].ravel() for region in range(n)]
     counted = [np.unique(labels, return_counts=True) for labels in of]
-    return csr([labels[np.argsort(-counts, kind="stable")] for labels, counts in counted])
+    return read_alike([labels[np.argsort(-counts, kind="stable")] for labels, counts in counted])
+
+
+def read_alike(lists):
+    """Lists of which as many labels are read."""
+    sizes = np.array([len(labels) for labels in lists])
+    ends = np.minimum(max(sizes) * np.arange(129) // 128, sizes[:, None])
+    return Lists(*csr(lists), ends)
 
 
 def test_centers_move_to_where_lists_hold_what_is_needed():
@@ -238,7 +248,7 @@ def test_centers_that_cannot_do_better_stay():
     targets.add(csr([[0]] * 100), 1)
     for n in (1, 5):
         centers = k_means(points, n, 0, lambda *_: None)
-        lists = lambda of, n=n: csr([[0]] * n)  # noqa: E731
+        lists = lambda of, n=n: read_alike([[0]] * n)  # noqa: E731
         np.testing.assert_array_equal(moved(centers, points, targets, lists, 1, 0, lambda *_: None), centers)
 
 
@@ -271,10 +281,16 @@ def test_whole_lists_hold_nearly_all_that_is_needed(index):
 
 @pytest.mark.parametrize("n_listed", [1, 5, 64, 200])
 def test_so_many_labels_are_read(index, n_listed):
-    stats = reading(index, n_listed).search(Q[5000:5100], k=5, stats=True).stats
+    stats = reading(index, n_listed).search(Q[:5000], k=1, stats=True).stats
     listed = stats["candidates"][stats["step"] == 0]
-    assert (listed == n_listed).all()
-    assert (len(listed) == 0) == (n_listed < 5)  # fewer than are asked for are not enough
+    assert len(listed) == 5000
+    # on average over all queries that were learned from
+    assert abs(listed.mean() - n_listed) < 0.1 * n_listed + 1
+    assert (listed >= n_listed // 4).all()
+
+
+def test_fewer_labels_than_answers_are_not_enough(index):
+    assert (reading(index, 1).search(Q[5000:5100], k=5, stats=True).stats["step"] != 0).all()
 
 
 def in_parts(index, n_first, trust, judge=(0.0,) * 9, n_listed=4000):
@@ -297,7 +313,7 @@ def test_lists_are_read_on_where_their_beginning_is_not_trusted(index):
     full = index.search(Q[5000:], k=5, exact=True).labels
     read = learn_list_trust(index._core, Q[5000:], full, 5, 40, 32)
     some = in_parts(index, 40, float(np.median(read.trust)), read.judge).search(Q[5000:], k=5, stats=True)
-    on = some.stats["candidates"] > 40
+    on = some.stats["candidates"] > begun.stats["candidates"]
     assert 0.45 < on.mean() < 0.55
     np.testing.assert_array_equal(some.labels, np.where(on[:, None], always.labels, begun.labels))
 
@@ -377,8 +393,8 @@ def test_features_tell_right_from_wrong(index):
 
 def test_lists_too_short_for_an_answer_are_never_trusted(index):
     full = index.search(Q[5000:5100], k=5, exact=True).labels
-    read = learn_list_trust(index._core, Q[5000:5100], full, 5, 3, 16)
-    assert (read.labels[:, 3:] == -1).all()
+    read = learn_list_trust(index._core, Q[5000:5100], full, 5, 1, 16)
+    assert (read.labels == -1).any(axis=1).all()
     assert not read.trust.any()
     assert np.isfinite(read.judge).all()
 
@@ -415,7 +431,9 @@ def test_parts_of_lists_are_planned(index):
         point = whole._replace(list=at)
         assert judge.keeps(judge.trial(point))
         stats = index.apply(point).search(Q[5000:], k=5, stats=True).stats
-        on = ((stats["candidates"] > at.first.n_listed) | (stats["step"] > 0)).mean()
+        begun = point._replace(trust=0.0, list=at._replace(n_listed=at.first.n_listed, trust=0.0, first=None))
+        first = index.apply(begun).search(Q[5000:], k=5, stats=True).stats["candidates"]
+        on = ((stats["candidates"] > first) | (stats["step"] > 0)).mean()
         assert us == pytest.approx((at.first.n_listed + on * (most - at.first.n_listed)) / 100 + 1, rel=0.05)
         assert 0.5 * share < (stats["step"] > 0).mean() <= share + 0.01
     assert _in_json(point)["list"]["first"] == {**at.first._asdict(), "judge": list(at.first.judge)}

@@ -127,13 +127,17 @@ class Builder:
         regions: NDArray[np.uint32],  # of each query added; n where it is in none
         n: int,
         most: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Labels that the queries of each of n regions needed, those needed most first: CSR (indptr, ids)."""
+    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint32]]:
+        """Labels that the queries of each of n regions needed, those needed most first: CSR (indptr, ids).
+
+        And how many of them are read where it is so many 128ths of the longest list on average (n, 129).
+        """
     def lay_out(
         self,
         centers: Centers,
         indptr: NDArray[np.int64],  # (n_regions + 1,)
         ids: NDArray[np.int64],  # as of lists
+        ends: NDArray[np.uint32],  # (n_regions, 129)
         query_maps: NDArray[np.float32],  # (n_regions, l, d) from queries
         query_offsets: NDArray[np.float32],  # (n_regions, l) what is added
         row_maps: NDArray[np.float32],  # (n_regions, l, d)

@@ -60,7 +60,7 @@ class FirstRead(NamedTuple):
     Attributes
     ----------
     n_listed : int
-        Labels read at first. Where these are no more than are rescored, all are.
+        Labels read at first, on average, as below. Where these are no more than are rescored, all are.
     trust : float
         In 0..1. Where the answer is trusted less, the list is read on. 0: never, 1: always.
     judge : tuple of float
@@ -78,7 +78,9 @@ class ListPoint(NamedTuple):
     Attributes
     ----------
     n_listed : int
-        Labels read: those that the region's training queries needed most.
+        Labels read, on average over the training queries: those that the region's queries needed most. Of
+        every list down to those that as few needed, so that some are read further than others, but each for a
+        quarter of this at least.
     n_rescore : int
         The most of these, or of those read at first, that are rescored: those whose columns promise most, all
         by their rows in bytes, and in full precision those that may be among the best.

@@ -53,8 +53,8 @@ _TRUSTED, _WIDER, _JUDGED, _CONFIRMED = 6, 4, 4096, 3
 """Points that trust is learned at, at most, and times as many rows rescored where it is once more; queries
 that it is learned from; points to be confirmed."""
 
-_LISTED, _LIST_RESCORE = (256, 512, 1024, 2048, 3072, 4096, 6144), (32, 64, 96, 160)
-"""Labels read of a list, beside as many as there are, and rows rescored."""
+_LISTED, _LIST_RESCORE = (128, 256, 512, 1024, 2048, 3072, 4096, 6144), (16, 32, 64, 96, 160)
+"""Labels read of a list, on average, beside as many as there are, and rows rescored."""
 
 _FIRSTS, _LEAST_FIRST = 2, 4
 """Plans of lists, the cheapest, that are tried with less read at first, and the least part that is."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from lss_rs.learn import Report
 
-    Lists = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 _STEPS = 12
 """Of k-means."""
@@ -36,9 +35,7 @@ _BEST = 5
 _TRUE = 3.0
 """What one of them counts that is a true label, too."""
 _READ = (128, 256, 512, 1024, 2048, 4096)
-"""How far lists may be read: a label counts for the share of these that its place is below."""
-FARTHEST = _READ[-1]
-"""What is beyond does not count."""
+"""How far lists may be read, on average: a label counts for the share of these for which it is."""
 _FOLDS = 16
 """Stretches of queries that are taken for one half and the other in turns: neighbours are of one document."""
 _NEAR = 8
@@ -50,6 +47,22 @@ _RATE = 0.02
 """The first step, in deviations of the centers' coordinates; it falls to nothing in each round."""
 _TEMPERATURE = 0.3
 """In mean differences between a query's nearest and second nearest center."""
+
+
+class Lists(NamedTuple):
+    """The labels that the queries of n regions needed.
+
+    Attributes
+    ----------
+    indptr, ids : ndarray of int64, shape (n + 1,) and (indptr[-1],)
+        Those of each region, those needed most first, as CSR.
+    ends : ndarray of uint32, shape (n, e)
+        How many of them are read where it is so many (e - 1)ths of the longest list on average.
+    """
+
+    indptr: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    ends: NDArray[np.uint32]
 
 
 class Targets:
@@ -133,7 +146,7 @@ def moved(
     centers: NDArray[np.float32],
     points: NDArray[np.float32],
     targets: Targets,
-    lists: Lists,
+    lists: Callable[[NDArray[np.int64]], Lists],
     m: int,
     seed: int,
     report: Report,
@@ -148,8 +161,8 @@ def moved(
     targets : Targets
         Of the same queries.
     lists : callable
-        ``lists(regions)`` returns the labels that queries need, by region, as CSR (indptr, ids): ``regions``
-        (n,) has the region of each query, or n_regions for a query that does not count.
+        ``lists(regions)`` makes them; ``regions`` (n,) has the region of each query, or n_regions for a
+        query that does not count.
     m : int
         Number of labels.
     seed : int
@@ -186,7 +199,7 @@ def moved(
 
 
 def found_in(
-    lists: tuple[NDArray[np.int64], NDArray[np.int64]],
+    lists: Lists,
     near: NDArray[np.int64],
     ids: NDArray[np.int64],
     weights: NDArray[np.float32],
@@ -196,8 +209,7 @@ def found_in(
 
     Parameters
     ----------
-    lists : CSR (indptr, ids)
-        Of all regions, the labels needed most first.
+    lists : Lists
     near : ndarray of int64, shape (n, k)
         Regions.
     ids, weights : ndarray, shape (n, t)
@@ -210,16 +222,16 @@ def found_in(
     ndarray of float32, shape (n, k)
         0 to 1.
     """
-    indptr, labels = lists
+    indptr, labels, ends = lists
     order = np.argsort(near, axis=None, kind="stable")
-    ends = np.searchsorted(near.ravel()[order], np.arange(len(indptr)))
-    longest = int(np.diff(indptr).max(initial=0))
-    worth = (np.arange(longest)[:, None] < np.array(_READ)).mean(axis=1, dtype=np.float32)
+    bounds = np.searchsorted(near.ravel()[order], np.arange(len(indptr)))
+    parts, longest = ends.shape[1] - 1, max(int(np.diff(indptr).max(initial=0)), 1)
+    read = ends[:, [min(read * parts // longest, parts) for read in _READ]]
     found = np.zeros(near.size, np.float32)
     of_label = np.zeros(m + 1, np.float32)  # the last is of no label
-    for region, (lo, hi) in enumerate(pairwise(ends)):
+    for region, (lo, hi) in enumerate(pairwise(bounds)):
         listed = labels[indptr[region] : indptr[region + 1]]
-        of_label[listed] = worth[: len(listed)]
+        of_label[listed] = (np.arange(len(listed))[:, None] < read[region]).mean(axis=1)
         queries = order[lo:hi] // near.shape[1]
         found[order[lo:hi]] = np.einsum("ij,ij->i", of_label[ids[queries]], weights[queries])
         of_label[listed] = 0.0

@@ -17,7 +17,7 @@ import numpy as np
 from lss_rs import _core
 from lss_rs._arrays import BLOCK
 from lss_rs.learn.aligned import closed_form, distance_weights, single
-from lss_rs.learn.centers import FARTHEST, k_means, moved
+from lss_rs.learn.centers import Lists, k_means, moved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,10 +105,11 @@ def learn_regions(
     sample = np.concatenate([alignment.leading(r).place(block) for block in queries.blocks(step)]) * weights
     n_regions = min(n_regions, len(sample))
 
-    def lists(regions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def lists(regions: NDArray[np.int64]) -> Lists:
         of = np.full(queries.n, n_regions, np.uint32)
         of[::step] = regions
-        return builder.lists(of, n_regions, FARTHEST)
+        csr, ends = builder.lists(of, n_regions, MOST_LISTED)
+        return Lists(*csr, ends)
 
     found = moved(k_means(sample, n_regions, seed, report), sample, targets, lists, m, seed, report)
     centers = _core.Centers(weights, found)
@@ -153,7 +154,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         ``report(stage, done, total)``.
     """
     alignment, n = regions.alignment, len(regions.means)
-    indptr, ids = builder.lists(regions.of, n, MOST_LISTED)
+    (indptr, ids), ends = builder.lists(regions.of, n, MOST_LISTED)
     p = len(alignment.variances)
     variances = np.zeros((n, p))
     most = min(_MOST_KEPT, p)
@@ -177,6 +178,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         regions.centers,
         indptr,
         ids,
+        ends,
         np.ascontiguousarray(from_queries),
         single(offsets),
         np.ascontiguousarray(row_maps[:, :kept] @ alignment.row_map),

@@ -14,7 +14,7 @@ use crate::index::Index;
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::Block;
-use crate::regions::{self, Centers, Place, Plan, Regions};
+use crate::regions::{self, Centers, Place, Plan, RegionLists, Regions};
 use crate::rows::Rows;
 use crate::sketch::{Sketcher, Sketches};
 use crate::tables::Tables;
@@ -139,9 +139,9 @@ impl Builder {
         threads::install(0, || each.map_init(<(Rounded, Place, Vec<f32>)>::default, place).collect())
     }
 
-    /// The labels that the queries added have needed in each of `n` regions, those needed most first, `most` at most. A query
-    /// whose region is `n` is in none.
-    pub fn lists(&self, regions: &[u32], n: usize, most: usize) -> Result<Vec<Vec<u32>>> {
+    /// The labels that the queries added have needed in each of `n` regions, `most` at most. A query whose region is `n` is in
+    /// none.
+    pub fn lists(&self, regions: &[u32], n: usize, most: usize) -> Result<RegionLists> {
         let added = self.offsets.len() - 1;
         if regions.len() != added {
             return Err(Error::value("regions", format!("one of each of {added} queries"), regions.len()));

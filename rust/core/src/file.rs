@@ -19,6 +19,7 @@
 //! | `sketches`, `half_steps` | U8 (m, bytes), F32 | fitted, with sketches |
 //! | `region_weights`, `region_centers` | F32 (r,), F32 (C, r padded to 32) | fitted, with regions |
 //! | `region_offsets`, `region_labels` | U32 (C + 1,), U32 | fitted, with regions |
+//! | `region_ends` | U32 (C x 129,) | fitted, with regions |
 //! | `region_columns`, `region_half_steps` | U8, F32 (C x steps,) | fitted, with regions |
 //! | `region_maps` | I8 (C x l x (d padded to 32),) | fitted, with regions |
 //! | `region_scales`, `region_map_offset` | F32 (C x l,) | fitted, with regions |
@@ -69,9 +70,10 @@ const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
 
 /// Names of what belongs to regions, in the order of [`Parts`].
-const REGIONS: [&str; 10] = [
+const REGIONS: [&str; 11] = [
     "region_offsets",
     "region_labels",
+    "region_ends",
     "region_columns",
     "region_half_steps",
     "region_maps",
@@ -263,17 +265,18 @@ fn sketch_tensors<'a>(
     ]
 }
 
-fn region_tensors(regions: &Regions) -> [Tensor<'_>; 12] {
+fn region_tensors(regions: &Regions) -> [Tensor<'_>; 13] {
     let (centers, parts) = (regions.centers(), regions.parts());
     let matrix = centers.matrix();
     let shape = vec![matrix.rows(), matrix.stride()];
-    let [offsets, labels, columns, half_steps, maps, scales, map_offset, rows, row_scales, row_offset] =
+    let [offsets, labels, ends, columns, half_steps, maps, scales, map_offset, rows, row_scales, row_offset] =
         REGIONS;
     [
         Tensor::list("region_weights", Dtype::F32, centers.weights()),
         Tensor::new("region_centers", Dtype::F32, shape, matrix.values()),
         Tensor::list(offsets, Dtype::U32, &parts.offsets),
         Tensor::list(labels, Dtype::U32, &parts.labels),
+        Tensor::list(ends, Dtype::U32, &parts.ends),
         Tensor::list(columns, Dtype::U8, &parts.columns),
         Tensor::list(half_steps, Dtype::F32, &parts.half_steps),
         Tensor::list(maps, Dtype::I8, &parts.maps),
@@ -423,6 +426,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             let [
                 offsets,
                 labels,
+                ends,
                 columns,
                 half_steps,
                 maps,
@@ -435,6 +439,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
             let parts = Parts {
                 offsets: reader.list(offsets, Dtype::U32)?,
                 labels: reader.list(labels, Dtype::U32)?,
+                ends: reader.list(ends, Dtype::U32)?,
                 columns: reader.list(columns, Dtype::U8)?,
                 half_steps: reader.list(half_steps, Dtype::F32)?,
                 maps: reader.list(maps, Dtype::I8)?,

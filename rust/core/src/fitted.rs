@@ -74,7 +74,7 @@ pub struct OperatingPoint {
 /// How much of a list is read before it is asked whether that is enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FirstRead {
-    /// Labels read, from the first.
+    /// Labels read, from the first, on average: in each region down to those that as few of its queries need.
     pub n_listed: usize,
     /// Answers that are trusted less are not enough: the list is read on. At 1 always.
     pub trust: f32,
@@ -85,7 +85,7 @@ pub struct FirstRead {
 /// How much a search does in the list of a region, and when that is enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ListPoint {
-    /// Labels read, from the first.
+    /// Labels read, from the first, on average: in each region down to those that as few of its queries need.
     pub n_listed: usize,
     /// So many of these, or of those read at first, are rescored at most, whose columns promise most: all from their rows in
     /// bytes, and those in full precision that may be among the best.
@@ -99,10 +99,13 @@ pub struct ListPoint {
 }
 
 impl ListPoint {
-    /// Labels of a list of `len` that are read at first, and in all, for `k` answers.
-    pub fn reads(&self, len: usize, k: usize) -> [usize; 2] {
-        let all = len.min(self.n_listed);
-        let first = self.first.map(|first| first.n_listed).filter(|&n| n > self.n_rescore.max(k));
+    /// Labels of a region's list that are read at first, and in all, for `k` answers.
+    pub fn reads(&self, regions: &Regions, region: usize, k: usize) -> [usize; 2] {
+        let all = regions.reads(region, self.n_listed);
+        let first = self
+            .first
+            .map(|first| regions.reads(region, first.n_listed))
+            .filter(|&n| n > self.n_rescore.max(k));
         [first.map_or(all, |n| n.min(all)), all]
     }
 }

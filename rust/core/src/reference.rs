@@ -23,7 +23,7 @@ use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
-use crate::regions::Region;
+use crate::regions::{ENDS, Region};
 use crate::rows::{Rows, Weights};
 use crate::search::{Effort, OnShort, Step, Work};
 use crate::sketch::{Layout, Sketcher, Sketches};
@@ -688,8 +688,23 @@ struct Listing {
     /// Labels, those needed most first, and their columns.
     labels: Vec<u32>,
     columns: Sketched,
+    /// How many of them are read where it is so many 128ths of the longest list on average.
+    ends: Vec<u32>,
 }
 
+impl Listing {
+    /// Labels read where it is `n` on average and `longest` at most: in proportion between two places.
+    fn reads(&self, n: usize, longest: usize) -> usize {
+        let all = self.labels.len();
+        if n >= longest {
+            return all;
+        }
+        let place = (n * 128) as f64 / longest as f64;
+        let [from, to] = [place.floor(), place.floor() + 1.0].map(|at| f64::from(self.ends[at as usize]));
+        let end = (from + (to - from) * (place - place.floor()) + 1e-9) as usize;
+        if n > 0 && all > 0 { end.max(1) } else { end }
+    }
+}
 /// An index in ordered sets, which answers slowly.
 #[derive(Clone)]
 pub struct Reference {
@@ -811,6 +826,7 @@ impl Reference {
                 map: region.map.clone(),
                 labels: region.labels.to_vec(),
                 columns: Sketched::of_columns(&region.columns, region.labels.len()),
+                ends: regions.parts().ends[at * ENDS..][..ENDS].to_vec(),
             };
             let all = regions.each().iter().enumerate().map(listing).collect();
             (regions.centers().weights().to_vec(), all, regions.rows().clone())
@@ -1119,9 +1135,10 @@ impl Reference {
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
         let second = order.get(1).map_or(f32::NEG_INFINITY, |&at| scores[at]);
         let region = &regions[order[0]];
-        let whole = region.labels.len().min(list.n_listed);
+        let longest = regions.iter().map(|region| region.labels.len()).max().unwrap_or(0);
+        let whole = region.reads(list.n_listed, longest);
         let r = list.n_rescore.max(k);
-        let part = list.first.map_or(whole, |first| first.n_listed);
+        let part = list.first.map_or(whole, |first| region.reads(first.n_listed, longest));
         let part = if part > r { part.min(whole) } else { whole };
         let promised = column_scores(&region.columns, &project(&region.map, query))[..whole].to_vec();
         let (mut likely, mut least) = if r < part {

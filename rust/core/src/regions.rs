@@ -41,6 +41,12 @@ const FAR: f64 = 10.0;
 /// After so many halvings of where that logit may be it is known well enough.
 const HALVINGS: usize = 30;
 
+/// Where reading ends in each list is known for so many averages: none, and multiples of a part of the longest list.
+pub const ENDS: usize = 129;
+
+/// Of the labels that lists are read for on average, the share that is read of each: few queries tell little.
+const LEAST_READ: f64 = 0.25;
+
 /// A label counts for a query as one over this and its rank among those that the query needed.
 const RANKS: f32 = 5.0;
 
@@ -171,12 +177,21 @@ pub struct RegionMap {
 pub struct Plan {
     /// Where they are.
     pub centers: Centers,
-    /// The labels of each region, those needed most first.
-    pub lists: Vec<Vec<u32>>,
+    /// The labels of each region.
+    pub lists: RegionLists,
     /// The map into each.
     pub maps: Vec<RegionMap>,
     /// Logit variances along the regions' coordinates, falling.
     pub variances: Vec<f32>,
+}
+
+/// The labels that regions list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionLists {
+    /// Those of each, those needed most first.
+    pub labels: Vec<Vec<u32>>,
+    /// Where reading ends, [`ENDS`] places a region.
+    pub ends: Vec<u32>,
 }
 
 /// One region.
@@ -196,6 +211,8 @@ pub struct Regions {
     centers: Centers,
     layout: Layout,
     each: Vec<Region>,
+    /// Labels in the longest list.
+    most: usize,
     rows: Projection,
     parts: Parts,
 }
@@ -207,6 +224,8 @@ pub struct Parts {
     pub offsets: Block<u32>,
     /// All labels.
     pub labels: Block<u32>,
+    /// Where reading ends, [`ENDS`] places a region.
+    pub ends: Block<u32>,
     /// All columns.
     pub columns: Block<u8>,
     /// Half steps of the columns' codes.
@@ -229,7 +248,7 @@ impl Regions {
     /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
     /// does.
     pub fn build(rows: &Rows, base: &[f32], all: &Projection, plan: Plan) -> Result<Self> {
-        let Plan { centers, lists, maps, variances } = plan;
+        let Plan { centers, lists: RegionLists { labels: lists, ends }, maps, variances } = plan;
         let layout = Layout::allocate(&variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let fits = |map: &RegionMap| {
@@ -243,9 +262,9 @@ impl Regions {
         if let Some(&label) = lists.iter().flatten().find(|&&label| label as usize >= m) {
             return Err(Error::value("lists", format!("of labels in 0..{m}"), label));
         }
-        let (ends, labels) = concat(&lists);
-        let narrow = |&end: &usize| u32::try_from(end);
-        let offsets = ends.iter().map(narrow).collect::<std::result::Result<Vec<u32>, _>>();
+        let (offsets, labels) = concat(&lists);
+        let narrow = |&offset: &usize| u32::try_from(offset);
+        let offsets = offsets.iter().map(narrow).collect::<std::result::Result<Vec<u32>, _>>();
         let offsets = offsets.map_err(|_| Error::value("lists", "of fewer labels", labels.len()))?;
         let sizes: Vec<usize> = lists.iter().map(|list| columns::bytes_of(&layout, list.len())).collect();
         let mut columns = Buffer::zeroed(sizes.iter().sum());
@@ -270,6 +289,7 @@ impl Regions {
         let parts = Parts {
             offsets: Block::copy_of(&offsets),
             labels: Block::copy_of(&labels),
+            ends: Block::copy_of(&ends),
             columns: columns.freeze(),
             half_steps: Block::copy_of(&half_steps),
             maps: maps.matrix().values().clone(),
@@ -286,7 +306,8 @@ impl Regions {
     pub fn from_parts(centers: Centers, layout: Layout, all: &Projection, parts: Parts) -> Result<Self> {
         let n = centers.len();
         let bad = |what: &str| Err(Error::format("regions whose parts fit each other", what));
-        let Parts { offsets, labels, columns, half_steps, maps, scales, map_offset, .. } = &parts;
+        let Parts { offsets, labels, ends: reads, columns, half_steps, maps, scales, map_offset, .. } =
+            &parts;
         if layout.bytes() != SKETCH_BYTES {
             return bad("sketches of another size");
         }
@@ -296,6 +317,7 @@ impl Regions {
         if offsets.len() != n + 1
             || offsets[0] != 0
             || offsets[n] as usize != labels.len()
+            || Some(reads.len()) != n.checked_mul(ENDS)
             || half_steps.len() != n * steps
             || (p == 0 || p > steps || scales.len() != n * p)
             || map_offset.len() != n * p
@@ -312,6 +334,10 @@ impl Regions {
             if columns.len() - at < bytes {
                 return bad("fewer columns");
             }
+            let reads = &reads[region * ENDS..][..ENDS];
+            if reads.windows(2).any(|pair| pair[0] > pair[1]) || reads[ENDS - 1] > size {
+                return bad("reading that goes back, or beyond a list");
+            }
             let matrix = Matrix::from_padded(p, d, maps.part(region * p * stride, p * stride))?;
             let [scales, offset] = [scales, map_offset].map(|each| each.part(region * p, p));
             let sketcher = Sketcher::from_parts(layout, half_steps[region * steps..][..steps].to_vec())?;
@@ -327,7 +353,8 @@ impl Regions {
         }
         let matrix = Matrix::from_padded(parts.row_scales.len(), d, parts.rows.clone())?;
         let rows = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
-        Ok(Regions { centers, layout, each, rows, parts })
+        let most = each.iter().map(|region| region.labels.len()).max().unwrap_or(0);
+        Ok(Regions { centers, layout, each, most, rows, parts })
     }
 
     /// Prove that each list has different labels below `m`, none of `without`, that there are so many rows in bytes, and as
@@ -389,7 +416,18 @@ impl Regions {
 
     /// Labels in the longest list.
     pub fn most(&self) -> usize {
-        self.each.iter().map(|region| region.labels.len()).max().unwrap_or(0)
+        self.most
+    }
+
+    /// Labels of a region's list that are read where it is `n` on average: of each list as far as labels are needed as often.
+    pub fn reads(&self, region: usize, n: usize) -> usize {
+        let whole = self.each[region].labels.len();
+        if n >= self.most {
+            return whole;
+        }
+        let (place, further) = (n * (ENDS - 1) / self.most, n * (ENDS - 1) % self.most);
+        let [from, to] = [0, 1].map(|next| self.parts.ends[region * ENDS + place + next] as usize);
+        (from + (to - from) * further / self.most).max(n.min(1)).min(whole)
     }
 
     /// Bytes of it all.
@@ -397,6 +435,7 @@ impl Regions {
         let Parts {
             offsets,
             labels,
+            ends,
             columns,
             half_steps,
             maps,
@@ -410,7 +449,8 @@ impl Regions {
         let floats = floats.map(Block::nbytes).iter().sum::<usize>()
             + self.centers.matrix.values().nbytes()
             + self.centers.nbytes_read();
-        offsets.nbytes() + labels.nbytes() + columns.nbytes() + maps.nbytes() + rows.nbytes() + floats
+        let ids = offsets.nbytes() + labels.nbytes() + ends.nbytes();
+        ids + columns.nbytes() + maps.nbytes() + rows.nbytes() + floats
     }
 }
 
@@ -537,7 +577,8 @@ fn needed(bases: &[f32], squares: &[f64]) -> f64 {
     low
 }
 
-/// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most. Query i lies in
+/// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most, and where reading ends:
+/// where labels are needed by as few queries in all regions. Query i lies in
 /// `regions[i]`, or in none, which is `n`, and needed the first of its labels most of all. Labels in `without` (rising) are left out.
 pub fn lists(
     n: usize,
@@ -546,7 +587,7 @@ pub fn lists(
     m: usize,
     most: usize,
     without: &[u32],
-) -> Vec<Vec<u32>> {
+) -> RegionLists {
     let mut members: Vec<Vec<usize>> = vec![Vec::new(); n];
     for (query, &region) in regions.iter().enumerate() {
         if let Some(members) = members.get_mut(region as usize) {
@@ -568,8 +609,63 @@ pub fn lists(
         let mut order: Vec<(f32, u32)> =
             touched.iter().map(|&label| (std::mem::take(&mut used[label as usize]), label)).collect();
         order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let ranked = order.into_iter().map(|(_, label)| label);
-        ranked.filter(|label| without.binary_search(label).is_err()).take(most).collect::<Vec<u32>>()
+        order.retain(|(_, label)| without.binary_search(label).is_err());
+        order.truncate(most);
+        let share = |&(used, _): &(f32, u32)| used / members.len() as f32;
+        (
+            order.iter().map(share).collect::<Vec<f32>>(),
+            order.iter().map(|&(_, label)| label).collect::<Vec<u32>>(),
+        )
     };
-    members.par_iter().map_init(Vec::new, of_region).collect()
+    let (uses, labels): (Vec<_>, Vec<_>) = members.par_iter().map_init(Vec::new, of_region).unzip();
+    let queries: Vec<usize> = members.iter().map(Vec::len).collect();
+    let longest = labels.iter().map(Vec::len).max().unwrap_or(0);
+    RegionLists { ends: ends(&uses, &queries, longest), labels }
+}
+
+/// Where reading ends in lists whose labels are used so much (falling) by each of so many queries, [`ENDS`] places a region.
+fn ends(uses: &[Vec<f32>], queries: &[usize], longest: usize) -> Vec<u32> {
+    let all = queries.iter().sum::<usize>().max(1) as f64;
+    let of_average = |at: usize| {
+        let n = (at * longest) as f64 / (ENDS - 1) as f64;
+        let least = (LEAST_READ * n) as usize;
+        // Labels of which more is used than that, or as much.
+        let above =
+            |used: &[f32], bar: f32| used.partition_point(|&used| used > bar).max(least).min(used.len());
+        let reaching =
+            |used: &[f32], bar: f32| used.partition_point(|&used| used >= bar).max(least).min(used.len());
+        let mean = |size: &dyn Fn(&[f32]) -> usize| {
+            let of_all = uses.iter().zip(queries).map(|(used, &queries)| size(used) as f64 * queries as f64);
+            of_all.sum::<f64>() / all
+        };
+        // Positive floats are in the order of their bits.
+        let (mut low, mut high) = (0u32, f32::MAX.to_bits());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let bar = f32::from_bits(middle);
+            if mean(&|used| above(used, bar)) > n {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let bar = f32::from_bits(low);
+        let (from, to) = (mean(&|used| above(used, bar)), mean(&|used| reaching(used, bar)));
+        let share = if to > from { ((n - from) / (to - from)).clamp(0.0, 1.0) } else { 1.0 };
+        let size = |used: &Vec<f32>| {
+            let fewer = above(used, bar);
+            fewer + ((reaching(used, bar) - fewer) as f64 * share) as usize
+        };
+        uses.iter().map(size).collect::<Vec<usize>>()
+    };
+    let sizes: Vec<Vec<usize>> = (0..ENDS).into_par_iter().map(of_average).collect();
+    let mut ends = Vec::with_capacity(uses.len() * ENDS);
+    for region in 0..uses.len() {
+        let further = sizes.iter().scan(0, |end, sizes| {
+            *end = sizes[region].max(*end);
+            Some(*end as u32)
+        });
+        ends.extend(further);
+    }
+    ends
 }

@@ -545,7 +545,7 @@ impl Searcher<'_> {
         self.lead(scratch, regions);
         let near = self.region(scratch, regions);
         let region = &regions.each()[near.region];
-        let [n, all] = list.reads(region.labels.len(), k);
+        let [n, all] = list.reads(regions, near.region, k);
         self.read_columns(scratch, region, n, list.n_rescore.max(k));
         let reread = self.reread(scratch, regions, 0, k);
         self.rescore(scratch, k, CLOSE);
@@ -742,7 +742,7 @@ impl Searcher<'_> {
             time(0, &mut || self.lead(scratch, regions));
             time(1, &mut || at = self.region(scratch, regions).region);
             let region = &regions.each()[at];
-            let [n, _] = list.reads(region.labels.len(), k);
+            let [n, _] = list.reads(regions, at, k);
             time(2, &mut || self.read_columns(scratch, region, n, list.n_rescore.max(k)));
             time(6, &mut || _ = self.reread(scratch, regions, 0, k));
             time(7, &mut || self.rescore(scratch, k, CLOSE));

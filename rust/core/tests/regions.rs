@@ -10,7 +10,7 @@ use lss_core::exemplars::Lists;
 use lss_core::hash::Space;
 use lss_core::kernels::Kernel;
 use lss_core::reference::{self, Sketched};
-use lss_core::regions::{self, Centers, Place, Plan, RegionMap, Regions};
+use lss_core::regions::{self, Centers, Place, Plan, RegionLists, RegionMap, Regions};
 use lss_core::trust::LISTED;
 use lss_core::{Builder, Effort, Error, Fill, FirstRead, Index, ListPoint, OnShort, OperatingPoint, Step};
 use proptest::prelude::*;
@@ -34,8 +34,8 @@ proptest! {
         let (offsets, labels) = common::csr(&needed);
         let lists = Lists { offsets: &offsets, labels: &labels };
         let got = regions::lists(n, &regions, lists, m, most, &without.iter().copied().collect::<Vec<_>>());
-        prop_assert_eq!(got.len(), n);
-        for (region, list) in got.iter().enumerate() {
+        prop_assert_eq!(got.labels.len(), n);
+        for (region, list) in got.labels.iter().enumerate() {
             let mut used = BTreeMap::new();
             for (needed, _) in needed.iter().zip(&regions).filter(|&(_, &of)| of as usize == region) {
                 for (rank, &label) in needed.iter().enumerate() {
@@ -51,6 +51,45 @@ proptest! {
             }
             let least = list.last().map_or(f64::INFINITY, of);
             prop_assert!(used.iter().all(|(label, &used)| list.contains(label) || used < least + 1e-4));
+        }
+    }
+
+    /// Reading ends where labels are used as little in all lists, but for a quarter of the average, and nowhere further where
+    /// fewer are read.
+    #[test]
+    fn lists_are_read_down_to_labels_that_as_few_need(seed: u64, n in 1usize..=6, m in 1usize..=900, queries in 1usize..=60, alike: bool) {
+        let mut rng = Rng(seed);
+        let needed: Vec<Vec<u32>> = (0..queries).map(|_| {
+            let most = if alike { m } else { 1 + rng.below(m) };
+            (0..rng.below(40)).map(|_| rng.below(most) as u32).collect()
+        }).collect();
+        let regions: Vec<u32> = (0..queries).map(|_| rng.below(n) as u32).collect();
+        let (offsets, labels) = common::csr(&needed);
+        let got = regions::lists(n, &regions, Lists { offsets: &offsets, labels: &labels }, m, m, &[]);
+        let members: Vec<f64> = (0..n as u32).map(|r| regions.iter().filter(|&&of| of == r).count() as f64).collect();
+        let uses: Vec<Vec<f64>> = got.labels.iter().enumerate().map(|(region, list)| {
+            let mut used = BTreeMap::new();
+            for (needed, _) in needed.iter().zip(&regions).filter(|&(_, &of)| of as usize == region) {
+                for (rank, &label) in needed.iter().enumerate() {
+                    *used.entry(label).or_insert(0.0) += 1.0 / (6.0 + rank as f64) / members[region];
+                }
+            }
+            list.iter().map(|label| used[label]).collect()
+        }).collect();
+        let end = |region: usize, at: usize| got.ends[region * regions::ENDS + at] as usize;
+        let whole: f64 = uses.iter().zip(&members).map(|(used, members)| used.len() as f64 * members).sum::<f64>() / queries as f64;
+        for at in 0..regions::ENDS {
+            let longest = uses.iter().map(Vec::len).max().unwrap_or(0);
+            let average = (longest * at) as f64 / 128.0;
+            let least = |region: usize| ((average / 4.0) as usize).min(uses[region].len());
+            let read: f64 = (0..n).map(|region| end(region, at) as f64 * members[region]).sum::<f64>() / queries as f64;
+            prop_assert!(read <= average.min(whole) + 1e-9);
+            // Whole labels, and those of earlier places.
+            prop_assert!(read > average.min(whole) - 1.0 - 1e-9, "{read} of {average}");
+            let last = (0..n).filter(|&r| end(r, at) > least(r)).map(|r| uses[r][end(r, at) - 1]).fold(f64::INFINITY, f64::min);
+            let next = (0..n).filter_map(|r| uses[r].get(end(r, at))).copied().fold(0.0, f64::max);
+            prop_assert!(at == 0 || last > next - 1e-5, "{last} is read, {next} is not");
+            prop_assert!((0..n).all(|r| end(r, at) >= least(r) && (at == 0 || end(r, at) >= end(r, at - 1))));
         }
     }
 
@@ -99,7 +138,10 @@ proptest! {
             row: rng.vector(l * d, |rng| rng.dyadic(0.25, 8)),
             mean: rng.vector(d, |rng| rng.dyadic(0.25, 8)),
         }).collect();
-        let plan = Plan { centers, lists: lists.clone(), maps: maps.clone(), variances: vec![1.0; l] };
+        let whole = |list: &Vec<u32>| [list.len() as u32; regions::ENDS];
+        let ends = lists.iter().flat_map(whole).collect();
+        let labels = RegionLists { labels: lists.clone(), ends };
+        let plan = Plan { centers, lists: labels, maps: maps.clone(), variances: vec![1.0; l] };
         let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, plan).unwrap();
         built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
@@ -309,14 +351,16 @@ fn what_does_not_fit_is_refused() {
             mean: rng.vector(6, Rng::normal),
         };
         let centers = Centers::new(&[1.0], &[0.0]).unwrap();
-        let plan = Plan { centers, lists: vec![list], maps: vec![map], variances: vec![1.0] };
+        let lists = RegionLists { labels: vec![list], ends: vec![0; regions::ENDS] };
+        let plan = Plan { centers, lists, maps: vec![map], variances: vec![1.0] };
         builder.lay_out(plan).unwrap();
         assert!(builder.finish().is_err());
     }
 
     // Centers of more coordinates than there are, or where nothing is listed.
     let centers = |r: usize| Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap();
-    let plan = |r| Plan { centers: centers(r), lists: Vec::new(), maps: Vec::new(), variances: vec![1.0] };
+    let none = RegionLists { labels: Vec::new(), ends: Vec::new() };
+    let plan = |r| Plan { centers: centers(r), lists: none.clone(), maps: Vec::new(), variances: vec![1.0] };
     let mut recipe = bare.recipe.clone();
     let mut builder = Builder::new(Arc::clone(&bare.index), recipe.clone()).unwrap();
     refused(builder.place(&centers(case.p + 1), &[]).map(drop), "centers");
@@ -324,8 +368,8 @@ fn what_does_not_fit_is_refused() {
     refused(builder.lists(&[0], 2, 9).map(drop), "regions");
     builder.add(&bare.train[0], Lists { offsets: &[0, 1], labels: &[4] }).unwrap();
     refused(builder.lists(&[3], 2, 9).map(drop), "regions");
-    assert_eq!(builder.lists(&[2], 2, 9).unwrap(), [[0u32; 0]; 2], "a query in no region");
-    assert_eq!(builder.lists(&[1], 2, 9).unwrap(), [vec![], vec![4]]);
+    assert_eq!(builder.lists(&[2], 2, 9).unwrap().labels, [[0u32; 0]; 2], "a query in no region");
+    assert_eq!(builder.lists(&[1], 2, 9).unwrap().labels, [vec![], vec![4]]);
     recipe.sketch_bytes = 0;
     recipe.point.judge = None;
     let mut builder = Builder::new(Arc::clone(&bare.index), recipe).unwrap();

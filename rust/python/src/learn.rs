@@ -6,10 +6,12 @@ use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists, concat};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
-use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionMap};
+use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionLists, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
+};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -172,18 +174,18 @@ impl Builder {
         Ok(regions.into_pyarray(py))
     }
 
-    /// Labels that the queries of each of `n` regions needed, those needed most first, as indptr and ids.
+    /// Labels that the queries of each of `n` regions needed, those needed most first, as indptr and ids, and where reading ends.
     fn lists<'py>(
         &self,
         py: Python<'py>,
         regions: PyReadonlyArray1<'_, u32>,
         n: usize,
         most: usize,
-    ) -> PyResult<Csr<'py>> {
+    ) -> PyResult<(Csr<'py>, Bound<'py, PyArray2<u32>>)> {
         let regions = vector(&regions)?.to_vec();
         let lists = enter(py, || self.with(|builder| builder.lists(&regions, n, most)))?;
-        let (offsets, ids) = concat(&lists);
-        Ok(csr(py, offsets, ids))
+        let (offsets, ids) = concat(&lists.labels);
+        Ok((csr(py, offsets, ids), lists.ends.into_pyarray(py).reshape([n, regions::ENDS])?))
     }
 
     /// Have such lists laid out, by coordinates of each region.
@@ -194,6 +196,7 @@ impl Builder {
         centers: &Centers,
         indptr: PyReadonlyArray1<'_, i64>,
         ids: PyReadonlyArray1<'_, i64>,
+        ends: PyReadonlyArray2<'_, u32>,
         query_maps: PyReadonlyArray3<'_, f32>,
         query_offsets: PyReadonlyArray2<'_, f32>,
         row_maps: PyReadonlyArray3<'_, f32>,
@@ -219,7 +222,8 @@ impl Builder {
             mean: means[at * d..][..d].to_vec(),
         };
         let variances = vector(&variances)?.to_vec();
-        let lists: Vec<Vec<u32>> = (0..n).map(|at| lists.get(at).to_vec()).collect();
+        let labels = (0..n).map(|at| lists.get(at).to_vec()).collect();
+        let lists = RegionLists { labels, ends: matrix(&ends)?.1.to_vec() };
         let maps = (0..n).map(region).collect();
         let plan = Plan { centers: centers.0.clone(), lists, maps, variances };
         enter(py, || self.with(|builder| builder.lay_out(plan)))
