@@ -236,7 +236,7 @@ class LSSConfig:
         its true labels. 0: true labels only.
     n_regions : int
         With ``fill="queries"`` and sketches, how many regions training queries are put together in; one for
-        250 to 1,000 queries does well: the more there are, the fewer labels each needs, and the fewer queries
+        500 to 2,000 queries does well: the more there are, the fewer labels each needs, and the fewer queries
         tell which. Each lists the labels that its queries needed, and searches read that
         first where tuning finds it quicker. It suits traffic that stays as it was: of queries of another kind
         fewer are noticed. An index is larger by a byte for each weight of the layer, and by 40 for each label
