@@ -23,8 +23,10 @@ from lss_rs.metrics import label_recall
 __all__ = ["Answers", "Built", "EngineError", "Worker"]
 
 BLOCK = 1024
-WARM = 5
+_WARM = 5
 """Queries asked before the clock runs: the engine before left the caches full of its own index."""
+_FEW, _WARM_BATCHES = 64, 20_000_000
+"""Batches of so many, asked for so many nanoseconds before the clock runs: threads have slept meanwhile."""
 _TIMED = 4096
 
 
@@ -257,10 +259,10 @@ class _Served:
         ask, queries, now = self._engine.one, self._timed, time.perf_counter_ns
         at = turn * 1_000_003 % _TIMED
         gc.disable()
-        for i in range(WARM):
+        for i in range(_WARM):
             ask(queries[(at + i) % _TIMED], k)
-        taken, at, end = [], at + WARM, now() + int(seconds * 1e9)
-        while len(taken) < WARM or now() < end:
+        taken, at, end = [], at + _WARM, now() + int(seconds * 1e9)
+        while len(taken) < _WARM or now() < end:
             query = queries[at % _TIMED]
             start = now()
             ask(query, k)
@@ -272,7 +274,9 @@ class _Served:
     def batch(self, search: dict[str, Any], k: int, threads: int, size: int, seconds: float) -> np.ndarray:
         self._set(search, threads)
         ask, now = self._engine.batch, time.perf_counter_ns
-        ask(self._timed[:WARM], k)
+        end = now() + _WARM_BATCHES
+        while now() < end:
+            ask(self._timed[:_FEW], k)
         taken: list[int] = []
         while not taken or sum(taken) < seconds * 1e9:
             lo = len(taken) * size % (_TIMED - size + 1)
