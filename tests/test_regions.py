@@ -72,7 +72,7 @@ def test_k_means_keeps_centers_that_nothing_is_near_to():
     assert set(map(tuple, centers.tolist())) <= {(0.0, 0.0), (1.0, 1.0)}
 
 
-def regions_of(Q, n_regions):
+def regions_of(Q, n_regions, most=100_000):
     """What is learned of them."""
     index = Index.from_weights(W, config=LSSConfig(n_regions=n_regions))
     learned = learn(index._core, QueryRows(Q, D), None, index.config, 5, lambda *_: None)
@@ -85,7 +85,7 @@ def regions_of(Q, n_regions):
         sketch_bytes=128,
         point=learned.config._point,
     )
-    targets = Targets(1)
+    targets = Targets(len(Q), most)
     for block, needed in taught_slices(index._core.teacher, QueryRows(Q, D), None, 50):
         builder.add(block, needed.indptr, needed.indices)
         targets.add(needed, 50)
@@ -150,7 +150,8 @@ def csr(lists):
 )
 def test_targets_are_the_best_labels_and_true_ones_count_more(lists, top, step, cut):
     needed = [[*true, *best[:top]] for true, best in lists]
-    targets = Targets(step)
+    targets = Targets(len(needed), -(-len(needed) // step))
+    step = targets.step
     for part in (needed[:cut], needed[cut:]):
         targets.add(csr(part), top)
     for (true, best), ids, weights in zip(lists[::step], targets.ids, targets.weights, strict=True):
@@ -166,17 +167,16 @@ def test_targets_are_the_best_labels_and_true_ones_count_more(lists, top, step, 
 def test_what_is_found_counts_by_its_place(seed, n, regions, k):
     rng, m = np.random.default_rng(seed), 9000
     lists = [rng.permutation(m)[: rng.choice([0, 3, 700, 5000])] for _ in range(regions)]
-    ends = np.sort(rng.integers(6000, size=(regions, 129)), axis=1)
-    longest = max([1, *map(len, lists)])
+    ends, whole = np.sort(rng.integers(6000, size=(regions, 129)), axis=1), int(rng.integers(9000))
     near = rng.integers(regions, size=(n, k))
     ids, weights = rng.integers(-1, m, size=(n, 3)), rng.random((n, 3), np.float32)
     weights[ids < 0] = 0
-    found = found_in(Lists(*csr(lists), ends), near, ids, weights, m)
+    found = found_in(Lists(*csr(lists), ends, whole), near, ids, weights, m)
     for query in range(n):
         for at, region in enumerate(near[query]):
             places = {int(label): place for place, label in enumerate(lists[region])}
             of = [places.get(int(label), 6000) for label in ids[query]]
-            read = [min(128 * n // longest, 128) for n in (128, 256, 512, 1024, 2048, 4096)]
+            read = [min(128 * n // max(whole, 1), 128) for n in (128, 256, 512, 1024, 2048, 4096)]
             counts = [sum(place < ends[region, n] for n in read) / 6 for place in of]
             np.testing.assert_allclose(found[query, at], np.dot(counts, weights[query]), atol=1e-5)
 
@@ -188,9 +188,9 @@ def test_centers_climb_what_is_found():
 
     def average(centers):
         squares = ((points[:, None] - centers) ** 2).sum(axis=2)
-        chosen = np.exp(-squares / 2 / 0.7)
+        chosen = np.exp(-np.take_along_axis(squares, near, axis=1) / 2 / 0.7)
         chosen /= chosen.sum(axis=1, keepdims=True)
-        return (np.take_along_axis(chosen, near, axis=1) * found).sum(axis=1).mean()
+        return (chosen * found).sum(axis=1).mean()
 
     step = climb(points, centers, near, found, 0.7)
     np.testing.assert_allclose(step.found, average(centers), rtol=1e-6)
@@ -221,12 +221,12 @@ def read_alike(lists):
     """Lists of which as many labels are read."""
     sizes = np.array([len(labels) for labels in lists])
     ends = np.minimum(max(sizes) * np.arange(129) // 128, sizes[:, None])
-    return Lists(*csr(lists), ends)
+    return Lists(*csr(lists), ends, int(max(sizes)))
 
 
 def test_centers_move_to_where_lists_hold_what_is_needed():
     points, labels = stripes(6000, 0)
-    targets = Targets(1)
+    targets = Targets(len(labels))
     targets.add(csr(labels.tolist()), 5)
     first = k_means(points, 16, 0, lambda *_: None)
     args = points, targets, lambda of: listed(of, labels, 16), 8000, 0, lambda *_: None
@@ -244,7 +244,7 @@ def test_centers_move_to_where_lists_hold_what_is_needed():
 
 def test_centers_that_cannot_do_better_stay():
     points = np.repeat(np.float32([[0, 0], [1, 1]]), 50, axis=0)
-    targets = Targets(1)
+    targets = Targets(100)
     targets.add(csr([[0]] * 100), 1)
     for n in (1, 5):
         centers = k_means(points, n, 0, lambda *_: None)

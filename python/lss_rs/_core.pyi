@@ -127,10 +127,11 @@ class Builder:
         regions: NDArray[np.uint32],  # of each query added; n where it is in none
         n: int,
         most: int,
-    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint32]]:
+    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint32], int]:
         """Labels that the queries of each of n regions needed, those needed most first: CSR (indptr, ids).
 
-        And how many of them are read where it is so many 128ths of the longest list on average (n, 129).
+        How many of them are read where it is so many 128ths of whole lists on average (n, 129), and how many
+        whole lists are on average.
         """
     def lay_out(
         self,
@@ -138,6 +139,7 @@ class Builder:
         indptr: NDArray[np.int64],  # (n_regions + 1,)
         ids: NDArray[np.int64],  # as of lists
         ends: NDArray[np.uint32],  # (n_regions, 129)
+        whole: int,
         query_maps: NDArray[np.float32],  # (n_regions, l, d) from queries
         query_offsets: NDArray[np.float32],  # (n_regions, l) what is added
         row_maps: NDArray[np.float32],  # (n_regions, l, d)

@@ -36,7 +36,7 @@ from lss_rs.config import POINT_NUMBERS, FirstRead, ListPoint, LSSConfig, Operat
 from lss_rs.learn import learn, relearn
 from lss_rs.learn.centers import Targets
 from lss_rs.learn.progress import Progress
-from lss_rs.learn.regions import every, lay_out, learn_regions
+from lss_rs.learn.regions import lay_out, learn_regions
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
 from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
@@ -342,12 +342,15 @@ class Index:
                 point=resolved._point,
             )
             if not by_rows:
-                top, targets = cast("int", resolved.teacher_top), Targets(every(n))
+                top, done = cast("int", resolved.teacher_top), 0
+                targets = None if learned.regional is None else Targets(n)
                 for block, needed in taught_slices(core.teacher, taught_from, taught, top):
                     builder.add(block, needed.indptr, needed.indices)
-                    targets.add(needed, top)
-                    report("teacher", targets.seen, n)
-                if learned.regional is not None:
+                    if targets is not None:
+                        targets.add(needed, top)
+                    done += len(block)
+                    report("teacher", done, n)
+                if learned.regional is not None and targets is not None:
                     regions = learn_regions(
                         builder,
                         learned.regional,

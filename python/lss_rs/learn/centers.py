@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lss_rs.learn import Report
 
 
+SAMPLE = 100_000
+"""Training queries, at most, that centers are learned from."""
 _STEPS = 12
 """Of k-means."""
 _BEST = 5
@@ -42,7 +44,7 @@ _NEAR = 8
 """Centers that are weighed, the nearest."""
 _ROUNDS, _EPOCHS, _BATCH = 6, 2, 2048
 _MOST_SCORES = 2**23
-"""Distances in a batch."""
+"""Distances that are computed at a time."""
 _RATE = 0.02
 """The first step, in deviations of the centers' coordinates; it falls to nothing in each round."""
 _TEMPERATURE = 0.3
@@ -57,34 +59,40 @@ class Lists(NamedTuple):
     indptr, ids : ndarray of int64, shape (n + 1,) and (indptr[-1],)
         Those of each region, those needed most first, as CSR.
     ends : ndarray of uint32, shape (n, e)
-        How many of them are read where it is so many (e - 1)ths of the longest list on average.
+        How many of them are read where it is so many (e - 1)ths of ``whole`` on average.
+    whole : int
+        Labels of a list, on average.
     """
 
     indptr: NDArray[np.int64]
     ids: NDArray[np.int64]
     ends: NDArray[np.uint32]
+    whole: int
 
 
 class Targets:
-    """What lists should hold: of every ``step``-th query some labels, and what each counts.
+    """What lists should hold: of evenly spaced queries some labels, and what each counts.
 
     Parameters
     ----------
-    step : int
+    n : int
+        Number of training queries.
+    most : int
+        Labels are kept of at most so many, of as many as :meth:`lss_rs.learn.aligned.Alignment.sample` takes.
     """
 
-    def __init__(self, step: int) -> None:
-        self.step, self.seen = step, 0
+    def __init__(self, n: int, most: int = SAMPLE) -> None:
+        self.most, self.step, self._seen = most, -(-n // most), 0
         self._ids: list[NDArray[np.int64]] = []
         self._weights: list[NDArray[np.float32]] = []
 
     def add(self, needed: Labels, top: int) -> None:
         """Take the labels of further queries: their true ones, and then the ``top`` best of the full layer.
 
-        Where ``top`` is 0, true labels are all there is.
+        Where ``top`` is 0, true labels are all there is, and the first of these count.
         """
-        of = np.arange(-self.seen % self.step, needed.n, self.step)
-        self.seen += needed.n
+        of = np.arange(-self._seen % self.step, needed.n, self.step)
+        self._seen += needed.n
         first, last = needed.indptr[of], needed.indptr[of + 1]
         best = last - top if top else first
         at = best[:, None] + np.arange(min(top, _BEST) if top else _BEST)
@@ -127,10 +135,10 @@ def k_means(points: NDArray[np.float32], n: int, seed: int, report: Report) -> N
     """Lloyd's algorithm from points drawn at random; a center that nothing is near to stays."""
     rng = np.random.default_rng(seed)
     centers = points[rng.choice(len(points), n, replace=False)]
+    at_once = max(1, _MOST_SCORES // n)
     for done in range(_STEPS):
         sums, counts = np.zeros((n, points.shape[1])), np.zeros(n)
-        for lo in range(0, len(points), 8192):
-            part = points[lo : lo + 8192]
+        for part in np.split(points, range(at_once, len(points), at_once)):
             of = nearest(part, centers)
             order = np.argsort(of, kind="stable")
             found, starts = np.unique(of[order], return_index=True)
@@ -138,7 +146,7 @@ def k_means(points: NDArray[np.float32], n: int, seed: int, report: Report) -> N
             counts[found] += np.diff([*starts, len(part)])
         met = counts > 0
         centers[met] = (sums[met] / counts[met, None]).astype(np.float32)
-        report("centers", done + 1, _STEPS + _ROUNDS)
+        report("centers", done + 1, _STEPS + _ROUNDS + 1)
     return centers
 
 
@@ -194,7 +202,8 @@ def moved(
         if done == _ROUNDS or not temperature:
             break
         centers = _climbed(centers, points, near, found, temperature, rng)
-        report("centers", _STEPS + done + 1, _STEPS + _ROUNDS)
+        report("centers", _STEPS + done + 1, _STEPS + _ROUNDS + 1)
+    report("centers", _STEPS + _ROUNDS + 1, _STEPS + _ROUNDS + 1)
     return best
 
 
@@ -222,11 +231,11 @@ def found_in(
     ndarray of float32, shape (n, k)
         0 to 1.
     """
-    indptr, labels, ends = lists
+    indptr, labels, ends, whole = lists
     order = np.argsort(near, axis=None, kind="stable")
     bounds = np.searchsorted(near.ravel()[order], np.arange(len(indptr)))
-    parts, longest = ends.shape[1] - 1, max(int(np.diff(indptr).max(initial=0)), 1)
-    read = ends[:, [min(read * parts // longest, parts) for read in _READ]]
+    parts = ends.shape[1] - 1
+    read = ends[:, [min(read * parts // max(whole, 1), parts) for read in _READ]]
     found = np.zeros(near.size, np.float32)
     of_label = np.zeros(m + 1, np.float32)  # the last is of no label
     for region, (lo, hi) in enumerate(pairwise(bounds)):
@@ -254,22 +263,26 @@ def climb(
     points : ndarray of float32, shape (n, r)
     centers : ndarray of float32, shape (n_regions, r)
     near : ndarray of int64, shape (n, k)
-        Regions whose lists have been looked at; others count as empty.
+        Regions whose lists have been looked at, and of which one is chosen.
     found : ndarray of float32, shape (n, k)
         What is found in them.
     temperature : float
         Of half the squared distances.
     """
-    scores = _scores(points, centers) / np.float32(temperature)
+    there = centers[near]
+    scores = np.einsum("ikr,ir->ik", there, points) - 0.5 * np.einsum("ikr,ikr->ik", there, there)
     scores -= scores.max(axis=1, keepdims=True)
-    chosen = np.exp(scores, out=scores)
+    chosen = np.exp(scores / scores.dtype.type(temperature))
     chosen /= chosen.sum(axis=1, keepdims=True)
-    each = np.take_along_axis(chosen, near, axis=1) * found
-    expected = each.sum(axis=1)
-    pull = chosen * -expected[:, None]
-    np.put_along_axis(pull, near, np.take_along_axis(pull, near, axis=1) + each, axis=1)
-    gradient = pull.T @ points - pull.sum(axis=0)[:, None] * centers
-    return Gradient(float(expected.mean()), gradient / np.float32(temperature * len(points)))
+    expected = (chosen * found).sum(axis=1)
+    pull = chosen * (found - expected[:, None]) / (temperature * len(points))
+    # of each center, what it is pulled by
+    order = np.argsort(near, axis=None, kind="stable")
+    regions, starts = np.unique(near.ravel()[order], return_index=True)
+    pulled = (pull[:, :, None] * (points[:, None] - there)).reshape(-1, points.shape[1])[order]
+    gradient = np.zeros_like(centers)
+    gradient[regions] = np.add.reduceat(pulled, starts, axis=0)
+    return Gradient(float(expected.mean()), gradient)
 
 
 def _climbed(
@@ -282,13 +295,12 @@ def _climbed(
 ) -> NDArray[np.float32]:
     """Go through the queries in batches, in another order each time."""
     n, move = len(points), Adam(centers)
-    batch = min(_BATCH, max(1, _MOST_SCORES // len(centers)))
-    rate, steps = _RATE * float(centers.std()), _EPOCHS * -(-n // batch)
+    rate, steps = _RATE * float(centers.std()), _EPOCHS * -(-n // _BATCH)
     done = 0
     for _ in range(_EPOCHS):
         order = rng.permutation(n)
-        for lo in range(0, n, batch):
-            some = order[lo : lo + batch]
+        for lo in range(0, n, _BATCH):
+            some = order[lo : lo + _BATCH]
             step = climb(points[some], centers, near[some], found[some], temperature)
             centers = centers + np.float32(rate * (1 - done / steps)) * move.direction(step.centers)
             done += 1

@@ -31,8 +31,6 @@ MOST_LISTED = 8192
 """Labels that a region lists, at most."""
 _WIDTH = 64
 """Leading coordinates, at most, that queries are put together by."""
-_SAMPLE = 100_000
-"""Training queries, at most, that centers are learned from."""
 _ROWS = 2048
 """Labels of a list, at most, whose covariance stands for that of all."""
 _MOST_KEPT = 256
@@ -63,11 +61,6 @@ class Regions(NamedTuple):
     means: NDArray[np.float64]
     covariances: NDArray[np.float32]
     alignment: Alignment
-
-
-def every(n: int) -> int:
-    """Tell which of n training queries centers are learned from: one of so many."""
-    return -(-n // _SAMPLE)
 
 
 def learn_regions(
@@ -102,14 +95,14 @@ def learn_regions(
     """
     r, step = min(_WIDTH, len(alignment.variances)), targets.step
     weights = distance_weights(alignment.variances[:r])
-    sample = np.concatenate([alignment.leading(r).place(block) for block in queries.blocks(step)]) * weights
+    sample = alignment.leading(r).sample(queries, targets.most) * weights
     n_regions = min(n_regions, len(sample))
 
     def lists(regions: NDArray[np.int64]) -> Lists:
         of = np.full(queries.n, n_regions, np.uint32)
         of[::step] = regions
-        csr, ends = builder.lists(of, n_regions, MOST_LISTED)
-        return Lists(*csr, ends)
+        csr, ends, whole = builder.lists(of, n_regions, MOST_LISTED)
+        return Lists(*csr, ends, whole)
 
     found = moved(k_means(sample, n_regions, seed, report), sample, targets, lists, m, seed, report)
     centers = _core.Centers(weights, found)
@@ -154,7 +147,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         ``report(stage, done, total)``.
     """
     alignment, n = regions.alignment, len(regions.means)
-    (indptr, ids), ends = builder.lists(regions.of, n, MOST_LISTED)
+    (indptr, ids), ends, whole = builder.lists(regions.of, n, MOST_LISTED)
     p = len(alignment.variances)
     variances = np.zeros((n, p))
     most = min(_MOST_KEPT, p)
@@ -179,6 +172,7 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         indptr,
         ids,
         ends,
+        whole,
         np.ascontiguousarray(from_queries),
         single(offsets),
         np.ascontiguousarray(row_maps[:, :kept] @ alignment.row_map),

@@ -139,8 +139,8 @@ impl Builder {
         threads::install(0, || each.map_init(<(Rounded, Place, Vec<f32>)>::default, place).collect())
     }
 
-    /// The labels that the queries added have needed in each of `n` regions, `most` at most. A query whose region is `n` is in
-    /// none.
+    /// The labels that the queries added have needed in each of `n` regions, `most` at most, and how far they are read. A query
+    /// whose region is `n` is in none.
     pub fn lists(&self, regions: &[u32], n: usize, most: usize) -> Result<RegionLists> {
         let added = self.offsets.len() - 1;
         if regions.len() != added {
@@ -173,7 +173,7 @@ impl Builder {
                 fits.then_some(coordinates)
                     .ok_or_else(|| Error::value("centers", format!("of at most {p} coordinates"), r))
             }
-            _ => Err(Error::value("centers", "None without sketches and exemplars", "given")),
+            _ => Err(Error::value("centers", "of an index with sketches and exemplars", "others")),
         }
     }
 

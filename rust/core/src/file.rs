@@ -114,6 +114,8 @@ struct FittedHeader {
     exemplar_groups: Option<[usize; 4]>,
     column_groups: Option<[usize; 4]>,
     region_groups: Option<[usize; 4]>,
+    /// Labels of a region's list, on average.
+    list_size: Option<usize>,
     /// What of a list's point no tensor holds.
     list: Option<ListHeader>,
 }
@@ -241,6 +243,7 @@ pub fn write(index: &Index, extra: &str, mut to: impl Write) -> Result<()> {
             sketch_groups: sketches.as_ref().map(|(sketcher, _)| sketcher.layout().counts()),
             column_groups: columns.as_ref().map(|columns| columns.sketcher().layout().counts()),
             region_groups: regions.as_ref().map(|regions| regions.layout().counts()),
+            list_size: regions.as_ref().map(|regions| regions.whole()),
             list: point.list.map(|ListPoint { n_listed, n_rescore, trust, first, .. }| ListHeader {
                 n_listed,
                 n_rescore,
@@ -440,6 +443,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 offsets: reader.list(offsets, Dtype::U32)?,
                 labels: reader.list(labels, Dtype::U32)?,
                 ends: reader.list(ends, Dtype::U32)?,
+                whole: header.list_size.ok_or_else(|| Error::format("'list_size' beside regions", "none"))?,
                 columns: reader.list(columns, Dtype::U8)?,
                 half_steps: reader.list(half_steps, Dtype::F32)?,
                 maps: reader.list(maps, Dtype::I8)?,

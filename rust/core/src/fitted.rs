@@ -101,11 +101,9 @@ pub struct ListPoint {
 impl ListPoint {
     /// Labels of a region's list that are read at first, and in all, for `k` answers.
     pub fn reads(&self, regions: &Regions, region: usize, k: usize) -> [usize; 2] {
-        let all = regions.reads(region, self.n_listed);
-        let first = self
-            .first
-            .map(|first| regions.reads(region, first.n_listed))
-            .filter(|&n| n > self.n_rescore.max(k));
+        let (all, r) = (regions.reads(region, self.n_listed, k), self.n_rescore.max(k));
+        let first = self.first.map(|first| first.n_listed).filter(|&n| n > r);
+        let first = first.map(|n| regions.reads(region, n, r + 1));
         [first.map_or(all, |n| n.min(all)), all]
     }
 }

@@ -23,7 +23,7 @@ use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
-use crate::regions::{ENDS, Region};
+use crate::regions::{ENDS, Region, Regions};
 use crate::rows::{Rows, Weights};
 use crate::search::{Effort, OnShort, Step, Work};
 use crate::sketch::{Layout, Sketcher, Sketches};
@@ -688,23 +688,24 @@ struct Listing {
     /// Labels, those needed most first, and their columns.
     labels: Vec<u32>,
     columns: Sketched,
-    /// How many of them are read where it is so many 128ths of the longest list on average.
+    /// How many of them are read where it is so many 128ths of whole lists on average.
     ends: Vec<u32>,
 }
 
 impl Listing {
-    /// Labels read where it is `n` on average and `longest` at most: in proportion between two places.
-    fn reads(&self, n: usize, longest: usize) -> usize {
+    /// Labels read where it is `n` on average, and `whole` in all: in proportion between two places, `least` at least.
+    fn reads(&self, n: usize, whole: usize, least: usize) -> usize {
         let all = self.labels.len();
-        if n >= longest {
+        if n >= whole {
             return all;
         }
-        let place = (n * 128) as f64 / longest as f64;
+        let place = (n * (ENDS - 1)) as f64 / whole as f64;
         let [from, to] = [place.floor(), place.floor() + 1.0].map(|at| f64::from(self.ends[at as usize]));
         let end = (from + (to - from) * (place - place.floor()) + 1e-9) as usize;
-        if n > 0 && all > 0 { end.max(1) } else { end }
+        end.max(least.min(n)).min(all)
     }
 }
+
 /// An index in ordered sets, which answers slowly.
 #[derive(Clone)]
 pub struct Reference {
@@ -723,6 +724,8 @@ pub struct Reference {
     columns: Option<Sketched>,
     /// What a coordinate is multiplied by for the distance to a center, the regions, and the rows in bytes.
     regions: Option<(Vec<f32>, Vec<Listing>, Projection)>,
+    /// Labels of a list, on average.
+    whole_list: usize,
     /// Bytes of a row's sketch, of all columns, and of a row.
     sketch_bytes: usize,
     column_bytes: usize,
@@ -788,6 +791,7 @@ impl Reference {
             column_bytes: columns.as_ref().map_or(0, column_bytes),
             columns,
             regions: None,
+            whole_list: 0,
             planes: planes.clone(),
             coordinates: of_query.cloned(),
             buckets,
@@ -835,6 +839,7 @@ impl Reference {
             weights: widen(rows),
             bias: rows.bias().to_vec(),
             regions,
+            whole_list: fitted.regions.as_deref().map_or(0, Regions::whole),
             planes: fitted.planes.clone(),
             coordinates: fitted.coordinates.clone(),
             buckets,
@@ -1135,11 +1140,13 @@ impl Reference {
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
         let second = order.get(1).map_or(f32::NEG_INFINITY, |&at| scores[at]);
         let region = &regions[order[0]];
-        let longest = regions.iter().map(|region| region.labels.len()).max().unwrap_or(0);
-        let whole = region.reads(list.n_listed, longest);
         let r = list.n_rescore.max(k);
-        let part = list.first.map_or(whole, |first| region.reads(first.n_listed, longest));
-        let part = if part > r { part.min(whole) } else { whole };
+        let average = self.whole_list;
+        let whole = region.reads(list.n_listed, average, k);
+        let part = match list.first {
+            Some(first) if first.n_listed > r => region.reads(first.n_listed, average, r + 1).min(whole),
+            _ => whole,
+        };
         let promised = column_scores(&region.columns, &project(&region.map, query))[..whole].to_vec();
         let (mut likely, mut least) = if r < part {
             gather(&promised[..part], r)

@@ -41,7 +41,7 @@ const FAR: f64 = 10.0;
 /// After so many halvings of where that logit may be it is known well enough.
 const HALVINGS: usize = 30;
 
-/// Where reading ends in each list is known for so many averages: none, and multiples of a part of the longest list.
+/// Where reading ends in each list is known for so many averages: none, and multiples of a part of what whole lists are.
 pub const ENDS: usize = 129;
 
 /// Of the labels that lists are read for on average, the share that is read of each: few queries tell little.
@@ -192,6 +192,8 @@ pub struct RegionLists {
     pub labels: Vec<Vec<u32>>,
     /// Where reading ends, [`ENDS`] places a region.
     pub ends: Vec<u32>,
+    /// Labels of a list, on average: where as many are to be read, all are.
+    pub whole: usize,
 }
 
 /// One region.
@@ -211,8 +213,6 @@ pub struct Regions {
     centers: Centers,
     layout: Layout,
     each: Vec<Region>,
-    /// Labels in the longest list.
-    most: usize,
     rows: Projection,
     parts: Parts,
 }
@@ -226,6 +226,8 @@ pub struct Parts {
     pub labels: Block<u32>,
     /// Where reading ends, [`ENDS`] places a region.
     pub ends: Block<u32>,
+    /// Labels of a list, on average.
+    pub whole: usize,
     /// All columns.
     pub columns: Block<u8>,
     /// Half steps of the columns' codes.
@@ -248,7 +250,7 @@ impl Regions {
     /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
     /// does.
     pub fn build(rows: &Rows, base: &[f32], all: &Projection, plan: Plan) -> Result<Self> {
-        let Plan { centers, lists: RegionLists { labels: lists, ends }, maps, variances } = plan;
+        let Plan { centers, lists: RegionLists { labels: lists, ends, whole }, maps, variances } = plan;
         let layout = Layout::allocate(&variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let fits = |map: &RegionMap| {
@@ -257,6 +259,13 @@ impl Regions {
         if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
             let got = format!("{} maps and {} lists", maps.len(), lists.len());
             return Err(Error::value("maps", format!("{} of {p} coordinates", centers.len()), got));
+        }
+        if ends.len() != lists.len() * ENDS {
+            return Err(Error::value(
+                "ends",
+                format!("{ENDS} of each of {} regions", lists.len()),
+                ends.len(),
+            ));
         }
         let m = rows.m();
         if let Some(&label) = lists.iter().flatten().find(|&&label| label as usize >= m) {
@@ -290,6 +299,7 @@ impl Regions {
             offsets: Block::copy_of(&offsets),
             labels: Block::copy_of(&labels),
             ends: Block::copy_of(&ends),
+            whole,
             columns: columns.freeze(),
             half_steps: Block::copy_of(&half_steps),
             maps: maps.matrix().values().clone(),
@@ -353,8 +363,10 @@ impl Regions {
         }
         let matrix = Matrix::from_padded(parts.row_scales.len(), d, parts.rows.clone())?;
         let rows = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
-        let most = each.iter().map(|region| region.labels.len()).max().unwrap_or(0);
-        Ok(Regions { centers, layout, each, most, rows, parts })
+        if each.iter().all(|region| region.labels.len() < parts.whole) && parts.whole > 0 {
+            return bad("lists all shorter than they are on average");
+        }
+        Ok(Regions { centers, layout, each, rows, parts })
     }
 
     /// Prove that each list has different labels below `m`, none of `without`, that there are so many rows in bytes, and as
@@ -414,20 +426,21 @@ impl Regions {
         self.centers.nbytes_read() + map.rows() * map.nbytes_of_row()
     }
 
-    /// Labels in the longest list.
-    pub fn most(&self) -> usize {
-        self.most
+    /// Labels of a list, on average.
+    pub fn whole(&self) -> usize {
+        self.parts.whole
     }
 
-    /// Labels of a region's list that are read where it is `n` on average: of each list as far as labels are needed as often.
-    pub fn reads(&self, region: usize, n: usize) -> usize {
-        let whole = self.each[region].labels.len();
-        if n >= self.most {
-            return whole;
+    /// Labels of a region's list that are read where it is `n` on average: of each list as far as labels are needed as often, but
+    /// `least` or `n`, where there are as many.
+    pub fn reads(&self, region: usize, n: usize, least: usize) -> usize {
+        let (all, whole) = (self.each[region].labels.len(), self.parts.whole);
+        if n >= whole {
+            return all;
         }
-        let (place, further) = (n * (ENDS - 1) / self.most, n * (ENDS - 1) % self.most);
+        let (place, further) = (n * (ENDS - 1) / whole, n * (ENDS - 1) % whole);
         let [from, to] = [0, 1].map(|next| self.parts.ends[region * ENDS + place + next] as usize);
-        (from + (to - from) * further / self.most).max(n.min(1)).min(whole)
+        (from + (to - from) * further / whole).max(n.min(least)).min(all)
     }
 
     /// Bytes of it all.
@@ -436,6 +449,7 @@ impl Regions {
             offsets,
             labels,
             ends,
+            whole: _,
             columns,
             half_steps,
             maps,
@@ -619,31 +633,28 @@ pub fn lists(
     };
     let (uses, labels): (Vec<_>, Vec<_>) = members.par_iter().map_init(Vec::new, of_region).unzip();
     let queries: Vec<usize> = members.iter().map(Vec::len).collect();
-    let longest = labels.iter().map(Vec::len).max().unwrap_or(0);
-    RegionLists { ends: ends(&uses, &queries, longest), labels }
+    let sizes: usize = labels.iter().zip(&queries).map(|(labels, queries)| labels.len() * queries).sum();
+    let whole = sizes.div_ceil(queries.iter().sum::<usize>().max(1));
+    RegionLists { ends: ends(&uses, &queries, whole), labels, whole }
 }
 
 /// Where reading ends in lists whose labels are used so much (falling) by each of so many queries, [`ENDS`] places a region.
-fn ends(uses: &[Vec<f32>], queries: &[usize], longest: usize) -> Vec<u32> {
+fn ends(uses: &[Vec<f32>], queries: &[usize], whole: usize) -> Vec<u32> {
     let all = queries.iter().sum::<usize>().max(1) as f64;
+    // Labels of which more is used than that, or as much.
+    let above = |used: &[f32], bar: f32| used.partition_point(|&used| used > bar);
+    let reaching = |used: &[f32], bar: f32| used.partition_point(|&used| used >= bar);
+    let mean = |size: &dyn Fn(&[f32]) -> usize| {
+        let of_all = uses.iter().zip(queries).map(|(used, &queries)| size(used) as f64 * queries as f64);
+        of_all.sum::<f64>() / all
+    };
     let of_average = |at: usize| {
-        let n = (at * longest) as f64 / (ENDS - 1) as f64;
-        let least = (LEAST_READ * n) as usize;
-        // Labels of which more is used than that, or as much.
-        let above =
-            |used: &[f32], bar: f32| used.partition_point(|&used| used > bar).max(least).min(used.len());
-        let reaching =
-            |used: &[f32], bar: f32| used.partition_point(|&used| used >= bar).max(least).min(used.len());
-        let mean = |size: &dyn Fn(&[f32]) -> usize| {
-            let of_all = uses.iter().zip(queries).map(|(used, &queries)| size(used) as f64 * queries as f64);
-            of_all.sum::<f64>() / all
-        };
+        let n = (at * whole) as f64 / (ENDS - 1) as f64;
         // Positive floats are in the order of their bits.
         let (mut low, mut high) = (0u32, f32::MAX.to_bits());
         while low < high {
             let middle = low + (high - low) / 2;
-            let bar = f32::from_bits(middle);
-            if mean(&|used| above(used, bar)) > n {
+            if mean(&|used| above(used, f32::from_bits(middle))) > n {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -654,18 +665,11 @@ fn ends(uses: &[Vec<f32>], queries: &[usize], longest: usize) -> Vec<u32> {
         let share = if to > from { ((n - from) / (to - from)).clamp(0.0, 1.0) } else { 1.0 };
         let size = |used: &Vec<f32>| {
             let fewer = above(used, bar);
-            fewer + ((reaching(used, bar) - fewer) as f64 * share) as usize
+            let end = fewer + ((reaching(used, bar) - fewer) as f64 * share) as usize;
+            end.max((LEAST_READ * n) as usize).min(used.len()) as u32
         };
-        uses.iter().map(size).collect::<Vec<usize>>()
+        uses.iter().map(size).collect::<Vec<u32>>()
     };
-    let sizes: Vec<Vec<usize>> = (0..ENDS).into_par_iter().map(of_average).collect();
-    let mut ends = Vec::with_capacity(uses.len() * ENDS);
-    for region in 0..uses.len() {
-        let further = sizes.iter().scan(0, |end, sizes| {
-            *end = sizes[region].max(*end);
-            Some(*end as u32)
-        });
-        ends.extend(further);
-    }
-    ends
+    let of_averages: Vec<Vec<u32>> = (0..ENDS).into_par_iter().map(of_average).collect();
+    (0..uses.len()).flat_map(|region| of_averages.iter().map(move |ends| ends[region])).collect()
 }

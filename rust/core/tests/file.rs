@@ -562,6 +562,10 @@ fn contradicting_tensors_are_refused() {
         let changed = list(&|n| (n == "region_ends").then(|| (vec![ends.len()], u32s(&ends))), "");
         assert_refused(parse(&changed), &["goes back, or beyond"], "an end that cannot be");
     }
+    for size in [json!(null), json!(-1), json!(13), json!(usize::MAX)] {
+        let changed = with_index(&bytes, |index| index["fitted"]["list_size"] = size.clone());
+        assert_refused(parse(&changed), &[], &format!("lists of {size} on average"));
+    }
 }
 
 /// What is no number would have each processor make another answer of it.

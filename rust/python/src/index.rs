@@ -153,7 +153,7 @@ impl Index {
             PyTuple::new(py, judge).map(|judge| (n_listed, n_rescore, trust, judge, first))
         });
         dict.set_item("list", list.transpose()?)?;
-        let listed = fitted.regions.as_ref().map_or(0, |regions| regions.most());
+        let listed = fitted.regions.as_ref().map_or(0, |regions| regions.whole());
         dict.set_item("n_listed", listed)?;
         if let (Some(regions), Some(map)) = (&fitted.regions, &fitted.coordinates) {
             let lead = regions.centers().weights().len();

@@ -174,18 +174,20 @@ impl Builder {
         Ok(regions.into_pyarray(py))
     }
 
-    /// Labels that the queries of each of `n` regions needed, those needed most first, as indptr and ids, and where reading ends.
+    /// Labels that the queries of each of `n` regions needed, those needed most first, as indptr and ids, where reading ends, and
+    /// how many they are on average.
     fn lists<'py>(
         &self,
         py: Python<'py>,
         regions: PyReadonlyArray1<'_, u32>,
         n: usize,
         most: usize,
-    ) -> PyResult<(Csr<'py>, Bound<'py, PyArray2<u32>>)> {
+    ) -> PyResult<(Csr<'py>, Bound<'py, PyArray2<u32>>, usize)> {
         let regions = vector(&regions)?.to_vec();
         let lists = enter(py, || self.with(|builder| builder.lists(&regions, n, most)))?;
         let (offsets, ids) = concat(&lists.labels);
-        Ok((csr(py, offsets, ids), lists.ends.into_pyarray(py).reshape([n, regions::ENDS])?))
+        let ends = lists.ends.into_pyarray(py).reshape([n, regions::ENDS])?;
+        Ok((csr(py, offsets, ids), ends, lists.whole))
     }
 
     /// Have such lists laid out, by coordinates of each region.
@@ -197,6 +199,7 @@ impl Builder {
         indptr: PyReadonlyArray1<'_, i64>,
         ids: PyReadonlyArray1<'_, i64>,
         ends: PyReadonlyArray2<'_, u32>,
+        whole: usize,
         query_maps: PyReadonlyArray3<'_, f32>,
         query_offsets: PyReadonlyArray2<'_, f32>,
         row_maps: PyReadonlyArray3<'_, f32>,
@@ -223,7 +226,7 @@ impl Builder {
         };
         let variances = vector(&variances)?.to_vec();
         let labels = (0..n).map(|at| lists.get(at).to_vec()).collect();
-        let lists = RegionLists { labels, ends: matrix(&ends)?.1.to_vec() };
+        let lists = RegionLists { labels, ends: matrix(&ends)?.1.to_vec(), whole };
         let maps = (0..n).map(region).collect();
         let plan = Plan { centers: centers.0.clone(), lists, maps, variances };
         enter(py, || self.with(|builder| builder.lay_out(plan)))
