@@ -93,19 +93,20 @@ def regions_of(Q, n_regions, most=100_000):
     return learn_regions(builder, learned.regional, *more), builder
 
 
-def test_regions_are_of_their_queries():
-    regions, builder = regions_of(Q, 8)
-    kept, of = regions.alignment, regions.of
-    z = Q @ kept.query_map.T + kept.query_offset
-    np.testing.assert_array_equal(builder.place(regions.centers, Q), of)
+@pytest.mark.parametrize("step", [1, 4])
+def test_regions_are_of_their_queries(step):
+    regions, builder = regions_of(Q, 8, most=N // step)
+    np.testing.assert_array_equal(builder.place(regions.centers, Q), regions.of)
+    kept, of, sample = regions.alignment, regions.of[::step], Q[::step]
+    z = sample @ kept.query_map.T + kept.query_offset
     assert set(of) == set(range(8))
     within = np.zeros((z.shape[1],) * 2)
     for region in range(8):
         members = of == region
-        np.testing.assert_allclose(regions.means[region], Q[members].mean(axis=0), atol=1e-3)
+        np.testing.assert_allclose(regions.means[region], sample[members].mean(axis=0), atol=1e-3)
         about = z[members] - z[members].mean(axis=0)
         within += about.T @ about
-    within /= N
+    within /= len(sample)
     for region in range(8):
         about = z[of == region] - z[of == region].mean(axis=0)
         n, prior = len(about), 0.5 * z.shape[1]
@@ -242,6 +243,40 @@ def test_centers_move_to_where_lists_hold_what_is_needed():
     assert found(centers) > found(first) + 0.05
 
 
+def test_queries_are_judged_by_lists_that_have_not_seen_them(monkeypatch):
+    points, _ = stripes(3200, 0)
+    labels = np.arange(3200 * 5).reshape(3200, 5)  # nobody else needs them
+    targets = Targets(3200)
+    targets.add(csr(labels.tolist()), 5)
+    asked, found = [], []
+
+    def lists(of):
+        asked.append(of)
+        return listed(of, labels, 16)
+
+    monkeypatch.setattr("lss_rs.learn.centers.found_in", lambda *of: found.append(found_in(*of)) or found[-1])
+    moved(k_means(points, 16, 0, lambda *_: None), points, targets, lists, 16000, 0, lambda *_: None)
+    for first, second in zip(asked[::2], asked[1::2], strict=True):
+        assert ((first < 16) != (second < 16)).all()
+        assert ((first < 16).reshape(16, -1).sum(axis=1) == [0, 200] * 8).all()  # neighbours go together
+    assert len(found) == 14
+    assert not np.concatenate(found).any()
+
+
+def test_rounds_after_which_less_is_found_are_forgotten():
+    points, labels = stripes(3200, 0)
+    targets = Targets(3200)
+    targets.add(csr(labels.tolist()), 5)
+    first, made = k_means(points, 16, 0, lambda *_: None), []
+
+    def lists(of):
+        made.append(of)
+        return listed(of, labels, 16) if len(made) <= 2 else read_alike([[]] * 16)
+
+    np.testing.assert_array_equal(moved(first, points, targets, lists, 8000, 0, lambda *_: None), first)
+    assert (made[0] != made[2])[(made[0] < 16) & (made[2] < 16)].any()  # they had moved
+
+
 def test_centers_that_cannot_do_better_stay():
     points = np.repeat(np.float32([[0, 0], [1, 1]]), 50, axis=0)
     targets = Targets(100)
@@ -291,6 +326,12 @@ def test_so_many_labels_are_read(index, n_listed):
 
 def test_fewer_labels_than_answers_are_not_enough(index):
     assert (reading(index, 1).search(Q[5000:5100], k=5, stats=True).stats["step"] != 0).all()
+
+
+def test_of_every_list_as_many_labels_are_read_as_answers_are_asked_for(index):
+    stats = reading(index, 40).search(Q[5000:], k=40, stats=True).stats
+    assert (stats["step"] == 0).all()
+    assert stats["candidates"].min() == 40 < stats["candidates"].max()
 
 
 def in_parts(index, n_first, trust, judge=(0.0,) * 9, n_listed=4000):

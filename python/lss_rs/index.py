@@ -419,7 +419,8 @@ class Index:
             Where effort ends, in full rows, for all steps together, a sketch, long or short, or a row in
             bytes being as much of a row as it has of its bytes. A query whose next step would cost more stays
             where it is, also where ``on_short`` or the operating point would have every row scored. Lists and
-            tables are searched in any case: their cost is bounded by the operating point.
+            tables are searched in any case: their cost is bounded by the operating point, that of lists on
+            average.
         observe : bool
             Learn from these queries afterwards, as :meth:`observe` does.
         out : (labels, scores), optional

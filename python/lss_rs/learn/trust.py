@@ -122,7 +122,7 @@ def learn_list_trust(
     n_listed, n_rescore : int
         As of :class:`lss_rs.ListPoint`.
     n_first : int, optional
-        Labels read by themselves, before the others.
+        Labels read by themselves, before the others, on average.
     """
     best = np.ascontiguousarray(full[:, :k])
     labels, features = index.read_lists(queries, k, n_listed, n_rescore, n_first)

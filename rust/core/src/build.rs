@@ -188,7 +188,6 @@ impl Builder {
             offsets,
             labels,
             plan,
-            ..
         } = self;
         let rows = index.rows();
         let m = rows.m();

@@ -310,8 +310,8 @@ impl Index {
         })
     }
 
-    /// Answer queries (n x d) from the lists of their regions, of which `n_listed` labels are read, `n_first` of them at
-    /// first, and `n_rescore` rescored, and say what the answers (n x k) show of themselves.
+    /// Answer queries (n x d) from the lists of their regions, of which `n_listed` labels are read on average, `n_first` of them
+    /// at first, and `n_rescore` rescored, and say what the answers (n x k) show of themselves.
     pub fn read_lists(
         &self,
         queries: &[f32],
