@@ -179,16 +179,8 @@ impl Builder {
 
     /// Build tables and sketches and swap them in.
     pub fn finish(self) -> Result<()> {
-        let Builder {
-            index,
-            recipe,
-            sketcher: of_exemplars,
-            sketches: taught,
-            codes,
-            offsets,
-            labels,
-            plan,
-        } = self;
+        let Builder { index, recipe, sketcher: of_exemplars, sketches: taught, codes, offsets, labels, plan } =
+            self;
         let rows = index.rows();
         let m = rows.m();
         let mut sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
