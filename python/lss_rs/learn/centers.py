@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from lss_rs.learn import Report
 
-
 SAMPLE = 100_000
 """Training queries, at most, that centers are learned from."""
 _STEPS = 12

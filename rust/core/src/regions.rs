@@ -592,8 +592,8 @@ fn needed(bases: &[f32], squares: &[f64]) -> f64 {
 }
 
 /// The labels that the queries of each of `n` regions needed, those needed most first, `most` at most, and where reading ends:
-/// where labels are needed by as few queries in all regions. Query i lies in
-/// `regions[i]`, or in none, which is `n`, and needed the first of its labels most of all. Labels in `without` (rising) are left out.
+/// where labels are needed by as few queries in all regions. Query i lies in `regions[i]`, or in none, which is `n`, and needed
+/// the first of its labels most of all. Labels in `without` (rising) are left out.
 pub fn lists(
     n: usize,
     regions: &[u32],
