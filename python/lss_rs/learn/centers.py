@@ -139,10 +139,9 @@ def k_means(points: NDArray[np.float32], n: int, seed: int, report: Report) -> N
         sums, counts = np.zeros((n, points.shape[1])), np.zeros(n)
         for part in np.split(points, range(at_once, len(points), at_once)):
             of = nearest(part, centers)
-            order = np.argsort(of, kind="stable")
-            found, starts = np.unique(of[order], return_index=True)
-            sums[found] += np.add.reduceat(part[order], starts, axis=0)
-            counts[found] += np.diff([*starts, len(part)])
+            found, here = _sums(of, part)
+            sums[found] += here
+            counts += np.bincount(of, minlength=n)
         met = counts > 0
         centers[met] = (sums[met] / counts[met, None]).astype(np.float32)
         report("centers", done + 1, _STEPS + _ROUNDS + 1)
@@ -275,12 +274,10 @@ def climb(
     chosen /= chosen.sum(axis=1, keepdims=True)
     expected = (chosen * found).sum(axis=1)
     pull = chosen * (found - expected[:, None]) / (temperature * len(points))
-    # of each center, what it is pulled by
-    order = np.argsort(near, axis=None, kind="stable")
-    regions, starts = np.unique(near.ravel()[order], return_index=True)
-    pulled = (pull[:, :, None] * (points[:, None] - there)).reshape(-1, points.shape[1])[order]
+    pulled = pull[:, :, None] * (points[:, None] - there)
     gradient = np.zeros_like(centers)
-    gradient[regions] = np.add.reduceat(pulled, starts, axis=0)
+    regions, sums = _sums(near.ravel(), pulled.reshape(-1, points.shape[1]))
+    gradient[regions] = sums
     return Gradient(float(expected.mean()), gradient)
 
 
@@ -322,6 +319,13 @@ def _nearest_of(
             first = np.take_along_axis(of, order[:, :2], axis=1)
             gap += float((first[:, 1] - first[:, 0]).sum(dtype=np.float64))
     return near, gap / max(len(points), 1)
+
+
+def _sums(of: NDArray[np.int64], rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the regions that rows are of, and the sum of the rows of each."""
+    order = np.argsort(of, kind="stable")
+    regions, starts = np.unique(of[order], return_index=True)
+    return regions, np.add.reduceat(rows[order], starts, axis=0)
 
 
 def _scores(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -165,16 +165,16 @@ impl Builder {
 
     /// The coordinates that centers lie in.
     fn check_centers(&self, centers: &Centers) -> Result<&Coordinates> {
-        let r = centers.weights().len();
-        match &self.recipe {
-            Recipe { coordinates: Some(coordinates), fill: Fill::Queries, sketch_bytes: 1.., .. } => {
-                let p = coordinates.variances.len();
-                let fits = r <= p;
-                fits.then_some(coordinates)
-                    .ok_or_else(|| Error::value("centers", format!("of at most {p} coordinates"), r))
-            }
-            _ => Err(Error::value("centers", "of an index with sketches and exemplars", "others")),
+        let Recipe { coordinates: Some(coordinates), fill: Fill::Queries, sketch_bytes: 1.., .. } =
+            &self.recipe
+        else {
+            return Err(Error::value("centers", "of an index with sketches and exemplars", "others"));
+        };
+        let (r, p) = (centers.weights().len(), coordinates.variances.len());
+        if r > p {
+            return Err(Error::value("centers", format!("of at most {p} coordinates"), r));
         }
+        Ok(coordinates)
     }
 
     /// Build tables and sketches and swap them in.

@@ -102,8 +102,8 @@ impl ListPoint {
     /// Labels of a region's list that are read at first, and in all, for `k` answers.
     pub fn reads(&self, regions: &Regions, region: usize, k: usize) -> [usize; 2] {
         let (all, r) = (regions.reads(region, self.n_listed, k), self.n_rescore.max(k));
-        let first = self.first.map(|first| first.n_listed).filter(|&n| n > r);
-        let first = first.map(|n| regions.reads(region, n, r + 1));
+        let first = self.first.filter(|first| first.n_listed > r);
+        let first = first.map(|first| regions.reads(region, first.n_listed, r + 1));
         [first.map_or(all, |n| n.min(all)), all]
     }
 }

@@ -363,7 +363,7 @@ impl Regions {
         }
         let matrix = Matrix::from_padded(parts.row_scales.len(), d, parts.rows.clone())?;
         let rows = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
-        if each.iter().all(|region| region.labels.len() < parts.whole) && parts.whole > 0 {
+        if each.iter().map(|region| region.labels.len()).max().is_some_and(|longest| longest < parts.whole) {
             return bad("lists all shorter than they are on average");
         }
         Ok(Regions { centers, layout, each, rows, parts })
@@ -625,13 +625,10 @@ pub fn lists(
         order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         order.retain(|(_, label)| without.binary_search(label).is_err());
         order.truncate(most);
-        let share = |&(used, _): &(f32, u32)| used / members.len() as f32;
-        (
-            order.iter().map(share).collect::<Vec<f32>>(),
-            order.iter().map(|&(_, label)| label).collect::<Vec<u32>>(),
-        )
+        order.into_iter().map(|(used, label)| (used / members.len() as f32, label)).unzip()
     };
-    let (uses, labels): (Vec<_>, Vec<_>) = members.par_iter().map_init(Vec::new, of_region).unzip();
+    let (uses, labels): (Vec<Vec<f32>>, Vec<Vec<u32>>) =
+        members.par_iter().map_init(Vec::new, of_region).unzip();
     let queries: Vec<usize> = members.iter().map(Vec::len).collect();
     let sizes: usize = labels.iter().zip(&queries).map(|(labels, queries)| labels.len() * queries).sum();
     let whole = sizes.div_ceil(queries.iter().sum::<usize>().max(1));

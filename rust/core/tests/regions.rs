@@ -21,10 +21,20 @@ fn with_regions(mut case: Case, n_regions: usize) -> Case {
     case
 }
 
+/// How much the queries of a region needed each label: the first of a query's labels counts a sixth, the next a seventh, and so on.
+fn used(needed: &[Vec<u32>], regions: &[u32], region: usize) -> BTreeMap<u32, f64> {
+    let mut used = BTreeMap::new();
+    for (needed, _) in needed.iter().zip(regions).filter(|&(_, &of)| of as usize == region) {
+        for (rank, &label) in needed.iter().enumerate() {
+            *used.entry(label).or_insert(0.0) += 1.0 / (6.0 + rank as f64);
+        }
+    }
+    used
+}
+
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// The first of a query's labels counts a sixth, the next a seventh, and so on.
     #[test]
     fn lists_are_of_what_queries_needed(seed: u64, n in 1usize..=6, m in 1usize..=80, queries in 0usize..=60, most in 1usize..=90) {
         let mut rng = Rng(seed);
@@ -36,12 +46,7 @@ proptest! {
         let got = regions::lists(n, &regions, lists, m, most, &without.iter().copied().collect::<Vec<_>>());
         prop_assert_eq!(got.labels.len(), n);
         for (region, list) in got.labels.iter().enumerate() {
-            let mut used = BTreeMap::new();
-            for (needed, _) in needed.iter().zip(&regions).filter(|&(_, &of)| of as usize == region) {
-                for (rank, &label) in needed.iter().enumerate() {
-                    *used.entry(label).or_insert(0.0) += 1.0 / (6.0 + rank as f64);
-                }
-            }
+            let mut used = used(&needed, &regions, region);
             used.retain(|label, _| !without.contains(label));
             prop_assert_eq!(list.len(), used.len().min(most));
             prop_assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
@@ -68,13 +73,8 @@ proptest! {
         let got = regions::lists(n, &regions, Lists { offsets: &offsets, labels: &labels }, m, m, &[]);
         let members: Vec<f64> = (0..n as u32).map(|r| regions.iter().filter(|&&of| of == r).count() as f64).collect();
         let uses: Vec<Vec<f64>> = got.labels.iter().enumerate().map(|(region, list)| {
-            let mut used = BTreeMap::new();
-            for (needed, _) in needed.iter().zip(&regions).filter(|&(_, &of)| of as usize == region) {
-                for (rank, &label) in needed.iter().enumerate() {
-                    *used.entry(label).or_insert(0.0) += 1.0 / (6.0 + rank as f64) / members[region];
-                }
-            }
-            list.iter().map(|label| used[label]).collect()
+            let used = used(&needed, &regions, region);
+            list.iter().map(|label| used[label] / members[region]).collect()
         }).collect();
         let end = |region: usize, at: usize| got.ends[region * regions::ENDS + at] as usize;
         let whole: f64 = uses.iter().zip(&members).map(|(used, members)| used.len() as f64 * members).sum::<f64>() / queries as f64;
