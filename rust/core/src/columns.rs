@@ -24,12 +24,13 @@ pub const BLOCK: usize = 64;
 /// Bytes of a row's sketch, of which four are the base logit; at most, for columns of other kinds.
 const BYTES: usize = 64;
 
-/// The largest entry of most tables: four make a byte.
-const NARROW: f32 = 63.0;
+/// What half bytes of most tables add, in steps: four entries make a byte, of which each is the sum of two numbers that are
+/// rounded.
+const NARROW: f32 = 62.0;
 
-/// The largest entry of all. What is above [`NARROW`] has tables of its own, whose entries make a byte together: no more
+/// The most that half bytes add. What is above [`NARROW`] has tables of its own, whose entries make a byte together: no more
 /// than one half byte in `SPREAD` squared has such a table.
-const MOST: f32 = 2047.0;
+const MOST: f32 = 2046.0;
 
 /// A half byte may add so many times what half bytes add, as a root mean square, before it gets tables of its own:
 /// coordinates in which rows differ most would else make the steps of all tables coarse.
@@ -218,58 +219,105 @@ pub struct ColumnQuery {
     wide: Vec<(usize, [u8; 16])>,
     scale: f32,
     values: Vec<f32>,
-    halves: Vec<Half>,
+    /// What each bit of the columns' bytes adds.
+    bits: [Vec<f32>; 8],
+    /// What the lower and the upper halves add at most.
+    ranges: [Vec<f32>; 2],
 }
 
-/// What the lower and the upper two bits of half a byte add, each above its least.
-type Half = [[f32; 4]; 2];
+/// Columns of which tables are made together.
+const TOGETHER: usize = 8;
 
 impl ColumnQuery {
-    /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel:
-    /// [`crate::kernels::Kernel::prepare_columns`].
+    /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel, and so without what
+    /// takes functions: [`crate::kernels::Kernel::prepare_columns`].
     #[inline(always)]
     pub(crate) fn prepare(&mut self, columns: &Columns, z: &[f32]) {
         let half_steps = columns.sketcher.half_steps();
-        self.values.clear();
-        self.values.extend(z.iter().zip(half_steps).map(|(z, half_step)| 2.0 * (z * half_step)));
-        self.values.resize(half_steps.len(), 0.0);
-        self.halves.clear();
-        let widths = columns.sketcher.layout().widths();
-        for (values, width) in self.values.chunks_exact(GROUP).zip(widths) {
-            halves(values, width, &mut self.halves);
+        let ColumnQuery { tables, wide, scale, values, bits, ranges } = self;
+        values.clear();
+        values.resize(half_steps.len(), 0.0);
+        for ((value, z), half_step) in values.iter_mut().zip(z).zip(half_steps) {
+            *value = 2.0 * (z * half_step);
         }
-        let (mut largest, mut squares) = (0.0f32, 0.0f64);
-        for half in &self.halves {
-            let range = range(half);
-            largest = largest.max(range);
-            squares += f64::from(range) * f64::from(range);
+        let n = code_bytes(columns.sketcher.layout());
+        for bits in &mut *bits {
+            bits.clear();
+            bits.resize(n.next_multiple_of(TOGETHER), 0.0);
         }
-        let usual = SPREAD * (squares / self.halves.len().max(1) as f64).sqrt();
-        let narrow = (usual as f32).min(largest).max(largest * (NARROW / MOST));
-        // Values too small to scale add nothing.
-        let scale = narrow / NARROW;
-        let (scale, inverse) = if scale > 1e-30 { (scale, 1.0 / scale) } else { (0.0, 0.0) };
-        self.scale = scale;
-        self.tables.clear();
-        self.wide.clear();
-        for (column, halves) in self.halves.chunks_exact(2).enumerate() {
-            let mut tables = [[0; 16]; 2];
-            for (at, (half, table)) in halves.iter().zip(&mut tables).enumerate() {
-                // Loops: what is made by `map` is not compiled into this.
-                let entries = entries(half, inverse);
-                for (low, entry) in table.iter_mut().zip(entries) {
-                    *low = (entry & 0x3f) as u8;
-                }
-                if range(half) > narrow {
-                    let mut table = [0; 16];
-                    for (high, entry) in table.iter_mut().zip(entries) {
-                        *high = (entry >> 6) as u8;
-                    }
-                    self.wide.push((2 * column + at, table));
+        let mut at = 0;
+        for (values, width) in values.as_chunks::<GROUP>().0.iter().zip(columns.sketcher.layout().widths()) {
+            // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
+            let bytes = width * GROUP / 8;
+            for (bit, bits) in bits.iter_mut().enumerate() {
+                let times = (1 << (bit % width)) as f32;
+                let values = &values[bit / width * bytes..][..bytes];
+                for (added, value) in bits[at..][..bytes].iter_mut().zip(values) {
+                    *added = times * value;
                 }
             }
-            self.tables.push(tables);
+            at += bytes;
         }
+        let (mut largest, mut squares) = ([0.0f32; TOGETHER], [0.0f64; TOGETHER]);
+        for (bits, ranges) in bits.as_chunks::<4>().0.iter().zip(&mut *ranges) {
+            let [a, b, c, d] = bits;
+            ranges.resize(a.len(), 0.0);
+            let parts = [a, b, c, d].map(|bits| bits.as_chunks::<TOGETHER>().0);
+            for (i, ranges) in ranges.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
+                for lane in 0..TOGETHER {
+                    let range = (parts[0][i][lane].abs() + parts[1][i][lane].abs())
+                        + (parts[2][i][lane].abs() + parts[3][i][lane].abs());
+                    ranges[lane] = range;
+                    largest[lane] = if range > largest[lane] { range } else { largest[lane] };
+                    squares[lane] += f64::from(range) * f64::from(range);
+                }
+            }
+        }
+        let (mut all, mut square) = (0.0f32, 0.0);
+        for lane in 0..TOGETHER {
+            all = all.max(largest[lane]);
+            square += squares[lane];
+        }
+        let usual = SPREAD * (square / (2 * n).max(1) as f64).sqrt();
+        let narrow = (usual as f32).min(all).max(all * (NARROW / MOST));
+        // Values too small to scale add nothing.
+        let step = narrow / NARROW;
+        let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
+        *scale = step;
+        tables.resize(n.next_multiple_of(TOGETHER), [[0; 16]; 2]);
+        wide.clear();
+        for half in 0..2 {
+            let parts: [&[[f32; TOGETHER]]; 4] =
+                std::array::from_fn(|bit| bits[4 * half + bit].as_chunks().0);
+            for (i, tables) in tables.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
+                let bits = [parts[0][i], parts[1][i], parts[2][i], parts[3][i]];
+                let lower = entries(&bits[0], &bits[1], inverse);
+                let upper = entries(&bits[2], &bits[3], inverse);
+                let (mut lows, mut words) = ([0; TOGETHER], [[0u32; 4]; TOGETHER]);
+                // Four bytes at a time: none of the sums is more than a byte.
+                for lane in 0..TOGETHER {
+                    lows[lane] =
+                        lower[0][lane] | lower[1][lane] << 8 | lower[2][lane] << 16 | lower[3][lane] << 24;
+                }
+                for lane in 0..TOGETHER {
+                    for four in 0..4 {
+                        words[lane][four] = (lows[lane] + upper[four][lane] * 0x0101_0101) & 0x3f3f_3f3f;
+                    }
+                }
+                for (table, words) in tables.iter_mut().zip(words) {
+                    table[half] = bytemuck::cast(words.map(u32::to_le));
+                }
+                let ranges = &ranges[half].as_chunks::<TOGETHER>().0[i];
+                for lane in 0..TOGETHER {
+                    if ranges[lane] > narrow {
+                        let above =
+                            |code: usize| ((lower[code % 4][lane] + upper[code / 4][lane]) >> 6) as u8;
+                        wide.push((2 * (TOGETHER * i + lane) + half, std::array::from_fn(above)));
+                    }
+                }
+            }
+        }
+        tables.truncate(n);
     }
 
     /// One pair of tables a column, two columns together: codes have whole words.
@@ -296,48 +344,17 @@ impl ColumnQuery {
     }
 }
 
-/// What half bytes add, for a group of coordinates of one width. `values` is what a step of the code adds.
+/// What two bits add, above the least of it, in whole steps: for each of their four values, of each column.
 #[inline(always)]
-fn halves(values: &[f32], width: usize, halves: &mut Vec<Half>) {
-    // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
-    let line = |value: f32| above([0.0, value, 2.0 * value, 3.0 * value]);
-    let pair = |a: f32, b: f32| above([0.0, a, b, a + b]);
-    let bytes = width * GROUP / 8;
-    for byte in 0..bytes {
-        let field = |field: usize| values[byte + bytes * field];
-        halves.extend(match width {
-            8 => [[line(field(0)), line(4.0 * field(0))], [line(16.0 * field(0)), line(64.0 * field(0))]],
-            4 => [[line(field(0)), line(4.0 * field(0))], [line(field(1)), line(4.0 * field(1))]],
-            2 => [[line(field(0)), line(field(1))], [line(field(2)), line(field(3))]],
-            _ => [
-                [pair(field(0), field(1)), pair(field(2), field(3))],
-                [pair(field(4), field(5)), pair(field(6), field(7))],
-            ],
-        });
-    }
-}
-
-/// Values above the least of them.
-#[inline(always)]
-fn above([a, b, c, d]: [f32; 4]) -> [f32; 4] {
-    let least = a.min(b).min(c.min(d));
-    [a - least, b - least, c - least, d - least]
-}
-
-/// The most that half a byte adds above its least.
-#[inline(always)]
-fn range(half: &Half) -> f32 {
-    let most = |[a, b, c, d]: [f32; 4]| a.max(b).max(c.max(d));
-    most(half[0]) + most(half[1])
-}
-
-/// What half a byte adds above its least, in whole steps.
-#[inline(always)]
-fn entries([a, b]: &Half, inverse: f32) -> [u16; 16] {
-    let mut entries = [0; 16];
-    for (entries, b) in entries.chunks_exact_mut(4).zip(b) {
-        for (entry, a) in entries.iter_mut().zip(a) {
-            *entry = round_to_u16(((a + b) * inverse).min(MOST));
+fn entries(a: &[f32; TOGETHER], b: &[f32; TOGETHER], inverse: f32) -> [[u32; TOGETHER]; 4] {
+    let mut entries = [[0; TOGETHER]; 4];
+    for lane in 0..TOGETHER {
+        let (a, b) = (a[lane], b[lane]);
+        let least = (if a < 0.0 { a } else { 0.0 }) + (if b < 0.0 { b } else { 0.0 });
+        let added = [0.0, a, b, a + b];
+        for code in 0..4 {
+            let steps = (added[code] - least) * inverse;
+            entries[code][lane] = u32::from(round_to_u16(if steps < MOST { steps } else { MOST }));
         }
     }
     entries

@@ -29,7 +29,8 @@ pub struct Index {
     /// Bytes of the observer, for those who would not wait for it.
     observer_nbytes: AtomicUsize,
     fits: AtomicU64,
-    scratches: Mutex<Vec<Scratch>>,
+    #[allow(clippy::vec_box, reason = "a loan moves no more than a pointer")]
+    scratches: Mutex<Vec<Box<Scratch>>>,
 }
 
 impl Index {
@@ -528,7 +529,7 @@ pub struct Answers<'a> {
 /// A scratch on loan from the pool of its index.
 pub struct Lease<'a> {
     index: &'a Index,
-    scratch: Option<Scratch>,
+    scratch: Option<Box<Scratch>>,
 }
 
 impl std::ops::Deref for Lease<'_> {

@@ -408,10 +408,10 @@ pub fn shorter(counts: [usize; 4], of_rows: &[f32]) -> ([usize; 4], Vec<f32>) {
 }
 
 /// Scores of rows in columns. Half a byte of code has bits of one coordinate (of the widths 8 and 4), of two or of
-/// four. What it adds above its least is rounded to steps; a step is as coarse as it takes for halves that vary by four times
-/// the root mean square to add 63 of them, and for none to add more than 2047.
+/// four. What its lower and its upper two bits add above their least is rounded to steps; a step is as coarse as it takes for
+/// halves that vary by four times the root mean square to add 62 of them, and for none to add more than 2046.
 pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
-    let mut halves: Vec<[f32; 16]> = Vec::new();
+    let mut halves: Vec<[[f32; 4]; 2]> = Vec::new();
     let value = |i: usize| 2.0 * (z.get(i).copied().unwrap_or(0.0) * columns.half_steps[i]);
     let all = widths(columns.counts);
     let mut places: Vec<(usize, usize, usize)> = Vec::new();
@@ -433,18 +433,20 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
                     let all: [f32; 4] = std::array::from_fn(added);
                     all.map(|value| value - all.iter().copied().fold(f32::INFINITY, f32::min))
                 };
-                let (lower, upper) = (part(0), part(1));
-                halves.push(std::array::from_fn(|bits| lower[bits % 4] + upper[bits / 4]));
+                halves.push([part(0), part(1)]);
                 places.push((group, byte, half));
             }
         }
     }
-    let most = |half: &[f32; 16]| half.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let ranges: Vec<f32> = halves.iter().map(most).collect();
+    let most = |part: &[f32; 4]| part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let ranges: Vec<f32> = halves.iter().map(|[lower, upper]| most(lower) + most(upper)).collect();
     let largest = ranges.iter().copied().fold(0.0, f32::max);
-    let squares: f64 = ranges.iter().map(|&range| f64::from(range).powi(2)).sum();
+    // In eight sums.
+    let squares =
+        |of: usize| ranges.iter().skip(of).step_by(8).map(|&range| f64::from(range).powi(2)).sum::<f64>();
+    let squares: f64 = (0..8).map(squares).sum();
     let usual = (4.0 * (squares / ranges.len() as f64).sqrt()) as f32;
-    let step = usual.min(largest).max(largest * (63.0 / 2047.0)) / 63.0;
+    let step = usual.min(largest).max(largest * (62.0 / 2046.0)) / 62.0;
     let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
     let score = |codes: &Vec<u8>, base: f32| {
         let mut sum = 0u32;
@@ -457,7 +459,9 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
                 2 => field(2 * upper) | field(2 * upper + 1) << 2,
                 _ => (0..4).map(|bit| field(4 * upper + bit) << bit).sum(),
             };
-            sum += (half[bits] * inverse).round_ties_even() as u32;
+            let [lower, upper] = half;
+            let steps = |value: f32| (value * inverse).round_ties_even() as u32;
+            sum += steps(lower[bits % 4]) + steps(upper[bits / 4]);
         }
         (sum as f32).mul_add(step, base)
     };
@@ -494,6 +498,9 @@ pub fn raised(bases: &[f64], zs: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
 pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
     let blocks = scores.len().div_ceil(64);
     let apart = (blocks / 8).clamp(1, 16);
+    if apart == 1 {
+        return best_places(scores, most);
+    }
     let seen = (apart / 2..blocks).step_by(apart).flat_map(|block| {
         let from = 64 * block;
         scores[from..scores.len().min(from + 64)].iter().map(|&score| (score, 0))
@@ -501,8 +508,7 @@ pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
     let seen: Vec<(f32, u32)> = seen.collect();
     let rank = (most * seen.len() / scores.len()).max(8).min(seen.len() - 1);
     let floor = top(&seen, seen.len())[rank].0;
-    let below = |score: f32| score <= floor;
-    let places: Vec<u32> = (0..scores.len() as u32).filter(|&place| !below(scores[place as usize])).collect();
+    let places: Vec<u32> = (0..scores.len() as u32).filter(|&place| scores[place as usize] > floor).collect();
     if (most / 2..=most).contains(&places.len()) {
         return (places, floor);
     }
@@ -1157,9 +1163,8 @@ impl Reference {
         let (mut in_bytes, mut in_full) = (likely.len() + self.always_include.len() + 1, 0);
         if all && part < whole {
             in_full = self.by_list(query, k, list, false).in_full;
-            let below = |score: f32| score <= least;
             let known = likely.len();
-            likely.extend((part as u32..whole as u32).filter(|&at| !below(promised[at as usize])));
+            likely.extend((part as u32..whole as u32).filter(|&at| promised[at as usize] > least));
             in_bytes += likely.len() - known + 1;
             if likely.len() > 4 * r {
                 in_bytes -= likely.len() - known;

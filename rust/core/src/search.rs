@@ -146,6 +146,8 @@ pub struct Scratch {
     shortlist: Shortlist,
     /// Those of queries that are scanned together.
     turns: Vec<Shortlist>,
+    /// Room for an answer, for callers that have none.
+    pub room: (Vec<i64>, Vec<f32>),
     /// What batches need beside.
     pub(crate) workspace: Workspace,
 }

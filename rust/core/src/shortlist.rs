@@ -6,7 +6,7 @@
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised};
 use crate::kernels::{Kernel, prefetch};
 use crate::regions::Region;
-use crate::topk::{TopK, nth};
+use crate::topk::{Few, TopK};
 
 /// Blocks scored at a time: they and their scores stay in the first-level cache.
 const BLOCKS: usize = 4;
@@ -30,7 +30,8 @@ const LEAST_RANK: usize = 8;
 pub struct Shortlist {
     tables: ColumnQuery,
     sampled: Vec<f32>,
-    keys: Vec<u32>,
+    others: Vec<usize>,
+    few: Few,
     best: TopK,
     ids: Vec<u32>,
     scores: Vec<f32>,
@@ -58,15 +59,19 @@ pub fn list_best(kernel: Kernel, columns: &Columns, m: usize, n: usize, each: &m
 /// Offer all of `m` rows by what their columns promise, to each query in its turn.
 fn offer(kernel: Kernel, view: ColumnsView<'_>, m: usize, each: &mut [Shortlist]) {
     let mut promised = NOTHING;
-    each_group(0..m.div_ceil(BLOCK), |blocks| {
-        for Shortlist { tables, best, .. } in &mut *each {
-            // Of equal scores the lowest id is best, and may come last.
-            let floor = best.floor().next_down();
-            each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, id| {
-                best.push(score, id)
-            });
-        }
-    });
+    each_group(
+        m.div_ceil(BLOCK),
+        |i| i,
+        |blocks| {
+            for Shortlist { tables, best, .. } in &mut *each {
+                // Of equal scores the lowest id is best, and may come last.
+                let floor = best.floor().next_down();
+                each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, id| {
+                    best.push(score, id)
+                });
+            }
+        },
+    );
 }
 
 impl Shortlist {
@@ -101,7 +106,9 @@ impl Shortlist {
         n: usize,
     ) -> Option<f32> {
         let Region { columns, labels, .. } = region;
-        self.gather_above(kernel, columns.view(), labels, [from, m], floor);
+        self.others.clear();
+        self.others.extend(from / BLOCK..m.div_ceil(BLOCK));
+        self.gather_others(kernel, columns.view(), labels, [from, m], floor);
         (self.ids.len() > 4 * n).then(|| self.gather_best(kernel, columns, m, n))
     }
 
@@ -111,38 +118,45 @@ impl Shortlist {
         let Region { columns, labels, .. } = region;
         self.prepare(kernel, columns, z);
         let view = columns.view();
-        let apart = (m.div_ceil(BLOCK) / GATHERED).clamp(1, SAMPLED);
-        self.sample(kernel, view, m, apart / 2, apart);
-        // Blocks in the middle promise less than the first ones: few queries list fewer than `n`.
-        let rank = (n * self.sampled.len() / m).max(LEAST_RANK).min(self.sampled.len() - 1);
-        let floor = nth(&mut self.keys, &self.sampled, rank);
-        self.ids.clear();
-        self.scores.clear();
-        if self.sampled.len() == m {
+        let blocks = m.div_ceil(BLOCK);
+        let apart = (blocks / GATHERED).clamp(1, SAMPLED);
+        let first = apart / 2;
+        self.sample(kernel, view, m, first, apart);
+        let Shortlist { sampled, others, few, ids, scores, .. } = self;
+        if apart == 1 {
             // All have been asked.
-            let promises = |score: f32| score > floor || score.is_nan() || floor.is_nan();
-            for (at, &score) in (0..).zip(&self.sampled).filter(|&(_, &score)| promises(score)) {
-                self.ids.push(at);
-                self.scores.push(score);
-            }
-        } else {
-            self.gather_above(kernel, view, labels, [0, m], floor);
+            ids.clear();
+            ids.extend(0..m as u32);
+            std::mem::swap(sampled, scores);
+            return few.leave(kernel, n, scores, ids);
         }
+        // Blocks in the middle promise less than the first ones: few queries list fewer than `n`.
+        let rank = (n * sampled.len() / m).max(LEAST_RANK).min(sampled.len() - 1);
+        let floor = few.floor(kernel, rank, sampled);
+        ids.clear();
+        scores.clear();
+        for &at in few.above(sampled, floor) {
+            let place = (first + at / BLOCK * apart) * BLOCK + at % BLOCK;
+            prefetch(labels, place);
+            ids.push(place as u32);
+            scores.push(sampled[at]);
+        }
+        others.clear();
+        for from in (0..blocks).step_by(apart) {
+            others.extend((from..blocks.min(from + apart)).filter(|&block| block != from + first));
+        }
+        self.gather_others(kernel, view, labels, [0, m], floor);
         if self.ids.len() < n / 2 {
             return self.gather_best(kernel, columns, m, n);
         }
         if self.ids.len() <= n {
             return floor;
         }
-        let Shortlist { best, ids, scores, .. } = self;
-        best.reset(n);
-        best.extend_few(scores, ids);
-        best.unordered(ids, scores);
-        self.least()
+        self.few.leave(kernel, n, &mut self.scores, &mut self.ids)
     }
 
-    /// List those of the labels `first..m`, too, whose columns promise more than a floor.
-    fn gather_above(
+    /// List those of the labels `first..m` of the other blocks, too, whose columns promise more than a floor.
+    fn gather_others(
         &mut self,
         kernel: Kernel,
         view: ColumnsView<'_>,
@@ -150,17 +164,21 @@ impl Shortlist {
         [first, m]: [usize; 2],
         floor: f32,
     ) {
-        let Shortlist { tables, scores, ids, .. } = self;
+        let Shortlist { tables, others, scores, ids, .. } = self;
         let mut promised = NOTHING;
-        each_group(first / BLOCK..m.div_ceil(BLOCK), |blocks| {
-            each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, at| {
-                if at as usize >= first {
-                    prefetch(labels, at as usize);
-                    ids.push(at);
-                    scores.push(score);
-                }
-            });
-        });
+        each_group(
+            others.len(),
+            |i| others[i],
+            |blocks| {
+                each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, at| {
+                    if at as usize >= first {
+                        prefetch(labels, at as usize);
+                        ids.push(at);
+                        scores.push(score);
+                    }
+                });
+            },
+        );
     }
 
     /// List the best `n` of the first `m` labels; returns a score that no other is above.
@@ -182,7 +200,7 @@ impl Shortlist {
         if rank >= self.sampled.len() {
             return f32::NEG_INFINITY;
         }
-        nth(&mut self.keys, &self.sampled, rank)
+        self.few.floor(kernel, rank, &mut self.sampled)
     }
 
     /// Ask some blocks of `m` rows, so many `apart`, for their scores.
@@ -206,14 +224,15 @@ impl Shortlist {
     }
 }
 
-/// Tell `scan` of all these blocks, [`BLOCKS`] at a time, of both halves in turns: the next of each come from memory meanwhile.
+/// Tell `scan` of `n` blocks, [`BLOCKS`] at a time, of both halves in turns: the next of each come from memory meanwhile.
 #[inline(always)]
-fn each_group(blocks: std::ops::Range<usize>, mut scan: impl FnMut(&[usize])) {
-    let (n, half) = (blocks.len(), blocks.len() / 2);
+fn each_group(n: usize, block: impl Fn(usize) -> usize, mut scan: impl FnMut(&[usize])) {
+    let half = n / 2;
     let place = |i: usize| if i < 2 * half { i % 2 * half + i / 2 } else { i };
     for from in (0..n).step_by(BLOCKS) {
-        let some: [usize; BLOCKS] = std::array::from_fn(|i| blocks.start + place(from + i));
-        scan(&some[..BLOCKS.min(n - from)]);
+        let to = n.min(from + BLOCKS);
+        let some: [usize; BLOCKS] = std::array::from_fn(|i| block(place(to.min(from + i + 1) - 1)));
+        scan(&some[..to - from]);
     }
 }
 

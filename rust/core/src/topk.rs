@@ -1,5 +1,7 @@
 //! Top-k: the best scores, ties to the lowest id.
 
+use crate::kernels::Kernel;
+
 /// A score as an integer that sorts like it; NaN below all.
 #[inline(always)]
 fn ordered(score: f32) -> u32 {
@@ -14,34 +16,155 @@ fn key(score: f32, id: u32) -> u64 {
     (u64::from(ordered(score)) << 32) | u64::from(!id)
 }
 
+/// Scores that are compared at once, and those of which the best stands for all until these are known to matter.
+const LANES: usize = 8;
+const RUN: usize = LANES * LANES;
+
+/// A choice among some scores, by looking at many at once again and again: no order has to be foreseen.
+#[derive(Clone, Debug, Default)]
+pub struct Few {
+    keys: Vec<i32>,
+    best: Vec<f32>,
+    groups: Vec<usize>,
+    places: Vec<usize>,
+    alike: Vec<u32>,
+}
+
+/// A score as a signed integer that sorts like it, NaN below all: of these every processor compares many at once.
+#[inline(always)]
+fn signed(score: f32) -> i32 {
+    // Adding zero turns -0.0 into 0.0.
+    let bits = (score + 0.0).to_bits() as i32;
+    let key = bits ^ ((bits >> 31) as u32 >> 1) as i32;
+    if score.is_nan() { i32::MIN } else { key }
+}
+
+/// The score that [`signed`] makes this of.
+#[inline(always)]
+fn from_signed(key: i32) -> f32 {
+    if key == i32::MIN { f32::NAN } else { f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32) }
+}
+
 /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
-pub fn nth(keys: &mut Vec<u32>, scores: &[f32], rank: usize) -> f32 {
-    // As many groups have a best that is as good as the score looked for: few others are.
-    const LANES: usize = 8;
-    keys.clear();
-    for run in scores.as_chunks::<{ LANES * LANES }>().0 {
-        let mut best = [f32::NEG_INFINITY; LANES];
-        for part in run.as_chunks::<LANES>().0 {
-            for (best, &score) in best.iter_mut().zip(part) {
-                *best = if score > *best { score } else { *best };
+/// Compiled into a kernel, and so of plain loops: [`crate::kernels::Kernel::nth`].
+#[inline(always)]
+pub(crate) fn nth(scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+    // Scores lie more evenly than integers do, but for those far away.
+    const BY_SCORES: usize = 12;
+    assert!(rank < scores.len(), "more scores than {rank}");
+    keys.resize(scores.len(), 0);
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    for (key, &score) in keys.iter_mut().zip(scores) {
+        *key = signed(score);
+        low = low.min(*key);
+        high = high.max(*key);
+    }
+    if reaching(keys, high) > rank {
+        return from_signed(high);
+    }
+    // More than `rank` reach the lower end, and no more than `rank` the upper one.
+    let mut round = 0;
+    while high.wrapping_sub(low) as u32 > 1 {
+        let between = signed(from_signed(low) / 2.0 + from_signed(high) / 2.0);
+        let middle = if round < BY_SCORES && low < between && between < high {
+            between
+        } else {
+            low.wrapping_add((high.wrapping_sub(low) as u32 / 2) as i32)
+        };
+        round += 1;
+        let n = reaching(keys, middle);
+        if n > rank {
+            low = middle;
+            if n == rank + 1 {
+                break;
+            }
+        } else {
+            high = middle;
+        }
+    }
+    let mut least = i32::MAX;
+    for &key in &*keys {
+        least = least.min(if key < low { i32::MAX } else { key });
+    }
+    from_signed(least)
+}
+
+/// How many of the keys are not below a bar.
+#[inline(always)]
+fn reaching(keys: &[i32], bar: i32) -> usize {
+    let mut n = 0;
+    for &key in keys {
+        n += i32::from(key >= bar);
+    }
+    n as usize
+}
+
+impl Few {
+    /// A score that `rank` of these exceed, and perhaps a few more: that of rank `rank` among the best ones of groups of eight.
+    /// Fills up `scores` with NaN, which counts as below all.
+    pub fn floor(&mut self, kernel: Kernel, rank: usize, scores: &mut Vec<f32>) -> f32 {
+        scores.resize(scores.len().next_multiple_of(RUN), f32::NAN);
+        let Few { keys, best, .. } = self;
+        best.resize(scores.len() / LANES, 0.0);
+        for (best, run) in best.as_chunks_mut::<LANES>().0.iter_mut().zip(scores.as_chunks::<RUN>().0) {
+            *best = [f32::NEG_INFINITY; LANES];
+            for part in run.as_chunks::<LANES>().0 {
+                for (best, &score) in best.iter_mut().zip(part) {
+                    *best = if score > *best { score } else { *best };
+                }
             }
         }
-        keys.extend(best.map(|score| !ordered(score)));
+        kernel.nth(best, rank.min(best.len() - 1), keys)
     }
-    if rank < keys.len() {
-        let floor = from_ordered(!*keys.select_nth_unstable(rank).1);
-        keys.clear();
-        for part in scores.chunks(LANES) {
-            if part.iter().fold(false, |any, &score| any | (score >= floor)) {
-                keys.extend(part.iter().filter(|&&score| score >= floor).map(|&score| !ordered(score)));
+
+    /// Where those of the scores stand that exceed a floor, of those that [`Few::floor`] looked at last.
+    pub fn above(&mut self, scores: &[f32], floor: f32) -> &[usize] {
+        let Few { best, groups, places, .. } = self;
+        groups.resize(best.len(), 0);
+        let mut n = 0;
+        for (group, &best) in best.iter().enumerate() {
+            groups[n] = group;
+            n += usize::from(best > floor);
+        }
+        places.resize(LANES * n, 0);
+        let mut above = 0;
+        for &group in &groups[..n] {
+            let first = group / LANES * RUN + group % LANES;
+            for place in (first..first + RUN).step_by(LANES) {
+                places[above] = place;
+                above += usize::from(scores[place] > floor);
             }
         }
+        &places[..above]
     }
-    if keys.len() <= rank {
-        keys.clear();
-        keys.extend(scores.iter().map(|&score| !ordered(score)));
+
+    /// Leave the best `n` of these, ties to the lowest id, in no order; returns the least score left. None is NaN. Panics if there
+    /// are fewer, or none are to be left.
+    pub fn leave(&mut self, kernel: Kernel, n: usize, scores: &mut Vec<f32>, ids: &mut Vec<u32>) -> f32 {
+        let least = kernel.nth(scores, n - 1, &mut self.keys);
+        let Few { keys, places, alike, .. } = self;
+        let bar = signed(least);
+        places.resize(keys.len(), 0);
+        let mut reached = 0;
+        for (at, &key) in keys.iter().enumerate() {
+            places[reached] = at;
+            reached += usize::from(key >= bar);
+        }
+        places.truncate(reached);
+        if reached > n {
+            alike.clear();
+            alike.extend(places.iter().filter(|&&at| keys[at] == bar).map(|&at| ids[at]));
+            let most = alike.len() - (reached - n) - 1;
+            let last = *alike.select_nth_unstable(most).1;
+            places.retain(|&at| keys[at] > bar || ids[at] <= last);
+        }
+        for (to, &at) in places.iter().enumerate() {
+            (scores[to], ids[to]) = (scores[at], ids[at]);
+        }
+        scores.truncate(n);
+        ids.truncate(n);
+        least
     }
-    from_ordered(!*keys.select_nth_unstable(rank).1)
 }
 
 #[inline(always)]

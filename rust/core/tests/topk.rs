@@ -3,8 +3,9 @@
 mod common;
 
 use common::{Rng, cases};
+use lss_core::kernels::Kernel;
 use lss_core::reference;
-use lss_core::topk::{TopK, nth};
+use lss_core::topk::{Few, TopK};
 use proptest::prelude::*;
 
 /// Scores with many ties, both zeros, infinities, subnormals and the ends of the range.
@@ -46,8 +47,11 @@ proptest! {
     ) {
         let n = scores.len();
         nans.into_iter().for_each(|at| scores[at % n] = f32::NAN);
-        let mut keys = vec![7];  // what was there before does not show
-        let got = nth(&mut keys, &scores, rank % n);
+        let mut few = Few::default();
+        let got = Kernel::scalar().nth(&mut few, &mut scores.clone(), rank % n);
+        for kernel in Kernel::available() {
+            prop_assert_eq!(kernel.nth(&mut few, &mut scores.clone(), rank % n).to_bits(), got.to_bits(), "{}", kernel.name());
+        }
         let mut sorted: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
         sorted.sort_by(|a, b| b.total_cmp(a));
         match sorted.get(rank % n) {

@@ -337,14 +337,17 @@ impl Index {
             scratch.load(query);
         }
         // Arrays are made when answers are there: arrays that are written to have to be borrowed, which takes a while.
-        let (mut labels, mut scores) = ([0; MAX_FAST_K], [0.0; MAX_FAST_K]);
-        let (labels, scores) = (&mut labels[..k], &mut scores[..k]);
+        let (mut labels, mut scores) = std::mem::take(&mut scratch.room);
+        labels.resize(k, 0);
+        scores.resize(k, 0.0);
         let index = &*self.0;
         enter(py, || {
-            index.search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, labels, scores)?;
+            index.search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, &mut labels, &mut scores)?;
             Ok(())
         })?;
-        Ok(Some((PyArray1::from_slice(py, labels), PyArray1::from_slice(py, scores))))
+        let found = (PyArray1::from_slice(py, &labels), PyArray1::from_slice(py, &scores));
+        scratch.room = (labels, scores);
+        Ok(Some(found))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the options of a search, spelled out once")]
@@ -528,5 +531,5 @@ pub fn operating_point(point: Point) -> OperatingPoint {
     }
 }
 
-/// Answers lie on the stack; larger k take the general way.
+/// Larger k take the general way, which says where there is no memory for them.
 const MAX_FAST_K: usize = 128;

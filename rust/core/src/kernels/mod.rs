@@ -98,6 +98,15 @@ macro_rules! verbs {
                 unsafe { prepare(query, columns, z) }
             }
 
+            pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+                #[target_feature(enable = $features)]
+                fn nth(scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+                    crate::topk::nth(scores, rank, keys)
+                }
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { nth(scores, rank, keys) }
+            }
+
             pub(super) fn scan_blocks(
                 self,
                 columns: ColumnsView<'_>,
@@ -437,6 +446,12 @@ impl Kernel {
     #[inline]
     pub fn prepare_columns(self, query: &mut ColumnQuery, columns: &Columns, z: &[f32]) {
         dispatch!(self, k => k.prepare_columns(query, columns, z));
+    }
+
+    /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
+    #[inline]
+    pub fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+        dispatch!(self, k => k.nth(scores, rank, keys))
     }
 
     /// `out[i]` = what the columns of block `blocks[i]` promise of its rows, but for what is the same for all rows, and

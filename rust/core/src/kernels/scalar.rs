@@ -102,6 +102,10 @@ impl Scalar {
         query.prepare(columns, z);
     }
 
+    pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+        crate::topk::nth(scores, rank, keys)
+    }
+
     pub(super) fn scan_blocks(
         self,
         columns: ColumnsView<'_>,
