@@ -30,7 +30,7 @@ const NARROW: f32 = 62.0;
 
 /// The most that half bytes add. What is above [`NARROW`] has tables of its own, whose entries make a byte together: no more
 /// than one half byte in `SPREAD` squared has such a table.
-const MOST: f32 = 2046.0;
+pub(crate) const MOST: f32 = 2046.0;
 
 /// A half byte may add so many times what half bytes add, as a root mean square, before it gets tables of its own:
 /// coordinates in which rows differ most would else make the steps of all tables coarse.
@@ -226,13 +226,21 @@ pub struct ColumnQuery {
 }
 
 /// Columns of which tables are made together.
-const TOGETHER: usize = 8;
+pub(crate) const TOGETHER: usize = 8;
+
+/// Coordinates whose codes begin in neighbouring bytes, whatever their width.
+const NEIGHBORS: usize = 4;
 
 impl ColumnQuery {
-    /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel, and so without what
-    /// takes functions: [`crate::kernels::Kernel::prepare_columns`].
+    /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel, and so of plain loops,
+    /// but for what [`tables`] does: [`crate::kernels::Kernel::prepare_columns`].
     #[inline(always)]
-    pub(crate) fn prepare(&mut self, columns: &Columns, z: &[f32]) {
+    pub(crate) fn prepare(
+        &mut self,
+        columns: &Columns,
+        z: &[f32],
+        together: impl Fn([&[f32; TOGETHER]; 4], f32) -> [[u8; 16]; TOGETHER],
+    ) {
         let half_steps = columns.sketcher.half_steps();
         let ColumnQuery { tables, wide, scale, values, bits, ranges } = self;
         values.clear();
@@ -241,79 +249,48 @@ impl ColumnQuery {
             *value = 2.0 * (z * half_step);
         }
         let n = code_bytes(columns.sketcher.layout());
-        for bits in &mut *bits {
-            bits.clear();
-            bits.resize(n.next_multiple_of(TOGETHER), 0.0);
-        }
-        let mut at = 0;
-        for (values, width) in values.as_chunks::<GROUP>().0.iter().zip(columns.sketcher.layout().widths()) {
-            // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
-            let bytes = width * GROUP / 8;
-            for (bit, bits) in bits.iter_mut().enumerate() {
-                let times = (1 << (bit % width)) as f32;
-                let values = &values[bit / width * bytes..][..bytes];
-                for (added, value) in bits[at..][..bytes].iter_mut().zip(values) {
-                    *added = times * value;
-                }
-            }
-            at += bytes;
-        }
-        let (mut largest, mut squares) = ([0.0f32; TOGETHER], [0.0f64; TOGETHER]);
+        let whole = n.next_multiple_of(TOGETHER);
+        each_bit(values, columns.sketcher.layout(), whole, bits);
+        let (mut largest, mut squares) = (0, [0.0f64; TOGETHER]);
         for (bits, ranges) in bits.as_chunks::<4>().0.iter().zip(&mut *ranges) {
+            ranges.resize(whole, 0.0);
             let [a, b, c, d] = bits;
-            ranges.resize(a.len(), 0.0);
-            let parts = [a, b, c, d].map(|bits| bits.as_chunks::<TOGETHER>().0);
-            for (i, ranges) in ranges.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
-                for lane in 0..TOGETHER {
-                    let range = (parts[0][i][lane].abs() + parts[1][i][lane].abs())
-                        + (parts[2][i][lane].abs() + parts[3][i][lane].abs());
-                    ranges[lane] = range;
-                    largest[lane] = if range > largest[lane] { range } else { largest[lane] };
-                    squares[lane] += f64::from(range) * f64::from(range);
+            for ((((range, a), b), c), d) in ranges.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *range = (a.abs() + b.abs()) + (c.abs() + d.abs());
+            }
+            // Positive floats are in the order of their bits.
+            for range in &*ranges {
+                largest = largest.max(range.to_bits());
+            }
+            for ranges in ranges.as_chunks::<TOGETHER>().0 {
+                for (sum, &range) in squares.iter_mut().zip(ranges) {
+                    *sum += f64::from(range) * f64::from(range);
                 }
             }
         }
-        let (mut all, mut square) = (0.0f32, 0.0);
-        for lane in 0..TOGETHER {
-            all = all.max(largest[lane]);
-            square += squares[lane];
-        }
-        let usual = SPREAD * (square / (2 * n).max(1) as f64).sqrt();
-        let narrow = (usual as f32).min(all).max(all * (NARROW / MOST));
+        let largest = f32::from_bits(largest);
+        let usual = SPREAD * (squares.iter().sum::<f64>() / (2 * n).max(1) as f64).sqrt();
+        let narrow = (usual as f32).min(largest).max(largest * (NARROW / MOST));
         // Values too small to scale add nothing.
         let step = narrow / NARROW;
         let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
         *scale = step;
-        tables.resize(n.next_multiple_of(TOGETHER), [[0; 16]; 2]);
+        tables.resize(whole, [[0; 16]; 2]);
         wide.clear();
-        for half in 0..2 {
-            let parts: [&[[f32; TOGETHER]]; 4] =
-                std::array::from_fn(|bit| bits[4 * half + bit].as_chunks().0);
+        for (half, (bits, ranges)) in bits.as_chunks::<4>().0.iter().zip(ranges).enumerate() {
+            let parts: [_; 4] = [&bits[0], &bits[1], &bits[2], &bits[3]];
+            let parts = parts.map(|bits| bits.as_chunks::<TOGETHER>().0);
             for (i, tables) in tables.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
-                let bits = [parts[0][i], parts[1][i], parts[2][i], parts[3][i]];
-                let lower = entries(&bits[0], &bits[1], inverse);
-                let upper = entries(&bits[2], &bits[3], inverse);
-                let (mut lows, mut words) = ([0; TOGETHER], [[0u32; 4]; TOGETHER]);
-                // Four bytes at a time: none of the sums is more than a byte.
-                for lane in 0..TOGETHER {
-                    lows[lane] =
-                        lower[0][lane] | lower[1][lane] << 8 | lower[2][lane] << 16 | lower[3][lane] << 24;
+                let made = together([&parts[0][i], &parts[1][i], &parts[2][i], &parts[3][i]], inverse);
+                for (table, made) in tables.iter_mut().zip(made) {
+                    table[half] = made;
                 }
-                for lane in 0..TOGETHER {
-                    for four in 0..4 {
-                        words[lane][four] = (lows[lane] + upper[four][lane] * 0x0101_0101) & 0x3f3f_3f3f;
-                    }
-                }
-                for (table, words) in tables.iter_mut().zip(words) {
-                    table[half] = bytemuck::cast(words.map(u32::to_le));
-                }
-                let ranges = &ranges[half].as_chunks::<TOGETHER>().0[i];
-                for lane in 0..TOGETHER {
-                    if ranges[lane] > narrow {
-                        let above =
-                            |code: usize| ((lower[code % 4][lane] + upper[code / 4][lane]) >> 6) as u8;
-                        wide.push((2 * (TOGETHER * i + lane) + half, std::array::from_fn(above)));
-                    }
+            }
+            for (at, &range) in ranges.iter().enumerate() {
+                if range > narrow {
+                    let [low, high] = [0, 2].map(|bit| in_steps(bits[bit][at], bits[bit + 1][at], inverse));
+                    let above = |code: usize| ((low[code % 4] + high[code / 4]) >> 6) as u8;
+                    wide.push((2 * at + half, std::array::from_fn(above)));
                 }
             }
         }
@@ -344,18 +321,44 @@ impl ColumnQuery {
     }
 }
 
-/// What two bits add, above the least of it, in whole steps: for each of their four values, of each column.
+/// What each bit of a row's `n` bytes of codes adds, where a step of a coordinate's code adds `values`.
 #[inline(always)]
-fn entries(a: &[f32; TOGETHER], b: &[f32; TOGETHER], inverse: f32) -> [[u32; TOGETHER]; 4] {
-    let mut entries = [[0; TOGETHER]; 4];
-    for lane in 0..TOGETHER {
-        let (a, b) = (a[lane], b[lane]);
-        let least = (if a < 0.0 { a } else { 0.0 }) + (if b < 0.0 { b } else { 0.0 });
-        let added = [0.0, a, b, a + b];
-        for code in 0..4 {
-            let steps = (added[code] - least) * inverse;
-            entries[code][lane] = u32::from(round_to_u16(if steps < MOST { steps } else { MOST }));
-        }
+fn each_bit(values: &[f32], layout: &Layout, n: usize, bits: &mut [Vec<f32>; 8]) {
+    for bits in &mut *bits {
+        bits.resize(n, 0.0);
     }
-    entries
+    let mut at = 0;
+    for (values, width) in values.as_chunks::<GROUP>().0.iter().zip(layout.widths()) {
+        // Codes are packed so that coordinate p lies in byte p mod 4w, p / 4w fields up.
+        let values = values.as_chunks::<NEIGHBORS>().0;
+        for (bit, bits) in bits.iter_mut().enumerate() {
+            let times = (1 << (bit % width)) as f32;
+            let bits = &mut bits.as_chunks_mut::<NEIGHBORS>().0[at..][..width];
+            for (bits, values) in bits.iter_mut().zip(&values[bit / width * width..][..width]) {
+                let [a, b, c, d] = *values;
+                *bits = [times * a, times * b, times * c, times * d];
+            }
+        }
+        at += width;
+    }
+}
+
+/// What the four values of two bits add above the least of it, in whole steps.
+#[inline(always)]
+fn in_steps(a: f32, b: f32, inverse: f32) -> [u32; 4] {
+    let least = (if a < 0.0 { a } else { 0.0 }) + (if b < 0.0 { b } else { 0.0 });
+    [0.0, a, b, a + b].map(|value| {
+        let steps = (value - least) * inverse;
+        u32::from(round_to_u16(if steps < MOST { steps } else { MOST }))
+    })
+}
+
+/// Of some half bytes, whose bits add so much, the tables of what they add above the least of it, in steps of which the inverse is
+/// given: the lower six bits.
+#[inline(always)]
+pub(crate) fn tables([a, b, c, d]: [&[f32; TOGETHER]; 4], inverse: f32) -> [[u8; 16]; TOGETHER] {
+    std::array::from_fn(|at| {
+        let (low, high) = (in_steps(a[at], b[at], inverse), in_steps(c[at], d[at], inverse));
+        std::array::from_fn(|code| ((low[code % 4] + high[code / 4]) & 0x3f) as u8)
+    })
 }

@@ -441,9 +441,11 @@ pub fn column_scores(columns: &Sketched, z: &[f32]) -> Vec<f32> {
     let most = |part: &[f32; 4]| part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let ranges: Vec<f32> = halves.iter().map(|[lower, upper]| most(lower) + most(upper)).collect();
     let largest = ranges.iter().copied().fold(0.0, f32::max);
-    // In eight sums.
-    let squares =
-        |of: usize| ranges.iter().skip(of).step_by(8).map(|&range| f64::from(range).powi(2)).sum::<f64>();
+    // In eight sums, of lower halves and then of upper ones.
+    let squares = |of: usize| {
+        let halves = [0, 1].map(|half| ranges.iter().skip(half + 2 * of).step_by(16));
+        halves.into_iter().flatten().map(|&range| f64::from(range).powi(2)).sum::<f64>()
+    };
     let squares: f64 = (0..8).map(squares).sum();
     let usual = (4.0 * (squares / ranges.len() as f64).sqrt()) as f32;
     let step = usual.min(largest).max(largest * (62.0 / 2046.0)) / 62.0;
@@ -492,22 +494,29 @@ pub fn raised(bases: &[f64], zs: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
     bases.iter().zip(zs).zip(values).map(raise).collect()
 }
 
-/// The places, rising, of the `most` best scores, or of half as many: all above the one of a certain rank among the scores of
-/// some blocks of 64. These are at least eight blocks if there are so many, and every sixteenth at least; the rank is that
-/// that `most` has among all, and at least 8. And a score that no other is above.
+/// The best of each eight scores: of 64, those as far from a multiple of eight. NaN is below all.
+pub fn bests(scores: &[f32]) -> Vec<f32> {
+    let best =
+        |run: &[f32], at: usize| run.iter().skip(at).step_by(8).copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.chunks(64).flat_map(|run| (0..8).map(move |at| best(run, at))).collect()
+}
+
+/// The places, rising, of the `most` best scores, or of half as many: all above the one of a certain rank among the best of each
+/// eight scores of some blocks of 64. These are every sixteenth block at least, and at least eight if there are so many more;
+/// the rank is that that `most` has among all, and at least 8. Of fewer blocks the best are known. And a score that no other is
+/// above.
 pub fn gather(scores: &[f32], most: usize) -> (Vec<u32>, f32) {
     let blocks = scores.len().div_ceil(64);
     let apart = (blocks / 8).clamp(1, 16);
     if apart == 1 {
         return best_places(scores, most);
     }
-    let seen = (apart / 2..blocks).step_by(apart).flat_map(|block| {
-        let from = 64 * block;
-        scores[from..scores.len().min(from + 64)].iter().map(|&score| (score, 0))
-    });
-    let seen: Vec<(f32, u32)> = seen.collect();
+    let seen = (apart / 2..blocks).step_by(apart);
+    let seen: Vec<f32> =
+        seen.flat_map(|block| scores.chunks(64).nth(block).unwrap_or_default()).copied().collect();
     let rank = (most * seen.len() / scores.len()).max(8).min(seen.len() - 1);
-    let floor = top(&seen, seen.len())[rank].0;
+    let bests: Vec<(f32, u32)> = bests(&seen).into_iter().map(|score| (score, 0)).collect();
+    let floor = top(&bests, bests.len())[rank.min(bests.len() - 1)].0;
     let places: Vec<u32> = (0..scores.len() as u32).filter(|&place| scores[place as usize] > floor).collect();
     if (most / 2..=most).contains(&places.len()) {
         return (places, floor);

@@ -200,7 +200,7 @@ impl Shortlist {
         if rank >= self.sampled.len() {
             return f32::NEG_INFINITY;
         }
-        self.few.floor(kernel, rank, &mut self.sampled)
+        self.few.nth(kernel, rank, &self.sampled)
     }
 
     /// Ask some blocks of `m` rows, so many `apart`, for their scores.

@@ -389,7 +389,7 @@ pub(crate) fn byte_step(values: &[f32]) -> (f32, f32) {
 }
 
 /// Beside numbers so large there are no fractions.
-const SHIFT: f32 = 12_582_912.0;
+pub(crate) const SHIFT: f32 = 12_582_912.0;
 
 /// Round half to even to an integer, for 0 <= x < 65536, in one addition: it is in the last bits.
 #[inline(always)]

@@ -100,8 +100,13 @@ fn reaching(keys: &[i32], bar: i32) -> usize {
 }
 
 impl Few {
-    /// A score that `rank` of these exceed, and perhaps a few more: that of rank `rank` among the best ones of groups of eight.
-    /// Fills up `scores` with NaN, which counts as below all.
+    /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
+    pub fn nth(&mut self, kernel: Kernel, rank: usize, scores: &[f32]) -> f32 {
+        kernel.nth(scores, rank, &mut self.keys)
+    }
+
+    /// A score that more than `rank` of these reach, and hardly more: that of rank `rank` among the best of groups of eight. Where
+    /// there are not so many groups, the least of these. Fills up `scores` with NaN, which counts as below all.
     pub fn floor(&mut self, kernel: Kernel, rank: usize, scores: &mut Vec<f32>) -> f32 {
         scores.resize(scores.len().next_multiple_of(RUN), f32::NAN);
         let Few { keys, best, .. } = self;
@@ -141,7 +146,7 @@ impl Few {
     /// Leave the best `n` of these, ties to the lowest id, in no order; returns the least score left. None is NaN. Panics if there
     /// are fewer, or none are to be left.
     pub fn leave(&mut self, kernel: Kernel, n: usize, scores: &mut Vec<f32>, ids: &mut Vec<u32>) -> f32 {
-        let least = kernel.nth(scores, n - 1, &mut self.keys);
+        let least = self.nth(kernel, n - 1, scores);
         let Few { keys, places, alike, .. } = self;
         let bar = signed(least);
         places.resize(keys.len(), 0);

@@ -47,16 +47,53 @@ proptest! {
     ) {
         let n = scores.len();
         nans.into_iter().for_each(|at| scores[at % n] = f32::NAN);
-        let mut few = Few::default();
-        let got = Kernel::scalar().nth(&mut few, &mut scores.clone(), rank % n);
+        let mut keys = vec![7];  // what was there before does not show
+        let got = Kernel::scalar().nth(&scores, rank % n, &mut keys);
         for kernel in Kernel::available() {
-            prop_assert_eq!(kernel.nth(&mut few, &mut scores.clone(), rank % n).to_bits(), got.to_bits(), "{}", kernel.name());
+            prop_assert_eq!(kernel.nth(&scores, rank % n, &mut keys).to_bits(), got.to_bits(), "{}", kernel.name());
         }
         let mut sorted: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
         sorted.sort_by(|a, b| b.total_cmp(a));
         match sorted.get(rank % n) {
             Some(&expected) => prop_assert_eq!(got, expected),
             None => prop_assert!(got.is_nan()),
+        }
+    }
+
+    #[test]
+    fn what_is_above_a_floor_is_found(
+        scores in prop::collection::vec(prop_oneof![9 => score(), 1 => Just(f32::NAN)], 1..=300),
+        rank in 0usize..300,
+    ) {
+        let (rank, mut few) = (rank % scores.len(), Few::default());
+        few.floor(Kernel::scalar(), 0, &mut vec![1.0; 500]);  // what was there before does not show
+        for kernel in Kernel::available() {
+            let mut padded = scores.clone();
+            let floor = few.floor(kernel, rank, &mut padded);
+            let mut above = few.above(&padded, floor).to_vec();
+            above.sort_unstable();
+            let expected: Vec<usize> = (0..scores.len()).filter(|&at| scores[at] > floor).collect();
+            prop_assert_eq!(&above, &expected, "{}", kernel.name());
+            let best = reference::bests(&scores);
+            let sorted = reference::top(&best.iter().map(|&score| (score, 0)).collect::<Vec<_>>(), best.len());
+            prop_assert_eq!(floor, sorted[rank.min(best.len() - 1)].0);
+        }
+    }
+
+    #[test]
+    fn the_best_are_left(scores in prop::collection::vec(score(), 1..=300), n in 0usize..300, seed: u64) {
+        let (n, mut rng, mut few) = (1 + n % scores.len(), Rng(seed), Few::default());
+        let mut ids: Vec<u32> = (0..scores.len() as u32).map(|id| id * 7).collect();
+        for i in (1..ids.len()).rev() {
+            ids.swap(i, rng.below(i + 1));
+        }
+        let all: Vec<(f32, u32)> = scores.iter().copied().zip(ids.iter().copied()).collect();
+        for kernel in Kernel::available() {
+            let (mut scores, mut ids) = (scores.clone(), ids.clone());
+            let least = few.leave(kernel, n, &mut scores, &mut ids);
+            let left: Vec<(f32, u32)> = scores.iter().copied().zip(ids).collect();
+            prop_assert_eq!(least, reference::top(&left, n)[n - 1].0);
+            prop_assert_eq!(reference::top(&left, left.len()), reference::top(&all, n), "{}", kernel.name());
         }
     }
 

@@ -9,9 +9,9 @@ use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
     each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
 };
-use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, MOST, Promised, TOGETHER};
 use crate::rows::Element;
-use crate::sketch::{GROUP, SketchQuery, SketchView};
+use crate::sketch::{GROUP, SHIFT, SketchQuery, SketchView};
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +272,56 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
             *score = tree(lanes) + layout.base(sketch) + query.offset();
         }
     }
+}
+
+/// As [`crate::columns::tables`].
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn tables(bits: [&[f32; TOGETHER]; 4], inverse: f32) -> [[u8; 16]; TOGETHER] {
+    let (zero, inverse) = (_mm256_setzero_ps(), _mm256_set1_ps(inverse));
+    let steps = |value, least| {
+        // Where this is not a number the second is taken.
+        let steps = _mm256_min_ps(_mm256_mul_ps(_mm256_sub_ps(value, least), inverse), _mm256_set1_ps(MOST));
+        let rounded = _mm256_castps_si256(_mm256_add_ps(steps, _mm256_set1_ps(SHIFT)));
+        _mm256_and_si256(rounded, _mm256_set1_epi32(0xff))
+    };
+    // SAFETY: eight floats are read from arrays of eight.
+    let load = |values: &[f32; TOGETHER]| unsafe { _mm256_loadu_ps(values.as_ptr()) };
+    let [a, b, c, d] = [load(bits[0]), load(bits[1]), load(bits[2]), load(bits[3])];
+    let four = |a, b| {
+        let least = _mm256_add_ps(_mm256_min_ps(a, zero), _mm256_min_ps(b, zero));
+        [steps(zero, least), steps(a, least), steps(b, least), steps(_mm256_add_ps(a, b), least)]
+    };
+    // Four bytes at a time: none of the sums is more than a byte.
+    let [none, first, second, both] = four(a, b);
+    let low = _mm256_or_si256(
+        _mm256_or_si256(none, _mm256_slli_epi32::<8>(first)),
+        _mm256_or_si256(_mm256_slli_epi32::<16>(second), _mm256_slli_epi32::<24>(both)),
+    );
+    let word = |high| {
+        let high = _mm256_or_si256(high, _mm256_slli_epi32::<8>(high));
+        let high = _mm256_or_si256(high, _mm256_slli_epi32::<16>(high));
+        _mm256_and_si256(_mm256_add_epi8(low, high), _mm256_set1_epi8(0x3f))
+    };
+    let [none, first, second, both] = four(c, d);
+    let (none, first, second, both) = (word(none), word(first), word(second), word(both));
+    let pairs = [
+        [_mm256_unpacklo_epi32(none, first), _mm256_unpacklo_epi32(second, both)],
+        [_mm256_unpackhi_epi32(none, first), _mm256_unpackhi_epi32(second, both)],
+    ];
+    let mut tables = [[0; 16]; TOGETHER];
+    for (i, [low, high]) in pairs.into_iter().enumerate() {
+        let two = [_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high)];
+        for (j, two) in two.into_iter().enumerate() {
+            let at = 2 * i + j;
+            // SAFETY: sixteen bytes are written to each of two arrays of sixteen, the last of which is the eighth.
+            unsafe {
+                _mm_storeu_si128(tables[at].as_mut_ptr().cast(), _mm256_castsi256_si128(two));
+                _mm_storeu_si128(tables[at + 4].as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(two));
+            }
+        }
+    }
+    tables
 }
 
 #[inline]

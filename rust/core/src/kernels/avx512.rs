@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::avx2::{four_totals, sketch_each_with, tree};
+use super::avx2::{four_totals, sketch_each_with, tables, tree};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
     each_step, prefetch_range, two_columns,

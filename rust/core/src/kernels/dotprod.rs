@@ -5,7 +5,7 @@ use std::arch::asm;
 
 use super::neon::{dot, dot_bytes_with, dot_folded, scan_blocks, sketch_each_with};
 use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, prefetch_range};
-use crate::columns::{ColumnQuery, ColumnsView, Promised};
+use crate::columns::{ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
 

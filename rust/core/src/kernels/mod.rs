@@ -11,7 +11,7 @@
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sketch_each` and `scan_blocks` of
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -92,7 +92,7 @@ macro_rules! verbs {
             ) {
                 #[target_feature(enable = $features)]
                 fn prepare(query: &mut ColumnQuery, columns: &crate::columns::Columns, z: &[f32]) {
-                    query.prepare(columns, z);
+                    query.prepare(columns, z, |bits, inverse| tables(bits, inverse));
                 }
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { prepare(query, columns, z) }

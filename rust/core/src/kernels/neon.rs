@@ -10,7 +10,7 @@ use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
     each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
 };
-use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
+use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};
 

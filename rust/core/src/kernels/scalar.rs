@@ -3,7 +3,7 @@
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
 use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
-use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place};
+use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place, tables};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
@@ -99,7 +99,7 @@ impl Scalar {
     }
 
     pub(super) fn prepare_columns(self, query: &mut ColumnQuery, columns: &Columns, z: &[f32]) {
-        query.prepare(columns, z);
+        query.prepare(columns, z, tables);
     }
 
     pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
