@@ -29,6 +29,7 @@ pub mod rows;
 pub mod search;
 pub mod shortlist;
 pub mod sketch;
+mod sums;
 pub mod tables;
 pub mod teacher;
 pub mod threads;

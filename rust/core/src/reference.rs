@@ -1116,15 +1116,10 @@ impl Reference {
             }
             let logits: Vec<(f32, u32)> =
                 likely[..n].iter().map(|&(_, id)| (self.logit(query, id), id)).collect();
-            let (mut sum, mut squares) = (0.0f32, 0.0f32);
-            for (&(estimate, _), &(logit, _)) in likely.iter().zip(&logits) {
-                sum += logit - estimate;
-            }
-            let shift = sum / n as f32;
-            for (&(estimate, _), &(logit, _)) in likely.iter().zip(&logits) {
-                squares += (logit - estimate - shift) * (logit - estimate - shift);
-            }
-            let error = (squares / n as f32).sqrt();
+            let pairs = || likely.iter().zip(&logits).map(|(&(estimate, _), &(logit, _))| logit - estimate);
+            let shift = eight_sums(pairs()) / n as f32;
+            let error =
+                (eight_sums(pairs().map(|error| (error - shift) * (error - shift))) / n as f32).sqrt();
             let best = top(&logits, k);
             if best.len() == k && likely[n].0 + shift + 3.5 * error < best[k - 1].0 {
                 break;
@@ -1140,7 +1135,7 @@ impl Reference {
         };
         let z = project(map, query);
         let weighted: Vec<f32> = z.iter().zip(weights).map(|(z, weight)| z * weight).collect();
-        let own: f32 = weighted.iter().map(|value| value * value).sum();
+        let own = eight_sums(weighted.iter().map(|value| value * value));
         // Both in bytes.
         let (step, bytes) = in_bytes(&weighted);
         let along = |center: &[f32]| {
@@ -1383,6 +1378,15 @@ fn spread(values: &[f64]) -> (f64, f64) {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
     (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt())
+}
+
+/// The sum of some values: of every eighth, and then of these eight.
+fn eight_sums(values: impl Iterator<Item = f32>) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (at, value) in values.enumerate() {
+        sums[at % 8] += value;
+    }
+    sums.iter().sum()
 }
 
 /// Estimates and ids.

@@ -20,6 +20,7 @@ use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Buffer, Matrix, padded};
 use crate::rows::Rows;
 use crate::sketch::{GROUP, Layout, Sketcher};
+use crate::sums::sum;
 use rayon::prelude::*;
 
 /// Bytes of a label's sketch in the columns of a region, of which four are the base logit.
@@ -141,7 +142,7 @@ impl Centers {
         let Place { weighted, bytes, scores } = place;
         weighted.clear();
         weighted.extend(z.iter().zip(&self.weights[..]).map(|(z, weight)| z * weight));
-        let own: f32 = weighted.iter().map(|value| value * value).sum();
+        let own = sum(weighted, weighted, |a, b| a * b);
         let step = round_to_bytes(weighted, self.matrix.stride(), bytes);
         scores.resize(self.len(), 0.0);
         kernel.dot_bytes(&self.bytes, self.matrix.stride(), bytes, scores);

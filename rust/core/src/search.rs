@@ -19,6 +19,7 @@ use crate::regions::{Nearest, Place, Region, Regions};
 use crate::rows::Rows;
 use crate::shortlist::{Shortlist, list_best};
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
+use crate::sums::sum;
 use crate::topk::TopK;
 use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
@@ -1119,10 +1120,13 @@ const SURE: f32 = 3.5;
 
 /// What logits are above estimates on average, and their deviation from that.
 fn spread(logits: &[f32], estimates: &[f32]) -> (f32, f32) {
-    let errors = || logits.iter().zip(estimates).map(|(logit, estimate)| logit - estimate);
     let n = estimates.len().max(1) as f32;
-    let shift = errors().sum::<f32>() / n;
-    (shift, (errors().map(|error| (error - shift) * (error - shift)).sum::<f32>() / n).sqrt())
+    let shift = sum(logits, estimates, |logit, estimate| logit - estimate) / n;
+    let square = |logit, estimate| {
+        let error: f32 = logit - estimate - shift;
+        error * error
+    };
+    (shift, (sum(logits, estimates, square) / n).sqrt())
 }
 
 /// The best score and the k-th; -inf if there are none.
