@@ -171,7 +171,7 @@ impl Shortlist {
             |i| others[i],
             |blocks| {
                 each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, at| {
-                    if at as usize >= first {
+                    if at as usize >= first && !score.is_nan() {
                         prefetch(labels, at as usize);
                         ids.push(at);
                         scores.push(score);

@@ -143,8 +143,8 @@ impl Few {
         &places[..above]
     }
 
-    /// Leave the best `n` of these, ties to the lowest id, in no order; returns the least score left. None is NaN. Panics if there
-    /// are fewer, or none are to be left.
+    /// Leave the best `n` of these, ties to the lowest id, in no order; returns the least score left. NaN counts as below all.
+    /// Panics if there are fewer, or none are to be left.
     pub fn leave(&mut self, kernel: Kernel, n: usize, scores: &mut Vec<f32>, ids: &mut Vec<u32>) -> f32 {
         let least = self.nth(kernel, n - 1, scores);
         let Few { keys, places, alike, .. } = self;
