@@ -233,7 +233,7 @@ const NEIGHBORS: usize = 4;
 
 impl ColumnQuery {
     /// Make tables for a query with coordinates `z`; missing ones count as zero. Compiled into a kernel, and so of plain loops,
-    /// but for what [`tables`] does: [`crate::kernels::Kernel::prepare_columns`].
+    /// with the kernel's own way to do what [`tables`] does: [`crate::kernels::Kernel::prepare_columns`].
     #[inline(always)]
     pub(crate) fn prepare(
         &mut self,
@@ -260,7 +260,7 @@ impl ColumnQuery {
             }
             // Positive floats are in the order of their bits.
             for range in &*ranges {
-                largest = largest.max(range.to_bits());
+                largest = largest.max(if range.is_nan() { 0 } else { range.to_bits() });
             }
             for ranges in ranges.as_chunks::<TOGETHER>().0 {
                 for (sum, &range) in squares.iter_mut().zip(ranges) {
@@ -325,6 +325,8 @@ impl ColumnQuery {
 #[inline(always)]
 fn each_bit(values: &[f32], layout: &Layout, n: usize, bits: &mut [Vec<f32>; 8]) {
     for bits in &mut *bits {
+        // Columns may be fewer than those of the last query: nothing of it is left beyond them.
+        bits.clear();
         bits.resize(n, 0.0);
     }
     let mut at = 0;

@@ -112,8 +112,9 @@ impl Shortlist {
         (self.ids.len() > 4 * n).then(|| self.gather_best(kernel, columns, m, n))
     }
 
-    /// List the best `n` of the first `m` labels of a region, by their places there, or half as many: those above a score that
-    /// a few more of some blocks reach. Returns a score that no other is above.
+    /// List the best `n` of the first `m` labels of a region, by their places there, where there are more, and some are asked for. Of
+    /// many blocks it may be half as many: those above a score that a few more of some blocks reach. Returns a score that no
+    /// other is above.
     pub fn gather(&mut self, kernel: Kernel, region: &Region, z: &[f32], m: usize, n: usize) -> f32 {
         let Region { columns, labels, .. } = region;
         self.prepare(kernel, columns, z);
@@ -171,7 +172,7 @@ impl Shortlist {
             |i| others[i],
             |blocks| {
                 each_above(kernel, view, tables, blocks, m, floor, &mut promised, |score, at| {
-                    if at as usize >= first && !score.is_nan() {
+                    if at as usize >= first && score > floor {
                         prefetch(labels, at as usize);
                         ids.push(at);
                         scores.push(score);

@@ -16,7 +16,8 @@ fn key(score: f32, id: u32) -> u64 {
     (u64::from(ordered(score)) << 32) | u64::from(!id)
 }
 
-/// Scores that are compared at once, and those of which the best stands for all until these are known to matter.
+/// Scores that are compared at once. Of a run of as many times as many, those that are compared one after the other make a group,
+/// whose best stands for all until these are known to matter.
 const LANES: usize = 8;
 const RUN: usize = LANES * LANES;
 

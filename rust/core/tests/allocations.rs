@@ -103,16 +103,19 @@ fn a_warm_search_allocates_nothing() {
         built.index.set_operating_point(point).unwrap();
         let judged = point.judge.is_some();
         let one = |index: &Index, effort: Effort, step: Step| {
-            let (mut labels, mut scores) = ([0; K], [0.0; K]);
             let n = when_warm(|| {
                 for query in &built.queries {
                     // As the binding does for one query of Python's.
                     let mut scratch = index.scratch();
                     scratch.load(query);
                     index.check_queries(query).unwrap();
+                    let (mut labels, mut scores) = std::mem::take(&mut scratch.room);
+                    labels.resize(K, 0);
+                    scores.resize(K, 0.0);
                     let work = index
                         .search_one(&mut scratch, OnShort::Pad, effort, &mut labels, &mut scores)
                         .unwrap();
+                    scratch.room = (labels, scores);
                     assert_eq!(work.step, step, "the way that is to be counted");
                 }
             });

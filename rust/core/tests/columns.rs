@@ -78,11 +78,11 @@ proptest! {
         }
         let expected = reference::column_scores(&Sketched::of_columns(&columns, m), &z);
         let mut query = ColumnQuery::default();
-        Kernel::active().prepare_columns(&mut query, &columns, &[1.0, -5.0]);  // what was there before does not show
-        Kernel::active().prepare_columns(&mut query, &columns, &z);
         let n = m.div_ceil(BLOCK);
         let blocks: Vec<usize> = (0..rng.below(2 * n + 2)).map(|_| rng.below(n)).collect();
         for kernel in Kernel::available() {
+            kernel.prepare_columns(&mut query, &columns, &[1.0, -5.0]);  // what was there before does not show
+            kernel.prepare_columns(&mut query, &columns, &z);
             let mut promised = vec![Promised { scores: [f32::NAN; BLOCK], above: 0xf0f0 }; blocks.len()];
             kernel.scan_blocks(columns.view(), &query, &blocks, floor, &mut promised);
             for (&block, promised) in blocks.iter().zip(&promised) {
@@ -119,7 +119,7 @@ proptest! {
         let shift = apart.iter().sum::<f64>() / m as f64;
         let (step, halves) = (f64::from(query.scale()), 2.0 * columns.view().n as f64);
         for apart in &apart {
-            // A step a half byte, and the mean's as much.
+            // A step a half byte, and the mean's as much, if all err alike.
             prop_assert!((apart - shift).abs() <= 2.0 * halves * step + 1e-3, "{} of {step}", apart - shift);
         }
         let error = apart.iter().map(|apart| (apart - shift).powi(2)).sum::<f64>() / m as f64;
@@ -175,9 +175,9 @@ fn the_largest_sums_are_exact() {
                 let mut z = vec![sign; columns.sketcher().half_steps().len()];
                 z.iter_mut().take(outliers).for_each(|z| *z *= 16.0);
                 let mut query = ColumnQuery::default();
-                Kernel::active().prepare_columns(&mut query, &columns, &z);
                 let expected = reference::column_scores(&Sketched::of_columns(&columns, 64), &z);
                 for kernel in Kernel::available() {
+                    kernel.prepare_columns(&mut query, &columns, &z);
                     let mut promised = [Promised::NOTHING];
                     kernel.scan_blocks(columns.view(), &query, &[0], f32::NAN, &mut promised);
                     assert_eq!(
@@ -189,6 +189,28 @@ fn the_largest_sums_are_exact() {
                 }
             }
         }
+    }
+}
+
+/// What a query was prepared for before does not show, also where there are fewer columns, and not whole eights of them.
+#[test]
+fn fewer_columns_after_more() {
+    let build = |variances: &[f32]| {
+        let sketcher = Sketcher::new(variances, 128).unwrap();
+        let sketches = Sketches::new(*sketcher.layout(), Block::copy_of(&[0; 64 * 128]), 64).unwrap();
+        Columns::build(&sketcher, &sketches).unwrap()
+    };
+    let (many, few) = (build(&[1.0; 300]), build(&[[1.0; 32], [0.0; 32]].concat()));
+    assert!(few.view().n < many.view().n && few.view().n % 8 == 4, "{}", few.view().n);
+    let z = Rng(3).vector(64, Rng::normal);
+    let expected = reference::column_scores(&Sketched::of_columns(&few, 64), &z);
+    for kernel in Kernel::available() {
+        let mut query = ColumnQuery::default();
+        kernel.prepare_columns(&mut query, &many, &[1e3; 300]);
+        kernel.prepare_columns(&mut query, &few, &z);
+        let mut promised = [Promised::NOTHING];
+        kernel.scan_blocks(few.view(), &query, &[0], f32::NAN, &mut promised);
+        assert_eq!(promised[0].scores[..], expected[..], "{}", kernel.name());
     }
 }
 

@@ -192,6 +192,16 @@ fn long_streams() {
     }
 }
 
+#[test]
+fn what_is_not_a_number_is_left_last() {
+    for kernel in Kernel::available() {
+        let (mut scores, mut ids) = (vec![f32::NAN, 1.0, -f32::NAN, 0.5], vec![5, 9, 3, 7]);
+        assert!(Few::default().leave(kernel, 3, &mut scores, &mut ids).is_nan());
+        ids.sort_unstable();
+        assert_eq!(ids, [3, 7, 9], "of two that are none the lowest id");
+    }
+}
+
 /// Sums that overflow can end as NaN, of either sign, by the CPU. It is no score to be found by.
 #[test]
 fn what_is_not_a_number_counts_as_below_everything() {

@@ -292,7 +292,7 @@ pub(super) fn tables(bits: [&[f32; TOGETHER]; 4], inverse: f32) -> [[u8; 16]; TO
         let least = _mm256_add_ps(_mm256_min_ps(a, zero), _mm256_min_ps(b, zero));
         [steps(zero, least), steps(a, least), steps(b, least), steps(_mm256_add_ps(a, b), least)]
     };
-    // Four bytes at a time: none of the sums is more than a byte.
+    // Four bytes at a time; of larger sums the lower six bits are kept.
     let [none, first, second, both] = four(a, b);
     let low = _mm256_or_si256(
         _mm256_or_si256(none, _mm256_slli_epi32::<8>(first)),
