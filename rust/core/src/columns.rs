@@ -17,6 +17,7 @@ use crate::sketch::{
     GROUP, Layout, SketchView, Sketcher, Sketches, WIDTHS, encode_one, level, pack, round_to_u16,
     unpack_group,
 };
+use crate::sums::largest;
 
 /// Rows of a block: as many as the widest vectors have bytes.
 pub const BLOCK: usize = 64;
@@ -251,26 +252,22 @@ impl ColumnQuery {
         let n = code_bytes(columns.sketcher.layout());
         let whole = n.next_multiple_of(TOGETHER);
         each_bit(values, columns.sketcher.layout(), whole, bits);
-        let (mut largest, mut squares) = (0, [0.0f64; TOGETHER]);
+        let (mut most, mut squares) = (0.0f32, [0.0f64; TOGETHER]);
         for (bits, ranges) in bits.as_chunks::<4>().0.iter().zip(&mut *ranges) {
             ranges.resize(whole, 0.0);
             let [a, b, c, d] = bits;
             for ((((range, a), b), c), d) in ranges.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                 *range = (a.abs() + b.abs()) + (c.abs() + d.abs());
             }
-            // Positive floats are in the order of their bits.
-            for range in &*ranges {
-                largest = largest.max(if range.is_nan() { 0 } else { range.to_bits() });
-            }
+            most = most.max(largest(ranges));
             for ranges in ranges.as_chunks::<TOGETHER>().0 {
                 for (sum, &range) in squares.iter_mut().zip(ranges) {
                     *sum += f64::from(range) * f64::from(range);
                 }
             }
         }
-        let largest = f32::from_bits(largest);
         let usual = SPREAD * (squares.iter().sum::<f64>() / (2 * n).max(1) as f64).sqrt();
-        let narrow = (usual as f32).min(largest).max(largest * (NARROW / MOST));
+        let narrow = (usual as f32).min(most).max(most * (NARROW / MOST));
         // Values too small to scale add nothing.
         let step = narrow / NARROW;
         let (step, inverse) = if step > 1e-30 { (step, 1.0 / step) } else { (0.0, 0.0) };
@@ -278,8 +275,7 @@ impl ColumnQuery {
         tables.resize(whole, [[0; 16]; 2]);
         wide.clear();
         for (half, (bits, ranges)) in bits.as_chunks::<4>().0.iter().zip(ranges).enumerate() {
-            let parts: [_; 4] = [&bits[0], &bits[1], &bits[2], &bits[3]];
-            let parts = parts.map(|bits| bits.as_chunks::<TOGETHER>().0);
+            let parts = bits.each_ref().map(|bits| bits.as_chunks::<TOGETHER>().0);
             for (i, tables) in tables.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
                 let made = together([&parts[0][i], &parts[1][i], &parts[2][i], &parts[3][i]], inverse);
                 for (table, made) in tables.iter_mut().zip(made) {

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Kernel, MOST_BYTES, prefetch};
 use crate::memory::{Block, Buffer, Matrix, padded};
 use crate::sketch::{LARGEST_BYTE, byte_step, round_to_byte};
+use crate::sums::largest;
 use crate::threads;
 use rayon::prelude::*;
 
@@ -180,7 +181,7 @@ impl Projection {
                 values.iter().zip(&center[..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             *offset = (f64::from(given) + of_mean) as f32;
             values.iter_mut().zip(&weights[..]).for_each(|(value, weight)| *value /= weight);
-            *scale = values.iter().fold(0.0f32, |a, b| a.max(b.abs())) / LARGEST_BYTE;
+            *scale = largest(values) / LARGEST_BYTE;
             if *scale > 0.0 {
                 for (byte, value) in bytes.iter_mut().zip(values) {
                     *byte = round_to_byte(*value / *scale);

@@ -231,9 +231,10 @@ fn each_group(n: usize, block: impl Fn(usize) -> usize, mut scan: impl FnMut(&[u
     let half = n / 2;
     let place = |i: usize| if i < 2 * half { i % 2 * half + i / 2 } else { i };
     for from in (0..n).step_by(BLOCKS) {
-        let to = n.min(from + BLOCKS);
-        let some: [usize; BLOCKS] = std::array::from_fn(|i| block(place(to.min(from + i + 1) - 1)));
-        scan(&some[..to - from]);
+        let mut some = [0; BLOCKS];
+        let some = &mut some[..BLOCKS.min(n - from)];
+        some.iter_mut().zip(from..).for_each(|(some, i)| *some = block(place(i)));
+        scan(some);
     }
 }
 

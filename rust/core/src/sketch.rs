@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::memory::{Block, Buffer};
+use crate::sums::largest;
 
 /// Coordinates that share a width.
 pub const GROUP: usize = 32;
@@ -384,10 +385,7 @@ pub(crate) const LARGEST_BYTE: f32 = 127.0;
 /// The step of which the largest of the values has [`LARGEST_BYTE`], and its inverse. Values too small to scale contribute
 /// nothing: both are zero then.
 pub(crate) fn byte_step(values: &[f32]) -> (f32, f32) {
-    // Floats without their sign are in the order of their bits, which are compared side by side; NaN is none.
-    let size = |value: &f32| if value.is_nan() { 0 } else { value.abs().to_bits() as i32 };
-    let largest = values.iter().fold(0, |largest, value| largest.max(size(value)));
-    let largest = f32::from_bits(largest as u32);
+    let largest = largest(values);
     if largest > 1e-30 { (largest / LARGEST_BYTE, LARGEST_BYTE / largest) } else { (0.0, 0.0) }
 }
 

@@ -1,4 +1,4 @@
-//! Sums of floats, eight side by side: one after the other each would wait for the one before.
+//! Sums of floats, and the largest of them, side by side: one after the other each would wait for the one before.
 
 /// Partial sums.
 const LANES: usize = 8;
@@ -18,4 +18,15 @@ pub(crate) fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
         *sum += term(a, b);
     }
     sums.iter().sum()
+}
+
+/// The largest of the values without their signs; NaN is none, and of none it is zero.
+#[inline(always)]
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    // Floats without their sign are in the order of their bits, which vectors compare.
+    let mut largest = 0;
+    for value in values {
+        largest = largest.max(if value.is_nan() { 0 } else { value.abs().to_bits() as i32 });
+    }
+    f32::from_bits(largest as u32)
 }

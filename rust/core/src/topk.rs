@@ -10,6 +10,18 @@ fn ordered(score: f32) -> u32 {
     bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000)
 }
 
+/// The same as a signed integer: of these every processor compares many at once.
+#[inline(always)]
+fn signed(score: f32) -> i32 {
+    (ordered(score) ^ 0x8000_0000) as i32
+}
+
+/// The score that [`signed`] makes this of.
+#[inline(always)]
+fn from_signed(key: i32) -> f32 {
+    from_ordered(key as u32 ^ 0x8000_0000)
+}
+
 /// A score and an id as one integer that sorts like (score, lower id first).
 #[inline(always)]
 fn key(score: f32, id: u32) -> u64 {
@@ -29,21 +41,6 @@ pub struct Few {
     groups: Vec<usize>,
     places: Vec<usize>,
     alike: Vec<u32>,
-}
-
-/// A score as a signed integer that sorts like it, NaN below all: of these every processor compares many at once.
-#[inline(always)]
-fn signed(score: f32) -> i32 {
-    // Adding zero turns -0.0 into 0.0.
-    let bits = (score + 0.0).to_bits() as i32;
-    let key = bits ^ ((bits >> 31) as u32 >> 1) as i32;
-    if score.is_nan() { i32::MIN } else { key }
-}
-
-/// The score that [`signed`] makes this of.
-#[inline(always)]
-fn from_signed(key: i32) -> f32 {
-    if key == i32::MIN { f32::NAN } else { f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32) }
 }
 
 /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
@@ -100,6 +97,18 @@ fn reaching(keys: &[i32], bar: i32) -> usize {
     n as usize
 }
 
+/// List where values are of which that is so, rising. Without a branch.
+#[inline(always)]
+fn list_where<T: Copy>(values: &[T], is: impl Fn(T) -> bool, places: &mut Vec<usize>) {
+    places.resize(values.len(), 0);
+    let mut n = 0;
+    for (at, &value) in values.iter().enumerate() {
+        places[n] = at;
+        n += usize::from(is(value));
+    }
+    places.truncate(n);
+}
+
 impl Few {
     /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
     pub fn nth(&mut self, kernel: Kernel, rank: usize, scores: &[f32]) -> f32 {
@@ -126,15 +135,10 @@ impl Few {
     /// Where those of the scores stand that exceed a floor, of those that [`Few::floor`] looked at last.
     pub fn above(&mut self, scores: &[f32], floor: f32) -> &[usize] {
         let Few { best, groups, places, .. } = self;
-        groups.resize(best.len(), 0);
-        let mut n = 0;
-        for (group, &best) in best.iter().enumerate() {
-            groups[n] = group;
-            n += usize::from(best > floor);
-        }
-        places.resize(LANES * n, 0);
+        list_where(best, |best| best > floor, groups);
+        places.resize(LANES * groups.len(), 0);
         let mut above = 0;
-        for &group in &groups[..n] {
+        for &group in &*groups {
             let first = group / LANES * RUN + group % LANES;
             for place in (first..first + RUN).step_by(LANES) {
                 places[above] = place;
@@ -150,17 +154,11 @@ impl Few {
         let least = self.nth(kernel, n - 1, scores);
         let Few { keys, places, alike, .. } = self;
         let bar = signed(least);
-        places.resize(keys.len(), 0);
-        let mut reached = 0;
-        for (at, &key) in keys.iter().enumerate() {
-            places[reached] = at;
-            reached += usize::from(key >= bar);
-        }
-        places.truncate(reached);
-        if reached > n {
+        list_where(keys, |key| key >= bar, places);
+        if places.len() > n {
             alike.clear();
             alike.extend(places.iter().filter(|&&at| keys[at] == bar).map(|&at| ids[at]));
-            let most = alike.len() - (reached - n) - 1;
+            let most = alike.len() - (places.len() - n) - 1;
             let last = *alike.select_nth_unstable(most).1;
             places.retain(|&at| keys[at] > bar || ids[at] <= last);
         }

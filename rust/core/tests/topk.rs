@@ -84,9 +84,7 @@ proptest! {
     fn the_best_are_left(scores in prop::collection::vec(score(), 1..=300), n in 0usize..300, seed: u64) {
         let (n, mut rng, mut few) = (1 + n % scores.len(), Rng(seed), Few::default());
         let mut ids: Vec<u32> = (0..scores.len() as u32).map(|id| id * 7).collect();
-        for i in (1..ids.len()).rev() {
-            ids.swap(i, rng.below(i + 1));
-        }
+        rng.shuffle(&mut ids);
         let all: Vec<(f32, u32)> = scores.iter().copied().zip(ids.iter().copied()).collect();
         for kernel in Kernel::available() {
             let (mut scores, mut ids) = (scores.clone(), ids.clone());
@@ -107,9 +105,7 @@ proptest! {
         let in_order: Vec<(f32, u32)> = scores.iter().zip(first..).map(|(&score, id)| (score, id)).collect();
         let mut shuffled = in_order.clone();
         let mut rng = Rng(seed);
-        for i in (1..shuffled.len()).rev() {
-            shuffled.swap(i, rng.below(i + 1));
-        }
+        rng.shuffle(&mut shuffled);
         let expected = expected(&in_order, k);
 
         // One selector for all, so that it must forget.
