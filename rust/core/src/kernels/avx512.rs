@@ -34,7 +34,7 @@ verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
+pub(super) fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [_mm512_setzero_ps(); 2];
     each_step(row, query, |row, query| step(&mut sums, row, query));
     total(sums)
@@ -42,7 +42,10 @@ fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Folded]) -> [[f32; FOLD]; ROWS] {
+pub(super) fn dot_folded<T: Element, const ROWS: usize>(
+    rows: [&[T]; ROWS],
+    queries: &[Folded],
+) -> [[f32; FOLD]; ROWS] {
     let mut sums = [[[_mm512_setzero_ps(); 2]; FOLD]; ROWS];
     each_folded(rows, queries, |rows, queries| {
         for i in 0..2 {
@@ -138,7 +141,7 @@ unsafe fn load16<T: Element>(from: *const T) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn dot_bytes_each<'a>(
+pub(super) fn dot_bytes_each<'a>(
     fours: usize,
     rows: impl Fn(usize) -> [&'a [i8]; ROWS_OF_BYTES],
     query: &[i8],
@@ -185,7 +188,7 @@ fn dot_bytes_each<'a>(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn sketch_each(
+pub(super) fn sketch_each(
     sketches: SketchView<'_>,
     query: &SketchQuery,
     id: impl Fn(usize) -> Option<u32>,
@@ -197,72 +200,82 @@ fn sketch_each(
     unsafe { sketch_each_with(sketches, query, id, out, (_mm256_setzero_si256(), add, total), (add, total)) }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn scan_blocks(
-    columns: ColumnsView<'_>,
-    query: &ColumnQuery,
-    blocks: &[usize],
-    floor: f32,
-    out: &mut [Promised],
-) {
-    let low4 = _mm512_set1_epi8(0x0f);
-    let low8 = _mm512_set1_epi16(0xff);
-    let (scale, floor) = (_mm512_set1_ps(query.scale()), _mm512_set1_ps(floor));
-    let table = |table: &[u8; 16]| {
-        // SAFETY: sixteen bytes are read from an array of sixteen.
-        _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
-    };
-    let load = |column: &[u8; BLOCK]| {
-        // SAFETY: a column has 64 bytes.
-        unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
-    };
-    let upper_half = |codes| _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low4);
-    let looked_up = |column: &[u8; BLOCK], [lower, upper]: [__m512i; 2]| {
-        let codes = load(column);
-        _mm512_add_epi8(
-            _mm512_shuffle_epi8(lower, _mm512_and_si512(codes, low4)),
-            _mm512_shuffle_epi8(upper, upper_half(codes)),
-        )
-    };
-    each_pair(columns, blocks, out, |pair, out| {
-        // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
-        let mut sums = [[_mm512_setzero_si512(); 2]; 2];
-        for (columns, [[a, b], [c, d]]) in two_columns(pair).zip(query.tables()) {
-            let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
-            for ([first, second], [both, odd]) in columns.into_iter().zip(&mut sums) {
-                // Four entries make a byte.
-                let added = _mm512_add_epi8(looked_up(first, tables), looked_up(second, further));
-                *both = _mm512_add_epi16(*both, added);
-                *odd = _mm512_add_epi16(*odd, _mm512_srli_epi16::<8>(added));
-            }
-        }
-        for (((all, bases), [both, odd]), out) in pair.into_iter().zip(sums).zip(out) {
-            let mut above = _mm512_setzero_si512();
-            for (at, entries) in query.wide() {
-                let codes = load(&all[at / 2]);
-                let codes = if at % 2 == 0 { _mm512_and_si512(codes, low4) } else { upper_half(codes) };
-                above = _mm512_add_epi8(above, _mm512_shuffle_epi8(table(entries), codes));
-            }
-            let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
-            let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
-            out.above = 0;
-            for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
-                let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<6>(above));
-                let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
-                for (half, sums) in halves.into_iter().enumerate() {
-                    let row = 32 * parity + 16 * half;
-                    let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
-                    // SAFETY: sixteen elements from `row`, at most 48, are read and written in arrays of 64.
-                    let scores = unsafe {
-                        let base = _mm512_loadu_ps(bases.as_ptr().add(row));
-                        let scores = _mm512_fmadd_ps(sums, scale, base);
-                        _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
-                        scores
-                    };
-                    out.above |= u64::from(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor)) << row;
+/// The scan of blocks, compiled for `$features`, where `$look_up` gives the entries of a table, of which each quarter of a vector holds a copy,
+/// that the lower half of each byte asks for, whatever its upper half is.
+macro_rules! scans {
+    ($features:literal, $look_up:expr) => {
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn scan_blocks(
+            columns: ColumnsView<'_>,
+            query: &ColumnQuery,
+            blocks: &[usize],
+            floor: f32,
+            out: &mut [Promised],
+        ) {
+            let low8 = _mm512_set1_epi16(0xff);
+            let (scale, floor) = (_mm512_set1_ps(query.scale()), _mm512_set1_ps(floor));
+            let table = |table: &[u8; 16]| {
+                // SAFETY: sixteen bytes are read from an array of sixteen.
+                _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+            };
+            let load = |column: &[u8; BLOCK]| {
+                // SAFETY: a column has 64 bytes.
+                unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
+            };
+            // Of the bytes of a word, what is below the upper one comes to the upper half of the lower one.
+            let upper_half = |codes| _mm512_srli_epi16::<4>(codes);
+            let look_up = $look_up;
+            let looked_up = |column: &[u8; BLOCK], [lower, upper]: [__m512i; 2]| {
+                let codes = load(column);
+                _mm512_add_epi8(look_up(lower, codes), look_up(upper, upper_half(codes)))
+            };
+            each_pair(columns, blocks, out, |pair, out| {
+                // Of each word its lower byte and 256 times its upper one, modulo 2^16, and the upper bytes.
+                let mut sums = [[_mm512_setzero_si512(); 2]; 2];
+                for (columns, [[a, b], [c, d]]) in two_columns(pair).zip(query.tables()) {
+                    let (tables, further) = ([table(a), table(b)], [table(c), table(d)]);
+                    for ([first, second], [both, odd]) in columns.into_iter().zip(&mut sums) {
+                        // Four entries make a byte.
+                        let added = _mm512_add_epi8(looked_up(first, tables), looked_up(second, further));
+                        *both = _mm512_add_epi16(*both, added);
+                        *odd = _mm512_add_epi16(*odd, _mm512_srli_epi16::<8>(added));
+                    }
                 }
-            }
+                for (((all, bases), [both, odd]), out) in pair.into_iter().zip(sums).zip(out) {
+                    let mut above = _mm512_setzero_si512();
+                    for (at, entries) in query.wide() {
+                        let codes = load(&all[at / 2]);
+                        let codes = if at % 2 == 0 { codes } else { upper_half(codes) };
+                        above = _mm512_add_epi8(above, look_up(table(entries), codes));
+                    }
+                    let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
+                    let above = [_mm512_and_si512(above, low8), _mm512_srli_epi16::<8>(above)];
+                    out.above = 0;
+                    for (parity, (sums, above)) in [even, odd].into_iter().zip(above).enumerate() {
+                        let sums = _mm512_add_epi16(sums, _mm512_slli_epi16::<6>(above));
+                        let halves = [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)];
+                        for (half, sums) in halves.into_iter().enumerate() {
+                            let row = 32 * parity + 16 * half;
+                            let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+                            // SAFETY: sixteen elements from `row`, at most 48, are read and written in arrays of 64.
+                            let scores = unsafe {
+                                let base = _mm512_loadu_ps(bases.as_ptr().add(row));
+                                let scores = _mm512_fmadd_ps(sums, scale, base);
+                                _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
+                                scores
+                            };
+                            let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor);
+                            out.above |= u64::from(above) << row;
+                        }
+                    }
+                }
+            });
         }
-    });
+    };
 }
+pub(super) use scans;
+
+scans!("avx512f,avx512bw", |table, codes| {
+    _mm512_shuffle_epi8(table, _mm512_and_si512(codes, _mm512_set1_epi8(0x0f)))
+});

@@ -220,6 +220,8 @@ pub mod gemm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 
 use std::sync::OnceLock;
 
@@ -289,6 +291,9 @@ pub enum Kernel {
     /// 512-bit vectors, and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    /// The same, and look-ups in 64 bytes.
+    #[cfg(target_arch = "x86_64")]
+    Vbmi(vbmi::Vbmi),
     /// 128-bit vectors of aarch64.
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
@@ -305,6 +310,8 @@ macro_rules! dispatch {
             Kernel::Avx2($k) => $body,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512($k) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Vbmi($k) => $body,
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon($k) => $body,
             #[cfg(target_arch = "aarch64")]
@@ -327,6 +334,7 @@ impl Kernel {
         {
             kernels.extend(avx2::Avx2::detect().map(Kernel::Avx2));
             kernels.extend(avx512::Avx512::detect().map(Kernel::Avx512));
+            kernels.extend(vbmi::Vbmi::detect().map(Kernel::Vbmi));
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -344,6 +352,8 @@ impl Kernel {
             Kernel::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Vbmi(_) => "vbmi",
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -606,6 +616,7 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
         ("f16c", is_x86_feature_detected!("f16c")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512vbmi", is_x86_feature_detected!("avx512vbmi")),
     ];
     #[cfg(target_arch = "aarch64")]
     return vec![
