@@ -388,9 +388,9 @@ def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
     return head, [kind(*map(_value, row, types)) for row in table[1:]]
 
 
-def latest(name: str, folder: Path = FOLDER) -> Path | None:
-    """Find the newest record of this name; None where there is none."""
-    found = [path for path in folder.glob(f"*/*-{name}.csv") if path.stem[11:] == name]
+def latest(name: str, folder: Path = FOLDER, processor: str = "*") -> Path | None:
+    """Find the newest record of this name, of any processor or of one; None where there is none."""
+    found = [path for path in folder.glob(f"{processor}/*-{name}.csv") if path.stem[11:] == name]
     return max(found, key=lambda path: (path.name, str(path)), default=None)
 
 

@@ -485,6 +485,23 @@ class TestPage:
         assert "7.00 us" in page
         assert "another/2026-02-01-lm-smollm2.csv" in page
 
+    def test_each_processor_has_its_line(self, tmp_path):
+        def recorded(processor, date, us):
+            path = tmp_path / "records" / processor / f"{date}-lm-smollm2.csv"
+            head = HEAD | {"cpu": processor, "date": date, "kernel": f"kernel of {processor}"}
+            record.write(path, head, [row("full", 900.0), row("peer", 3 * us), row("ours", us)])
+
+        recorded("one", "2026-01-01", 5.0)  # an older one of the same processor is not shown
+        recorded("one", "2026-01-03", 10.0)
+        recorded("two", "2026-01-02", 20.0)
+        write_places(tmp_path)
+        page = render(tmp_path / "records", tmp_path)[Path("docs/benchmarks.md")]
+        lines = re.findall(r"^\| lm-smollm2 \| (.*) \|$", part(page, "On each processor"), re.M)
+        assert [line.split(" | ") for line in lines] == [
+            ["one", "kernel of one", "2026-01-03", "10.0 us", "900 us", "90", "ScaNN tree 30.0 us", "3.0"],
+            ["two", "kernel of two", "2026-01-02", "20.0 us", "900 us", "45", "ScaNN tree 60.0 us", "3.0"],
+        ]
+
     def test_nothing_recorded(self, tmp_path):
         write_places(tmp_path)
         texts = render(tmp_path / "none", tmp_path)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import inspect
 import os
 import pathlib
 import pickle
@@ -180,14 +181,26 @@ def test_the_fast_way_and_the_general_way_agree(fitted, data):
         same(fast, fitted.search(query.astype(np.float64), np.int64(k)))
 
 
+def test_search_shows_all_its_options():
+    options = inspect.signature(Index.search).parameters
+    assert list(options)[:4] == ["self", "x", "k", "num_threads"]
+    assert all(options[name].kind is inspect.Parameter.KEYWORD_ONLY for name in list(options)[3:])
+    assert "Parameters" in Index.search.__doc__
+
+
+def test_an_option_that_there_is_not_is_named(fitted, data):
+    with pytest.raises(TypeError, match="n_threads"):
+        fitted.search(data[2][0], 10, n_threads=2)
+
+
 def test_one_float32_query_takes_the_fast_way(fitted, data, monkeypatch):
     query = data[2][0]
     expected = fitted.search(query, 10, stats=True)
     closed = SimpleNamespace(m=fitted.m, d=fitted.d)  # a core without its general way
     monkeypatch.setattr(fitted, "_core", closed)
     same(fitted.search(query, 10), expected)
-    same(fitted.search(x=query, k=10, effort="adaptive", on_short="pad"), expected)
-    for options in ({"stats": True}, {"effort": "fixed"}, {"exact": True}, {"max_cost": 1.0}):
+    same(fitted.search(x=query, k=10), expected)
+    for options in ({"stats": True}, {"effort": "adaptive"}, {"exact": True}, {"max_cost": 1.0}):
         with pytest.raises(AttributeError, match="search"):
             fitted.search(query, 10, **options)
     for other in (query.astype(np.float64), query[None], np.repeat(query, 2)[::2]):

@@ -61,6 +61,8 @@ class Records(NamedTuple):
     device: tuple[dict[str, Any], list[DeviceRow]] | None
     stages_before: tuple[dict[str, Any], list[StageRow]] | None
     """Those of an older commit, recorded on the same machine and kept."""
+    processors: dict[str, list[tuple[dict[str, Any], list[Row]]]]
+    """Of each bundle the newest record of each processor, by the processors' names."""
 
     @property
     def heads(self) -> dict[str, dict[str, Any]]:
@@ -93,4 +95,9 @@ def load(folder: Path) -> Records:
 
     others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
     bundles = {name: read(path, Row) for name, path in paths.items()}
-    return Records(bundles, *others, read(before, StageRow) if before else None)
+    processors: dict[str, list[tuple[dict[str, Any], list[Row]]]] = {name: [] for name in bundles}
+    for processor in sorted({path.parent.name for path in folder.glob("*/*.csv")}):
+        for name in bundles:
+            path = record.latest(name, folder, processor)
+            processors[name] += [read(path, Row)] if path else []
+    return Records(bundles, *others, read(before, StageRow) if before else None, processors)

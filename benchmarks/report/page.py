@@ -43,7 +43,8 @@ def page(found: Records) -> str:
     """Write docs/benchmarks.md."""
     if not found.heads:
         return "\n".join([TITLE, "Nothing is recorded yet.\n", AGAIN])
-    parts = [TITLE, _lines(found), _losses(found), HOW_TO_READ]
+    others = bundle.processors(found.processors)
+    parts = [TITLE, _lines(found), _losses(found), *([others] if others else []), HOW_TO_READ]
     parts += [bundle.section(name, head, rows) for name, (head, rows) in found.bundles.items()]
     parts += [shift.section(*found.shift)] if found.shift else []
     parts += [scale.section(*found.scale)] if found.scale else []

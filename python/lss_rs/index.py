@@ -11,8 +11,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import wraps
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -102,6 +103,28 @@ class Observed(NamedTuple):
 
     added: int
     exemplars: int
+
+
+_Search = TypeVar("_Search", bound="Callable[..., SearchResult]")
+
+
+def _shortest_way(search: _Search) -> _Search:
+    """Let one contiguous float32 query without options go to the core at once.
+
+    To see that there are none takes less time than to fill in their defaults and to compare these.
+    """
+
+    @wraps(search)
+    def shortest(self: Index, x: ArrayLike, k: int = 10, **options: Any) -> SearchResult:
+        if not options:
+            found = self._search_one(x, k)
+            if found is not None:
+                if k > self._trusted_k:
+                    self._warn_of_large_k(k, stacklevel=3)
+                return tuple.__new__(SearchResult, found)
+        return search(self, x, k, **options)
+
+    return cast("_Search", shortest)
 
 
 class Index:
@@ -379,6 +402,7 @@ class Index:
 
     # Asking
 
+    @_shortest_way
     def search(
         self,
         x: ArrayLike,
@@ -458,13 +482,6 @@ class Index:
         >>> index.search(np.float32([0, 2, 0, 0]), k=2, exact=True).labels.tolist()
         [1, 3]
         """
-        usual = num_threads is None and not exact and on_short == "pad" and out is None and not stats
-        if usual and effort == "adaptive" and max_cost is None and not observe:
-            found = self._search_one(x, k)
-            if found is not None:
-                if k > self._trusted_k:
-                    self._warn_of_large_k(k)
-                return tuple.__new__(SearchResult, found)
         k = as_k(k)
         threads = as_threads(num_threads)
         if on_short not in ("pad", "exact", "raise"):
@@ -486,7 +503,7 @@ class Index:
         if observe:
             self.observe(queries)
         if not exact and k > self._trusted_k:
-            self._warn_of_large_k(k)
+            self._warn_of_large_k(k, stacklevel=4)
         if out is not None and places is not None:
             places[0][...], places[1][...] = labels, scores
             result = SearchResult(*out)
@@ -524,13 +541,13 @@ class Index:
         threads = as_threads(num_threads)
         return self._core.candidates(as_queries(x, self.d)[0], threads)
 
-    def _warn_of_large_k(self, k: int) -> None:
+    def _warn_of_large_k(self, k: int, stacklevel: int) -> None:
         trusted, self._trusted_k = self._trusted_k, _EVERY_K
         warnings.warn(
             f"k={k} is more than the {trusted} answers that this index was fitted for (fit's k, n_rescore): "
             f"later ranks will miss labels. Fit with k={k}.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
     def observe(self, Q: ArrayLike, Y: Any = None) -> Observed:
