@@ -43,7 +43,9 @@ def describe(libraries: set[str]) -> dict[str, Any]:
         f" (family {info.get('cpu family', '?')}, model {info.get('model', '?')})",
         "cores": len(cpus()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "simd": sorted(flags & {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}),
+        "simd": sorted(
+            flags & {"avx2", "fma", "avx512f", "avx512_vnni", "avx512vbmi", "avx512_bf16", "amx_int8"}
+        ),
         "kernel": _core.active_kernel(),
         "versions": versions,
         "commit": _commit(),
