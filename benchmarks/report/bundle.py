@@ -23,12 +23,11 @@ from benchmarks.report.markdown import (
     verdict,
 )
 
-__all__ = ["COSTS_HEADER", "SLOWER_HEADER", "costlier", "line", "processors", "section", "slower", "summary"]
+__all__ = ["COSTS_HEADER", "SLOWER_HEADER", "costlier", "line", "section", "slower", "summary"]
 
 _PLAIN = "lss-rs"
 SLOWER_HEADER = ["bundle", "queries", "level", "ours", "the fastest other", "verdict", "also not slower"]
 COSTS_HEADER = ["bundle", "of", "ours", "less, or as much"]
-_BESIDE = ["one query", "torch", "times", "best peer", "times"]
 
 _COSTS = (
     Measure("build_s", "build time", seconds),
@@ -56,52 +55,31 @@ def line(name: str, rows: list[Row]) -> str:
     return f"**{name}**: {'; '.join(parts)}"
 
 
-def summary(bundles: dict[str, tuple[dict[str, Any], list[Row]]]) -> str:
-    """Write the README's table, a line a bundle."""
+def summary(recorded: dict[str, list[tuple[dict[str, Any], list[Row]]]]) -> str:
+    """Write the README's table, a line a bundle and processor."""
     lines = []
-    for name, (head, rows) in bundles.items():
-        ours = choice.chosen(choice.of_kind(rows, "ours"))
+    for name, head, rows in ((name, *each) for name, records in recorded.items() for each in records):
+        ours, torch = choice.chosen(choice.of_kind(rows, "ours")), choice.reference(rows)
+        found = choice.compare(rows)
+        peer = _best_peer(found)
         lines.append(
             [
                 name,
+                head.get("cpu", ""),
                 count(head.get("m")),
                 count(head.get("d")),
                 share(choice.full_precision(rows)),
                 share(ours.p1_ratio) + _mark(ours) if ours else "",
                 share(ours.p5_ratio) if ours else "",
-                *_beside(rows),
+                us(ours.one_us) if ours else "",
+                us(torch.one_us) if torch else "",
+                _times(found.ours, torch),
+                f"{peer.engine} {us(peer.one_us)}" if peer else "",
+                _times(found.ours, peer),
             ]
         )
-    header = ["bundle", "m", "d", "full P@1", "ours: P@1/full", "P@5/full"]
-    return table([*header, *_BESIDE], lines)
-
-
-def processors(recorded: dict[str, list[tuple[dict[str, Any], list[Row]]]]) -> str:
-    """Write a table of the newest records of each processor; nothing where none has another beside it."""
-    if all(len(each) < 2 for each in recorded.values()):
-        return ""
-    lines = [
-        [name, head.get("cpu", ""), head.get("kernel", ""), head.get("date", ""), *_beside(rows)]
-        for name, each in recorded.items()
-        for head, rows in each
-    ]
-    text = "The newest record of each; every engine at its cheapest setting there, for one query.\n"
-    header = ["bundle", "processor", "kernel", "recorded", *_BESIDE]
-    return "\n".join(["## On each processor", text, table(header, lines)])
-
-
-def _beside(rows: list[Row]) -> list[str]:
-    """Say what one query takes ours, torch, and the best peer: cells of :data:`_BESIDE`."""
-    ours, torch = choice.chosen(choice.of_kind(rows, "ours")), choice.reference(rows)
-    found = choice.compare(rows)
-    peer = _best_peer(found)
-    return [
-        us(ours.one_us) if ours else "",
-        us(torch.one_us) if torch else "",
-        _times(found.ours, torch),
-        f"{peer.engine} {us(peer.one_us)}" if peer else "",
-        _times(found.ours, peer),
-    ]
+    header = ["bundle", "processor", "m", "d", "full P@1", "ours: P@1/full", "P@5/full", "one query"]
+    return table([*header, "torch", "times", "best peer", "times"], lines)
 
 
 def section(name: str, head: dict[str, Any], rows: list[Row]) -> str:

@@ -43,8 +43,7 @@ def page(found: Records) -> str:
     """Write docs/benchmarks.md."""
     if not found.heads:
         return "\n".join([TITLE, "Nothing is recorded yet.\n", AGAIN])
-    others = bundle.processors(found.processors)
-    parts = [TITLE, _lines(found), _losses(found), *([others] if others else []), HOW_TO_READ]
+    parts = [TITLE, _lines(found), _losses(found), HOW_TO_READ]
     parts += [bundle.section(name, head, rows) for name, (head, rows) in found.bundles.items()]
     parts += [shift.section(*found.shift)] if found.shift else []
     parts += [scale.section(*found.scale)] if found.scale else []
@@ -58,10 +57,12 @@ def block(found: Records) -> str:
     parts = [_lines(found)]
     if found.bundles:
         first = next(iter(found.bundles))
-        parts.append(bundle.summary(found.bundles))
+        parts.append(bundle.summary(found.processors))
         parts.append(f"![{first}: share of the full layer's P@1 against time](docs/plots/{first}-p1.svg)\n")
     days: dict[str, set[str]] = {}
-    for head in found.heads.values():
+    bundles = [head for records in found.processors.values() for head, _ in records]
+    others = [head for name, head in found.heads.items() if name not in found.bundles]
+    for head in bundles + others:
         days.setdefault(head.get("cpu", ""), set()).add(head.get("date", ""))
     where = [", ".join(filter(None, (cpu, *sorted(dates)))) for cpu, dates in sorted(days.items())]
     again = "All engines, and where a peer wins or ties: [docs/benchmarks.md](docs/benchmarks.md)."
