@@ -388,10 +388,15 @@ def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
     return head, [kind(*map(_value, row, types)) for row in table[1:]]
 
 
-def latest(name: str, folder: Path = FOLDER, processor: str = "*") -> Path | None:
-    """Find the newest record of this name, of any processor or of one; None where there is none."""
-    found = [path for path in folder.glob(f"{processor}/*-{name}.csv") if path.stem[11:] == name]
-    return max(found, key=lambda path: (path.name, str(path)), default=None)
+def newest_of_each(name: str, folder: Path = FOLDER) -> list[Path]:
+    """Find the newest record of this name of each processor, by the processors' names."""
+    found = sorted(path for path in folder.glob(f"*/*-{name}.csv") if path.stem[11:] == name)
+    return list({path.parent: path for path in found}.values())
+
+
+def latest(name: str, folder: Path = FOLDER) -> Path | None:
+    """Find the newest record of this name; of one day, the last by the processors' names; None of none."""
+    return max(newest_of_each(name, folder), key=lambda path: (path.name, str(path)), default=None)
 
 
 def _text(value: Any) -> str:

@@ -58,6 +58,12 @@ def test_the_newest_record_of_a_name_is_found(tmp_path):
     assert record.latest("scale", tmp_path) == tmp_path / "b/2026-03-01-scale.csv"
     assert record.latest("up-scale", tmp_path) == tmp_path / "b/2026-04-01-up-scale.csv"
     assert record.latest("cale", tmp_path) is None
+    assert record.newest_of_each("scale", tmp_path) == [
+        tmp_path / "a/2026-02-01-scale.csv",
+        tmp_path / "b/2026-03-01-scale.csv",
+    ]
+    record.write(tmp_path / "a/2026-03-01-scale.csv", {}, [row])
+    assert record.latest("scale", tmp_path) == tmp_path / "b/2026-03-01-scale.csv"  # of one day
 
 
 def test_a_record_of_other_columns_is_refused(tmp_path):

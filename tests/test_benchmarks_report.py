@@ -494,9 +494,9 @@ class TestPage:
 class TestReadme:
     def test_block(self, records):
         text = render(records, records.parent)[Path("README.md")]
-        assert text.startswith("# Title\n<!-- benchmarks: begin -->\n- **lm-smollm2**: ours at")
-        assert text.endswith("<!-- benchmarks: end -->\nbelow\n")
         cpu = "Some CPU (family 1, model 2)"
+        assert text.startswith(f"# Title\n<!-- benchmarks: begin -->\n- **lm-smollm2** ({cpu}): ours at")
+        assert text.endswith("<!-- benchmarks: end -->\nbelow\n")
         cells = f"{cpu} | 49,152 | 576 | 0.4000 | 0.9913 | 0.9901 | 104 us | 9.70 ms | 93"
         assert f"| lm-smollm2 | {cells} |" in text
         assert "](docs/plots/lm-smollm2-p1.svg)" in text
@@ -519,6 +519,17 @@ class TestReadme:
             ["two", "20.0 us", "900 us", "45", "ScaNN tree 60.0 us", "3.0"],
         ]
         assert "Recorded on one, 2026-01-03; two, 2026-01-02; again" in text
+        assert "Bundles are built on each machine." in text
+
+    def test_wins_of_peers_are_listed_for_each_processor(self, tmp_path):
+        for processor, us in (("one", 10.0), ("two", 1000.0)):
+            path = tmp_path / "records" / processor / "2026-01-02-lm-smollm2.csv"
+            record.write(path, HEAD | {"cpu": processor}, [row("peer", 100.0), row("ours", us)])
+        write_places(tmp_path)
+        lost = part(render(tmp_path / "records", tmp_path)[Path("docs/benchmarks.md")], "Where")
+        assert "Of 60 comparisons of time ours does not win 30:" in lost
+        assert "| lm-smollm2, two |" in lost
+        assert "| lm-smollm2, one | one query, 1 thread |" not in lost
 
     @pytest.mark.parametrize("text", ["", README.replace("begin", "start"), README + README, README[::-1]])
     def test_without_its_markers(self, text):

@@ -40,7 +40,7 @@ _COSTS = (
 )
 
 
-def line(name: str, rows: list[Row]) -> str:
+def line(name: str, rows: list[Row], cpu: str = "") -> str:
     """Say in one line what a record says of ours, of torch and of the best peer."""
     found = choice.compare(rows)
     torch, peer = choice.reference(rows), _best_peer(found)
@@ -52,13 +52,13 @@ def line(name: str, rows: list[Row]) -> str:
         parts.append(f"best peer {peer.engine} {us(peer.one_us)}{verdicts}")
     else:
         parts.append(f"no peer reaches {TARGET}")
-    return f"**{name}**: {'; '.join(parts)}"
+    return f"**{name}**{brackets(cpu)}: {'; '.join(parts)}"
 
 
-def summary(recorded: dict[str, list[tuple[dict[str, Any], list[Row]]]]) -> str:
+def summary(by_processor: dict[str, list[tuple[dict[str, Any], list[Row]]]]) -> str:
     """Write the README's table, a line a bundle and processor."""
     lines = []
-    for name, head, rows in ((name, *each) for name, records in recorded.items() for each in records):
+    for name, head, rows in ((name, *each) for name, records in by_processor.items() for each in records):
         ours, torch = choice.chosen(choice.of_kind(rows, "ours")), choice.reference(rows)
         found = choice.compare(rows)
         peer = _best_peer(found)

@@ -22,7 +22,10 @@ from benchmarks.record import (
     StageRow,
 )
 
-__all__ = ["BUNDLES", "Records", "load", "newest"]
+__all__ = ["BUNDLES", "Recorded", "Records", "load", "newest"]
+
+Recorded = tuple[dict[str, Any], list[Row]]
+"""A record of a bundle: (head, rows)."""
 
 BUNDLES = tuple(read_toml("bundles")["bundle"])
 OTHERS: dict[str, type[Any]] = {
@@ -46,7 +49,7 @@ _BEFORE = "stages-before"
 class Records(NamedTuple):
     """Records as (head, rows), None where there is none. A head has its own place too, as "record"."""
 
-    bundles: dict[str, tuple[dict[str, Any], list[Row]]]
+    bundles: dict[str, Recorded]
     shift: tuple[dict[str, Any], list[ShiftRow]] | None
     scale: tuple[dict[str, Any], list[ScaleRow]] | None
     defaults: tuple[dict[str, Any], list[DefaultRow]] | None
@@ -61,7 +64,7 @@ class Records(NamedTuple):
     device: tuple[dict[str, Any], list[DeviceRow]] | None
     stages_before: tuple[dict[str, Any], list[StageRow]] | None
     """Those of an older commit, recorded on the same machine and kept."""
-    processors: dict[str, list[tuple[dict[str, Any], list[Row]]]]
+    by_processor: dict[str, list[Recorded]]
     """Of each bundle the newest record of each processor, by the processors' names."""
 
     @property
@@ -94,10 +97,6 @@ def load(folder: Path) -> Records:
         return head | {"record": path.relative_to(folder).as_posix()}, rows
 
     others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
+    by_processor = {name: [read(path, Row) for path in record.newest_of_each(name, folder)] for name in paths}
     bundles = {name: read(path, Row) for name, path in paths.items()}
-    processors: dict[str, list[tuple[dict[str, Any], list[Row]]]] = {name: [] for name in bundles}
-    for processor in sorted({path.parent.name for path in folder.glob("*/*.csv")}):
-        for name in bundles:
-            path = record.latest(name, folder, processor)
-            processors[name] += [read(path, Row)] if path else []
-    return Records(bundles, *others, read(before, StageRow) if before else None, processors)
+    return Records(bundles, *others, read(before, StageRow) if before else None, by_processor)

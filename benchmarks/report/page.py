@@ -11,7 +11,7 @@ __all__ = ["block", "page"]
 
 TITLE = """# Benchmarks
 <!-- Written by python -m benchmarks.report from the records: change those, not this. -->
-Every figure is of the newest records in `benchmarks/record`.
+Every figure is of the newest records in `benchmarks/record`; those of where peers win of each processor.
 """
 HOW_TO_READ = f"""## How to read it
 - **Quality.** P@1 and P@5 are measured against true labels; P@k divides by k. P@1/full is the share of the
@@ -28,6 +28,9 @@ HOW_TO_READ = f"""## How to read it
   computed, be it an estimate. **Bytes read** are bytes of the index a query reads, counted as if nothing was
   cached.
 - **A tie** is a time less than {round(100 * (TIE - 1))} % apart.
+"""
+BUILT_THERE = """Bundles are built on each machine. What is trained for them differs by its last digits, and so do layers
+and queries, a little.
 """
 AGAIN = """## Again
 ```sh
@@ -57,10 +60,12 @@ def block(found: Records) -> str:
     parts = [_lines(found)]
     if found.bundles:
         first = next(iter(found.bundles))
-        parts.append(bundle.summary(found.processors))
+        parts.append(bundle.summary(found.by_processor))
+        if any(len(records) > 1 for records in found.by_processor.values()):
+            parts.append(BUILT_THERE)
         parts.append(f"![{first}: share of the full layer's P@1 against time](docs/plots/{first}-p1.svg)\n")
     days: dict[str, set[str]] = {}
-    bundles = [head for records in found.processors.values() for head, _ in records]
+    bundles = [head for records in found.by_processor.values() for head, _ in records]
     others = [head for name, head in found.heads.items() if name not in found.bundles]
     for head in bundles + others:
         days.setdefault(head.get("cpu", ""), set()).add(head.get("date", ""))
@@ -70,7 +75,7 @@ def block(found: Records) -> str:
 
 
 def _lines(found: Records) -> str:
-    lines = [bundle.line(name, rows) for name, (_, rows) in found.bundles.items()]
+    lines = [bundle.line(name, rows, head.get("cpu", "")) for name, (head, rows) in found.bundles.items()]
     lines += [shift.line(found.shift[1])] if found.shift else []
     lines += [scale.line(found.scale[1])] if found.scale else []
     return "".join(f"- {text}\n" for text in lines)
@@ -78,11 +83,13 @@ def _lines(found: Records) -> str:
 
 def _losses(found: Records) -> str:
     compared, slower, costlier = 0, [], []
-    for name, (_, rows) in found.bundles.items():
-        number, lost = bundle.slower(name, rows)
-        compared += number
-        slower += lost
-        costlier += bundle.costlier(name, rows)
+    for name, records in found.by_processor.items():
+        for head, rows in records:
+            where = f"{name}, {head.get('cpu', '')}" if len(records) > 1 else name
+            number, lost = bundle.slower(where, rows)
+            compared += number
+            slower += lost
+            costlier += bundle.costlier(where, rows)
     parts = ["## Where a peer wins or ties"]
     if found.bundles:
         won = f"ours does not win {len(slower)}:" if slower else "ours wins every one."

@@ -420,7 +420,7 @@ class Index:
         """Find the k best labels of each query; unlike faiss, labels come before scores.
 
         The answers do not depend on the number of threads, nor on what else is in the batch. One contiguous
-        float32 query with no options takes the shortest way.
+        float32 query with no options, not even defaults, takes the shortest way.
 
         Parameters
         ----------

@@ -200,7 +200,7 @@ pub(super) fn sketch_each(
     unsafe { sketch_each_with(sketches, query, id, out, (_mm256_setzero_si256(), add, total), (add, total)) }
 }
 
-/// The scan of blocks, compiled for `$features`, where `$look_up` gives the entries of a table, of which each quarter of a vector holds a copy,
+/// The module's `scan_blocks`, compiled for `$features`. Each quarter of a vector holds a copy of a table; `$look_up` gives the entries
 /// that the lower half of each byte asks for, whatever its upper half is.
 macro_rules! scans {
     ($features:literal, $look_up:expr) => {
@@ -265,8 +265,8 @@ macro_rules! scans {
                                 _mm512_storeu_ps(out.scores.as_mut_ptr().add(row), scores);
                                 scores
                             };
-                            let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor);
-                            out.above |= u64::from(above) << row;
+                            let mask = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(scores, floor);
+                            out.above |= u64::from(mask) << row;
                         }
                     }
                 }

@@ -1,5 +1,5 @@
-//! 512-bit vectors, VNNI, and look-ups of single bytes in 64 of them (VBMI) for columns: of four copies of a table of sixteen, the lower half
-//! of each byte finds its entry whatever the upper half is.
+//! As `avx512`, but for columns: VBMI looks bytes up in 64 of them at once. These are four copies of a table of sixteen, so that the
+//! lower half of a byte finds its entry whatever the upper half is.
 
 use std::arch::x86_64::*;
 
