@@ -29,8 +29,8 @@ HOW_TO_READ = f"""## How to read it
   cached.
 - **A tie** is a time less than {round(100 * (TIE - 1))} % apart.
 """
-BUILT_THERE = """Bundles are built on each machine. What is trained for them differs by its last digits, and so do layers
-and queries, a little.
+BUILT_THERE = """Bundles are built on each machine. What is trained for them differs by its last digits,
+and so do layers and queries, a little.
 """
 AGAIN = """## Again
 ```sh
