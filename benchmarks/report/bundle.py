@@ -22,6 +22,7 @@ from benchmarks.report.markdown import (
     us,
     verdict,
 )
+from benchmarks.report.newest import Recorded
 
 __all__ = ["COSTS_HEADER", "SLOWER_HEADER", "costlier", "line", "section", "slower", "summary"]
 
@@ -55,7 +56,7 @@ def line(name: str, rows: list[Row], cpu: str = "") -> str:
     return f"**{name}**{brackets(cpu)}: {'; '.join(parts)}"
 
 
-def summary(by_processor: dict[str, list[tuple[dict[str, Any], list[Row]]]]) -> str:
+def summary(by_processor: dict[str, list[Recorded]]) -> str:
     """Write the README's table, a line a bundle and processor."""
     lines = []
     for name, head, rows in ((name, *each) for name, records in by_processor.items() for each in records):

@@ -97,6 +97,8 @@ def load(folder: Path) -> Records:
         return head | {"record": path.relative_to(folder).as_posix()}, rows
 
     others: list[Any] = [read(paths.pop(name), OTHERS[name]) if name in paths else None for name in OTHERS]
-    by_processor = {name: [read(path, Row) for path in record.newest_of_each(name, folder)] for name in paths}
-    bundles = {name: read(path, Row) for name, path in paths.items()}
+    each = {name: record.newest_of_each(name, folder) for name in paths}
+    recorded = {path: read(path, Row) for found in each.values() for path in found}
+    bundles = {name: recorded[path] for name, path in paths.items()}
+    by_processor = {name: [recorded[path] for path in found] for name, found in each.items()}
     return Records(bundles, *others, read(before, StageRow) if before else None, by_processor)
