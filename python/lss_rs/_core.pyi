@@ -145,6 +145,7 @@ class Builder:
         row_maps: NDArray[np.float32],  # (n_regions, l, d)
         means: NDArray[np.float32],  # (n_regions, d) scale * (mean query of the region - that of all)
         variances: NDArray[np.float32],  # (p,) falling: logit variances along the regions' coordinates
+        need: NDArray[np.float32],  # (5 + r,) of what says how far a query reads (lss_rs.learn.need)
     ) -> None:
         """Have lists laid out by ``finish``, by coordinates of each region."""
     def finish(self) -> None: ...

@@ -384,7 +384,7 @@ class Index:
                         config.seed,
                         report,
                     )
-                    lay_out(builder, core, regions, report)
+                    lay_out(builder, core, regions, taught_from, targets, report)
             report("build", 0, 1)
             builder.finish()
             report("build", 1, 1)

@@ -124,6 +124,11 @@ class Gradient(NamedTuple):
     centers: NDArray[np.float32]
 
 
+def halves(n: int) -> NDArray[np.int64]:
+    """Which half each of n queries belongs to, 0 or 1: what is made of one is judged by the other."""
+    return np.arange(n) * _FOLDS // max(n, 1) % 2
+
+
 def nearest(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the center nearest to each point."""
     found: NDArray[np.int64] = np.argmax(_scores(points, centers), axis=1)
@@ -183,7 +188,7 @@ def moved(
     """
     n, near_by = len(centers), min(_NEAR, len(centers))
     ids, weights = targets.ids, targets.weights
-    half = np.arange(len(points)) * _FOLDS // max(len(points), 1) % 2
+    half = halves(len(points))
     rng = np.random.default_rng(seed)
     best, most, temperature = centers, -1.0, 0.0
     for done in range(_ROUNDS + 1):

@@ -18,8 +18,11 @@ from lss_rs import _core
 from lss_rs._arrays import BLOCK
 from lss_rs.learn.aligned import closed_form, distance_weights, single
 from lss_rs.learn.centers import Lists, k_means, moved
+from lss_rs.learn.need import SHOWN, Seen, distances, learn_need
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from lss_rs._arrays import QueryRows
@@ -54,6 +57,12 @@ class Regions(NamedTuple):
         Of the queries' coordinates around their mean, as far as few queries tell.
     alignment : Alignment
         The p coordinates that an index keeps.
+    weights : ndarray of float32, shape (r,)
+        What leading coordinates are multiplied by.
+    places : ndarray of float32, shape (n_regions, r)
+        Where centers are.
+    points : ndarray of float32, shape (s, r)
+        Weighted coordinates of the queries that centers were learned from.
     """
 
     centers: _core.Centers
@@ -61,6 +70,9 @@ class Regions(NamedTuple):
     means: NDArray[np.float64]
     covariances: NDArray[np.float32]
     alignment: Alignment
+    weights: NDArray[np.float32]
+    places: NDArray[np.float32]
+    points: NDArray[np.float32]
 
 
 def learn_regions(
@@ -97,13 +109,7 @@ def learn_regions(
     weights = distance_weights(alignment.variances[:r])
     sample = alignment.leading(r).sample(queries, targets.most) * weights
     n_regions = min(n_regions, len(sample))
-
-    def lists(regions: NDArray[np.int64]) -> Lists:
-        of = np.full(queries.n, n_regions, np.uint32)
-        of[::step] = regions
-        csr, ends, whole = builder.lists(of, n_regions, MOST_LISTED)
-        return Lists(*csr, ends, whole)
-
+    lists = _lists_of(builder, queries.n, step, n_regions)
     found = moved(k_means(sample, n_regions, seed, report), sample, targets, lists, m, seed, report)
     centers = _core.Centers(weights, found)
     of = np.concatenate([builder.place(centers, block) for block in queries.blocks()])
@@ -130,10 +136,17 @@ def learn_regions(
     prior = _PRIOR * p
     products += prior * within
     products /= (counts + prior).astype(np.float32)[:, None, None]
-    return Regions(centers, of, means, products, alignment)
+    return Regions(centers, of, means, products, alignment, weights, found, sample)
 
 
-def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report: Report) -> None:
+def lay_out(
+    builder: _core.Builder,
+    index: _core.Index,
+    regions: Regions,
+    queries: QueryRows,
+    targets: Targets,
+    report: Report,
+) -> None:
     """Learn coordinates for each region from its queries and its list, and have the lists laid out.
 
     Parameters
@@ -143,6 +156,10 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     index : _core.Index
         Holds the rows.
     regions : Regions
+    queries : QueryRows
+        Training queries.
+    targets : Targets
+        What lists should hold for those from which centers were learned.
     report : callable
         ``report(stage, done, total)``.
     """
@@ -167,6 +184,16 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
     kept = min(32 * len(_core.region_widths(of_all)), most)
     from_queries = query_maps[:, :kept] @ alignment.query_map
     offsets = -np.einsum("npd,nd->np", from_queries, regions.means)
+    of = regions.of[:: targets.step].astype(np.int64)
+    seen = Seen(
+        regions.points,
+        of,
+        distances(regions.points, of, regions.places),
+        _lengths(queries, regions, query_maps[:, :kept], targets.step),
+    )
+    lists = _lists_of(builder, queries.n, targets.step, n)
+    need = learn_need(seen, targets, lists, n, index.m)
+    need[SHOWN:] *= regions.weights
     builder.lay_out(
         regions.centers,
         indptr,
@@ -178,4 +205,36 @@ def lay_out(builder: _core.Builder, index: _core.Index, regions: Regions, report
         np.ascontiguousarray(row_maps[:, :kept] @ alignment.row_map),
         single(alignment.scale * (regions.means - alignment.query_mean)),
         of_all,
+        need,
     )
+
+
+def _lists_of(
+    builder: _core.Builder, n: int, step: int, n_regions: int
+) -> Callable[[NDArray[np.int64]], Lists]:
+    """Make lists of every step-th of n queries, whose regions are given."""
+
+    def lists(regions: NDArray[np.int64]) -> Lists:
+        of = np.full(n, n_regions, np.uint32)
+        of[::step] = regions
+        csr, ends, whole = builder.lists(of, n_regions, MOST_LISTED)
+        return Lists(*csr, ends, whole)
+
+    return lists
+
+
+def _lengths(
+    queries: QueryRows, regions: Regions, maps: NDArray[np.float32], step: int
+) -> NDArray[np.float32]:
+    """Lengths of the coordinates of every step-th query in its region."""
+    of = regions.of[::step]
+    means = regions.alignment.place(regions.means.astype(np.float32))
+    lengths = np.empty(len(of), np.float32)
+    for at, block in enumerate(queries.blocks(step)):
+        z = regions.alignment.place(block)
+        here = of[at * BLOCK :][: len(block)]
+        for region in np.unique(here):
+            members = np.flatnonzero(here == region)
+            local = (z[members] - means[region]) @ maps[region].T
+            lengths[at * BLOCK + members] = np.linalg.norm(local, axis=1)
+    return lengths

@@ -20,6 +20,7 @@
 //! | `region_weights`, `region_centers` | F32 (r,), F32 (C, r padded to 32) | fitted, with regions |
 //! | `region_offsets`, `region_labels` | U32 (C + 1,), U32 | fitted, with regions |
 //! | `region_ends` | U32 (C x 129,) | fitted, with regions |
+//! | `region_need` | F32 (5 + r,) | fitted, with regions |
 //! | `region_columns`, `region_half_steps` | U8, F32 (C x steps,) | fitted, with regions |
 //! | `region_maps` | I8 (C x l x (d padded to 32),) | fitted, with regions |
 //! | `region_scales`, `region_map_offset` | F32 (C x l,) | fitted, with regions |
@@ -51,6 +52,7 @@ use crate::fitted::{FirstRead, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::index::Index;
 use crate::memory::{Block, Bytes, LINE, Matrix, padded};
+use crate::need::Need;
 use crate::regions::{self, Centers, Parts, Regions};
 use crate::rows::{Rows, Weights};
 use crate::sketch::{GROUP, Layout, Sketcher, Sketches};
@@ -70,10 +72,11 @@ const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
 
 /// Names of what belongs to regions, in the order of [`Parts`].
-const REGIONS: [&str; 11] = [
+const REGIONS: [&str; 12] = [
     "region_offsets",
     "region_labels",
     "region_ends",
+    "region_need",
     "region_columns",
     "region_half_steps",
     "region_maps",
@@ -268,18 +271,31 @@ fn sketch_tensors<'a>(
     ]
 }
 
-fn region_tensors(regions: &Regions) -> [Tensor<'_>; 13] {
+fn region_tensors(regions: &Regions) -> [Tensor<'_>; 14] {
     let (centers, parts) = (regions.centers(), regions.parts());
     let matrix = centers.matrix();
     let shape = vec![matrix.rows(), matrix.stride()];
-    let [offsets, labels, ends, columns, half_steps, maps, scales, map_offset, rows, row_scales, row_offset] =
-        REGIONS;
+    let [
+        offsets,
+        labels,
+        ends,
+        need,
+        columns,
+        half_steps,
+        maps,
+        scales,
+        map_offset,
+        rows,
+        row_scales,
+        row_offset,
+    ] = REGIONS;
     [
         Tensor::list("region_weights", Dtype::F32, centers.weights()),
         Tensor::new("region_centers", Dtype::F32, shape, matrix.values()),
         Tensor::list(offsets, Dtype::U32, &parts.offsets),
         Tensor::list(labels, Dtype::U32, &parts.labels),
         Tensor::list(ends, Dtype::U32, &parts.ends),
+        Tensor::list(need, Dtype::F32, parts.need.weights()),
         Tensor::list(columns, Dtype::U8, &parts.columns),
         Tensor::list(half_steps, Dtype::F32, &parts.half_steps),
         Tensor::list(maps, Dtype::I8, &parts.maps),
@@ -430,6 +446,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 offsets,
                 labels,
                 ends,
+                need,
                 columns,
                 half_steps,
                 maps,
@@ -444,6 +461,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 labels: reader.list(labels, Dtype::U32)?,
                 ends: reader.list(ends, Dtype::U32)?,
                 whole: header.list_size.ok_or_else(|| Error::format("'list_size' beside regions", "none"))?,
+                need: Need::new(reader.finite_list(need)?)?,
                 columns: reader.list(columns, Dtype::U8)?,
                 half_steps: reader.list(half_steps, Dtype::F32)?,
                 maps: reader.list(maps, Dtype::I8)?,

@@ -99,11 +99,12 @@ pub struct ListPoint {
 }
 
 impl ListPoint {
-    /// Labels of a region's list that are read at first, and in all, for `k` answers.
-    pub fn reads(&self, regions: &Regions, region: usize, k: usize) -> [usize; 2] {
-        let (all, r) = (regions.reads(region, self.n_listed, k), self.n_rescore.max(k));
+    /// Labels of a region's list that are read at first, and in all, for `k` answers, by a query that reads `share` times what
+    /// is read on average.
+    pub fn reads(&self, regions: &Regions, region: usize, share: f32, k: usize) -> [usize; 2] {
+        let (all, r) = (regions.reads(region, self.n_listed, share, k), self.n_rescore.max(k));
         let first = self.first.filter(|first| first.n_listed > r);
-        let first = first.map(|first| regions.reads(region, first.n_listed, r + 1));
+        let first = first.map(|first| regions.reads(region, first.n_listed, share, r + 1));
         [first.map_or(all, |n| n.min(all)), all]
     }
 }

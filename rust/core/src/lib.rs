@@ -21,6 +21,7 @@ pub mod hash;
 pub mod index;
 pub mod kernels;
 pub mod memory;
+pub mod need;
 pub mod observed;
 pub mod probe;
 pub mod reference;

@@ -23,6 +23,7 @@ use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
+use crate::need::{MOST, SHOWN};
 use crate::regions::{ENDS, Region, Regions};
 use crate::rows::{Rows, Weights};
 use crate::search::{Effort, OnShort, Step, Work};
@@ -708,13 +709,15 @@ struct Listing {
 }
 
 impl Listing {
-    /// Labels read where it is `n` on average, and `whole` in all: in proportion between two places, `least` at least.
-    fn reads(&self, n: usize, whole: usize, least: usize) -> usize {
+    /// Labels that a query reads where it is `n` on average, and `whole` in all: in proportion between two places, for `share` times
+    /// as many, `least` at least.
+    fn reads(&self, n: usize, share: f32, whole: usize, least: usize) -> usize {
         let all = self.labels.len();
-        if n >= whole {
+        let average = (n as f64 * f64::from(share)).floor() as usize;
+        if n >= whole || average >= whole {
             return all;
         }
-        let place = (n * (ENDS - 1)) as f64 / whole as f64;
+        let place = (average * (ENDS - 1)) as f64 / whole as f64;
         let [from, to] = [place.floor(), place.floor() + 1.0].map(|at| f64::from(self.ends[at as usize]));
         let end = (from + (to - from) * (place - place.floor()) + 1e-9) as usize;
         end.max(least.min(n)).min(all)
@@ -739,6 +742,8 @@ pub struct Reference {
     columns: Option<Sketched>,
     /// What a coordinate is multiplied by for the distance to a center, the regions, and the rows in bytes.
     regions: Option<(Vec<f32>, Vec<Listing>, Projection)>,
+    /// What says how far a query reads its list.
+    need: Vec<f32>,
     /// Labels of a list, on average.
     whole_list: usize,
     /// Bytes of a row's sketch, of all columns, and of a row.
@@ -806,6 +811,7 @@ impl Reference {
             column_bytes: columns.as_ref().map_or(0, column_bytes),
             columns,
             regions: None,
+            need: Vec::new(),
             whole_list: 0,
             planes: planes.clone(),
             coordinates: of_query.cloned(),
@@ -855,6 +861,10 @@ impl Reference {
             bias: rows.bias().to_vec(),
             regions,
             whole_list: fitted.regions.as_deref().map_or(0, Regions::whole),
+            need: fitted
+                .regions
+                .as_deref()
+                .map_or_else(Vec::new, |regions| regions.parts().need.weights().to_vec()),
             planes: fitted.planes.clone(),
             coordinates: fitted.coordinates.clone(),
             buckets,
@@ -1128,6 +1138,18 @@ impl Reference {
         n
     }
 
+    /// How far a query reads its list, as a multiple of the average.
+    fn share(&self, z: &[f32], distances: [f32; 3], local: &[f32]) -> f32 {
+        let [near, second, mean] = distances.map(|distance| (bounded_distance(distance) as f32).ln());
+        let length = eight_sums(local.iter().map(|value| value * value)).sqrt();
+        let length = length.clamp(f32::MIN_POSITIVE, f32::MAX).ln();
+        let shown = &self.need[..SHOWN];
+        let along = eight_sums(z.iter().zip(&self.need[SHOWN..]).map(|(z, weight)| z * weight));
+        let of_place = shown[0] + shown[1] * near + shown[2] * second + shown[3] * mean + along;
+        let factor = (of_place + shown[4] * length).exp();
+        if factor.is_nan() { 1.0 } else { factor.clamp(1.0 / MOST, MOST) }
+    }
+
     /// The answer from the list of the query's region: from the first of it, or from all that is to be read.
     fn by_list(&self, query: &[f32], k: usize, list: ListPoint, all: bool) -> Listed {
         let (Some((weights, regions, rows)), Some(map)) = (&self.regions, &self.coordinates) else {
@@ -1152,12 +1174,17 @@ impl Reference {
         let region = &regions[order[0]];
         let r = list.n_rescore.max(k);
         let average = self.whole_list;
-        let whole = region.reads(list.n_listed, average, k);
+        let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
+        let local = project(&region.map, query);
+        let share = self.share(&z, distances, &local);
+        let whole = region.reads(list.n_listed, share, average, k);
         let part = match list.first {
-            Some(first) if first.n_listed > r => region.reads(first.n_listed, average, r + 1).min(whole),
+            Some(first) if first.n_listed > r => {
+                region.reads(first.n_listed, share, average, r + 1).min(whole)
+            }
             _ => whole,
         };
-        let promised = column_scores(&region.columns, &project(&region.map, query))[..whole].to_vec();
+        let promised = column_scores(&region.columns, &local)[..whole].to_vec();
         let (mut likely, mut least) = if r < part {
             gather(&promised[..part], r)
         } else {
@@ -1192,7 +1219,6 @@ impl Reference {
         let finalists = likely[..enough].to_vec();
         in_full += finalists.len();
         let best = self.answer_from(query, k, &finalists);
-        let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
         let mean = logits[self.bias.len()];
         Listed {
             best,

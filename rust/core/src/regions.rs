@@ -18,6 +18,7 @@ use crate::exemplars::{Lists, concat};
 use crate::kernels::gemm::{View, product};
 use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Buffer, Matrix, padded};
+use crate::need::{Need, SHOWN};
 use crate::rows::Rows;
 use crate::sketch::{GROUP, Layout, Sketcher};
 use crate::sums::sum;
@@ -79,6 +80,8 @@ pub struct Nearest {
     pub region: usize,
     /// Distances to the nearest and to the second nearest center, and to the mean query.
     pub distances: [f32; 3],
+    /// What these and the query's coordinates say of how far its list is read ([`Need::begin`]); of centers alone, nothing.
+    pub need: f32,
 }
 
 impl Centers {
@@ -156,7 +159,7 @@ impl Centers {
             }
         }
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
-        Nearest { region, distances: [distance(best), distance(second), own.sqrt()] }
+        Nearest { region, distances: [distance(best), distance(second), own.sqrt()], need: 0.0 }
     }
 }
 
@@ -184,6 +187,8 @@ pub struct Plan {
     pub maps: Vec<RegionMap>,
     /// Logit variances along the regions' coordinates, falling.
     pub variances: Vec<f32>,
+    /// How far queries read.
+    pub need: Need,
 }
 
 /// The labels that regions list.
@@ -229,6 +234,8 @@ pub struct Parts {
     pub ends: Block<u32>,
     /// Labels of a list, on average.
     pub whole: usize,
+    /// How far queries read, beside others.
+    pub need: Need,
     /// All columns.
     pub columns: Block<u8>,
     /// Half steps of the columns' codes.
@@ -251,7 +258,7 @@ impl Regions {
     /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
     /// does.
     pub fn build(rows: &Rows, base: &[f32], all: &Projection, plan: Plan) -> Result<Self> {
-        let Plan { centers, lists: RegionLists { labels: lists, ends, whole }, maps, variances } = plan;
+        let Plan { centers, lists: RegionLists { labels: lists, ends, whole }, maps, variances, need } = plan;
         let layout = Layout::allocate(&variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let fits = |map: &RegionMap| {
@@ -260,6 +267,10 @@ impl Regions {
         if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
             let got = format!("{} maps and {} lists", maps.len(), lists.len());
             return Err(Error::value("maps", format!("{} of {p} coordinates", centers.len()), got));
+        }
+        if need.weights().len() != SHOWN + centers.weights.len() {
+            let expected = format!("{SHOWN} and {} values", centers.weights.len());
+            return Err(Error::value("need", expected, need.weights().len()));
         }
         if ends.len() != lists.len() * ENDS {
             return Err(Error::value(
@@ -301,6 +312,7 @@ impl Regions {
             labels: Block::copy_of(&labels),
             ends: Block::copy_of(&ends),
             whole,
+            need,
             columns: columns.freeze(),
             half_steps: Block::copy_of(&half_steps),
             maps: maps.matrix().values().clone(),
@@ -321,6 +333,9 @@ impl Regions {
             &parts;
         if layout.bytes() != SKETCH_BYTES {
             return bad("sketches of another size");
+        }
+        if parts.need.weights().len() != SHOWN + centers.weights.len() {
+            return bad("need of other coordinates");
         }
         let steps = layout.groups() * GROUP;
         let (p, d) = (scales.len() / n, all.matrix().cols());
@@ -401,6 +416,17 @@ impl Regions {
         &self.centers
     }
 
+    /// How a query with coordinates `z` lies, and what that says of how far it reads.
+    pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
+        let near = self.centers.nearest(kernel, z, place);
+        Nearest { need: self.parts.need.begin(z, near.distances), ..near }
+    }
+
+    /// How far a query reads its list, as a multiple of the average, of what is known by its place and its coordinates there.
+    pub fn share(&self, near: Nearest, local: &[f32]) -> f32 {
+        self.parts.need.factor(near.need, local)
+    }
+
     /// What the columns' codes are.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -432,14 +458,15 @@ impl Regions {
         self.parts.whole
     }
 
-    /// Labels of a region's list that are read where it is `n` on average: of each list as far as labels are needed as often, but
-    /// `least` or `n`, where there are as many.
-    pub fn reads(&self, region: usize, n: usize, least: usize) -> usize {
+    /// Labels of a region's list that a query reads where it is `n` on average: of each list as far as labels are needed as often,
+    /// for `share` times as many of the average, but `least` or `n`, where there are as many.
+    pub fn reads(&self, region: usize, n: usize, share: f32, least: usize) -> usize {
         let (all, whole) = (self.each[region].labels.len(), self.parts.whole);
-        if n >= whole {
+        let average = (n as f64 * f64::from(share)) as usize;
+        if n >= whole || average >= whole {
             return all;
         }
-        let (place, further) = (n * (ENDS - 1) / whole, n * (ENDS - 1) % whole);
+        let (place, further) = (average * (ENDS - 1) / whole, average * (ENDS - 1) % whole);
         let [from, to] = [0, 1].map(|next| self.parts.ends[region * ENDS + place + next] as usize);
         (from + (to - from) * further / whole).max(n.min(least)).min(all)
     }
@@ -451,6 +478,7 @@ impl Regions {
             labels,
             ends,
             whole: _,
+            need,
             columns,
             half_steps,
             maps,
@@ -460,8 +488,9 @@ impl Regions {
             row_scales,
             row_offset,
         } = &self.parts;
-        let floats = [half_steps, scales, map_offset, row_scales, row_offset, self.centers.weights()];
-        let floats = floats.map(Block::nbytes).iter().sum::<usize>()
+        let of_query = [self.centers.weights(), need.weights()];
+        let floats = [half_steps, scales, map_offset, row_scales, row_offset].into_iter().chain(of_query);
+        let floats = floats.map(Block::nbytes).sum::<usize>()
             + self.centers.matrix.values().nbytes()
             + self.centers.nbytes_read();
         let ids = offsets.nbytes() + labels.nbytes() + ends.nbytes();

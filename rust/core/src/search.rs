@@ -548,7 +548,7 @@ impl Searcher<'_> {
         self.lead(scratch, regions);
         let near = self.region(scratch, regions);
         let region = &regions.each()[near.region];
-        let [n, all] = list.reads(regions, near.region, k);
+        let [n, all] = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
         self.read_columns(scratch, region, n, list.n_rescore.max(k));
         let reread = self.reread(scratch, regions, 0, k);
         self.rescore(scratch, k, CLOSE);
@@ -605,7 +605,7 @@ impl Searcher<'_> {
     /// Find the query's region, and its coordinates there.
     fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
         let Scratch { z, near, rounded, place, local, .. } = scratch;
-        let near = near.unwrap_or_else(|| regions.centers().nearest(self.kernel, z, place));
+        let near = near.unwrap_or_else(|| regions.nearest(self.kernel, z, place));
         let map = &regions.each()[near.region].map;
         local.resize(map.rows(), 0.0);
         map.apply_first(self.kernel, rounded, local);
@@ -741,11 +741,13 @@ impl Searcher<'_> {
         };
         let k = self.answers(k);
         if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
-            let mut at = 0;
             time(0, &mut || self.lead(scratch, regions));
-            time(1, &mut || at = self.region(scratch, regions).region);
-            let region = &regions.each()[at];
-            let [n, _] = list.reads(regions, at, k);
+            let (mut region, mut n) = (&regions.each()[0], 0);
+            time(1, &mut || {
+                let near = self.region(scratch, regions);
+                region = &regions.each()[near.region];
+                [n, _] = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
+            });
             time(2, &mut || self.read_columns(scratch, region, n, list.n_rescore.max(k)));
             time(6, &mut || _ = self.reread(scratch, regions, 0, k));
             time(7, &mut || self.rescore(scratch, k, CLOSE));
@@ -1067,7 +1069,7 @@ impl Searcher<'_> {
     pub fn begin(&self, scratch: &mut Scratch, effort: Effort) -> Begin {
         if let Some((_, regions)) = self.lists(effort) {
             self.lead(scratch, regions);
-            let near = regions.centers().nearest(self.kernel, &scratch.z, &mut scratch.place);
+            let near = regions.nearest(self.kernel, &scratch.z, &mut scratch.place);
             return Begin { place: near.region as u32, near: Some(near) };
         }
         self.project(scratch);

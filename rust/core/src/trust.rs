@@ -236,7 +236,8 @@ impl Features {
     }
 }
 
-fn bounded_distance(distance: f32) -> f32 {
+/// A distance whose logarithm is finite.
+pub(crate) fn bounded_distance(distance: f32) -> f32 {
     if distance.is_nan() { NOWHERE } else { distance.clamp(NEAR, NOWHERE) }
 }
 

@@ -5,12 +5,14 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{Case, Dtype, Rng, TABLES_ALONE, any_case, cases, search_one};
+use common::{Case, Dtype, Rng, TABLES_ALONE, any_case, cases, no_need, search_one};
 use lss_core::exemplars::Lists;
 use lss_core::hash::Space;
 use lss_core::kernels::Kernel;
+use lss_core::memory::Block;
+use lss_core::need::{MOST, Need, SHOWN};
 use lss_core::reference::{self, Sketched};
-use lss_core::regions::{self, Centers, Place, Plan, RegionLists, RegionMap, Regions};
+use lss_core::regions::{self, Centers, Place, Plan, Region, RegionLists, RegionMap, Regions};
 use lss_core::trust::LISTED;
 use lss_core::{Builder, Effort, Error, Fill, FirstRead, Index, ListPoint, OnShort, OperatingPoint, Step};
 use proptest::prelude::*;
@@ -93,6 +95,43 @@ proptest! {
         }
     }
 
+    /// The logarithm of how far a query reads is a sum of products, and no query reads far more or less than others.
+    #[test]
+    fn need_is_linear_in_what_is_known(seed: u64, r in 1usize..=70, l in 0usize..=130, large in -3i32..=3) {
+        let mut rng = Rng(seed);
+        let weights = rng.vector(SHOWN + r, |rng| 0.2 * rng.normal());
+        let need = Need::new(Block::copy_of(&weights)).unwrap();
+        let z = rng.vector(r, Rng::normal);
+        let distances = [0, 1, 2].map(|_| 10f32.powi(large) * rng.unit().abs());
+        let local = rng.vector(l, |rng| 10f32.powi(large) * rng.normal());
+        let got = need.factor(need.begin(&z, distances), &local);
+        let length = local.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(f64::from(f32::MIN_POSITIVE));
+        let known = distances.map(|distance| f64::from(distance).clamp(1e-3, 1e3).ln());
+        let known = [&[1.0], &known[..], &[length.ln()], &z.iter().map(|z| f64::from(*z)).collect::<Vec<_>>()].concat();
+        let log: f64 = known.iter().zip(&weights).map(|(x, w)| x * f64::from(*w)).sum();
+        let expected = log.exp().clamp(0.125, f64::from(MOST));
+        prop_assert!((f64::from(got) / expected - 1.0).abs() < 1e-4, "{got} is not {expected}");
+    }
+
+    /// Who reads a share of the average, reads what all read where that is the average; but as many labels as are asked for, and
+    /// all where all are to be read.
+    #[test]
+    fn a_share_is_of_the_average(case in any_case(), n_regions in 1usize..=3, n in 1usize..=300, share in 0.1f32..8.0, least in 0usize..=20) {
+        let built = with_regions(case, n_regions).build();
+        let fitted = built.index.fitted().unwrap();
+        let regions = fitted.regions.as_deref().unwrap();
+        for (region, Region { labels, .. }) in regions.each().iter().enumerate() {
+            let got = regions.reads(region, n, share, least);
+            let expected = if n >= regions.whole() {
+                labels.len()
+            } else {
+                let average = (f64::from(share) * n as f64) as usize;
+                regions.reads(region, average, 1.0, 0).max(least.min(n)).min(labels.len())
+            };
+            prop_assert_eq!(got, expected);
+        }
+    }
+
     #[test]
     fn the_nearest_center_is_nearest(seed: u64, n in 1usize..=40, r in 1usize..=70, spare in 0usize..=5) {
         let mut rng = Rng(seed);
@@ -141,7 +180,7 @@ proptest! {
         let whole = |list: &Vec<u32>| [list.len() as u32; regions::ENDS];
         let ends = lists.iter().flat_map(whole).collect();
         let labels = RegionLists { labels: lists.clone(), ends, whole: 0 };
-        let plan = Plan { centers, lists: labels, maps: maps.clone(), variances: vec![1.0; l] };
+        let plan = Plan { centers, lists: labels, maps: maps.clone(), variances: vec![1.0; l], need: no_need(1) };
         let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, plan).unwrap();
         built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
@@ -352,7 +391,7 @@ fn what_does_not_fit_is_refused() {
         };
         let centers = Centers::new(&[1.0], &[0.0]).unwrap();
         let lists = RegionLists { labels: vec![list], ends: vec![0; regions::ENDS], whole: 0 };
-        let plan = Plan { centers, lists, maps: vec![map], variances: vec![1.0] };
+        let plan = Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(1) };
         builder.lay_out(plan).unwrap();
         let error = builder.finish().unwrap_err();
         let named = matches!(&error, Error::Value { arg: "lists", .. })
@@ -363,13 +402,29 @@ fn what_does_not_fit_is_refused() {
     let lists = RegionLists { labels: vec![vec![3]], ends: vec![0; 5], whole: 1 };
     let map = RegionMap { query: vec![0.0; 6], offset: vec![0.0], row: vec![0.0; 6], mean: vec![0.0; 6] };
     let centers = Centers::new(&[1.0], &[0.0]).unwrap();
-    builder.lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0] }).unwrap();
+    builder
+        .lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(1) })
+        .unwrap();
     refused(builder.finish(), "ends");
+    let mut builder = Builder::new(Arc::clone(&bare.index), bare.recipe.clone()).unwrap();
+    let lists = RegionLists { labels: vec![vec![3]], ends: vec![0; regions::ENDS], whole: 1 };
+    let map = RegionMap { query: vec![0.0; 6], offset: vec![0.0], row: vec![0.0; 6], mean: vec![0.0; 6] };
+    let centers = Centers::new(&[1.0], &[0.0]).unwrap();
+    builder
+        .lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(2) })
+        .unwrap();
+    refused(builder.finish(), "need");
+    for weights in [vec![0.0; SHOWN], vec![f32::NAN; SHOWN + 1]] {
+        refused(Need::new(Block::copy_of(&weights)).map(drop), "need");
+    }
 
     // Centers of more coordinates than there are, or where nothing is listed.
     let centers = |r: usize| Centers::new(&vec![1.0; r], &vec![0.0; 2 * r]).unwrap();
     let none = RegionLists { labels: Vec::new(), ends: Vec::new(), whole: 0 };
-    let plan = |r| Plan { centers: centers(r), lists: none.clone(), maps: Vec::new(), variances: vec![1.0] };
+    let plan = |r| {
+        let (centers, lists) = (centers(r), none.clone());
+        Plan { centers, lists, maps: Vec::new(), variances: vec![1.0], need: no_need(r) }
+    };
     let mut recipe = bare.recipe.clone();
     let mut builder = Builder::new(Arc::clone(&bare.index), recipe.clone()).unwrap();
     refused(builder.place(&centers(case.p + 1), &[]).map(drop), "centers");

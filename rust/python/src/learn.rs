@@ -6,6 +6,7 @@ use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists, concat};
 use lss_core::hash::{Planes as CorePlanes, Space};
 use lss_core::memory::{Block, Matrix};
+use lss_core::need::Need;
 use lss_core::regions::{self, Centers as CoreCenters, Plan, RegionLists, RegionMap};
 use lss_core::sketch::Layout;
 use lss_core::{Error, Fill, Recipe};
@@ -205,6 +206,7 @@ impl Builder {
         row_maps: PyReadonlyArray3<'_, f32>,
         means: PyReadonlyArray2<'_, f32>,
         variances: PyReadonlyArray1<'_, f32>,
+        need: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
         let (offsets, ids) = (offsets(vector(&indptr)?)?, labels("ids", vector(&ids)?, self.m)?);
         let lists = Lists { offsets: &offsets, labels: &ids };
@@ -228,7 +230,8 @@ impl Builder {
         let labels = (0..n).map(|at| lists.get(at).to_vec()).collect();
         let lists = RegionLists { labels, ends: matrix(&ends)?.1.to_vec(), whole };
         let maps = (0..n).map(region).collect();
-        let plan = Plan { centers: centers.0.clone(), lists, maps, variances };
+        let need = Need::new(Block::copy_of(vector(&need)?)).map_err(raise)?;
+        let plan = Plan { centers: centers.0.clone(), lists, maps, variances, need };
         enter(py, || self.with(|builder| builder.lay_out(plan)))
     }
 

@@ -9,6 +9,7 @@ use lss_core::coordinates::Coordinates;
 use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space};
 use lss_core::memory::{Block, padded};
+use lss_core::need::{Need, SHOWN};
 use lss_core::reference::{self, Answer, Reference};
 use lss_core::regions::{self, Centers, Plan, RegionMap};
 use lss_core::rows::{Rows, Weights};
@@ -417,6 +418,17 @@ pub fn any_list(rng: &mut Rng) -> ListPoint {
     ListPoint { n_listed: 1 + rng.below(200), n_rescore: 1 + rng.below(20), trust, judge, first }
 }
 
+/// Some queries read far less than others, of `r` coordinates.
+fn any_need(rng: &mut Rng, r: usize) -> Need {
+    let weights = rng.vector(SHOWN + r, |rng| 0.3 * rng.normal());
+    Need::new(Block::copy_of(&weights)).unwrap()
+}
+
+/// All queries read as far as the average, of `r` coordinates.
+pub fn no_need(r: usize) -> Need {
+    Need::new(Block::copy_of(&vec![0.0; SHOWN + r])).unwrap()
+}
+
 impl Case {
     /// Whether it has regions.
     pub fn lists(&self) -> bool {
@@ -472,7 +484,8 @@ impl Built {
             let regions = builder.place(&centers, &self.train.concat()).unwrap();
             let lists = builder.lists(&regions, centers.len(), 1 + rng.below(self.case.m)).unwrap();
             let (maps, variances) = self.case.maps(&mut rng);
-            builder.lay_out(Plan { centers, lists, maps, variances }).unwrap();
+            let need = any_need(&mut rng, centers.weights().len());
+            builder.lay_out(Plan { centers, lists, maps, variances, need }).unwrap();
         }
         builder.finish().unwrap();
         if self.case.lists() {
