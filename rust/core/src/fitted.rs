@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::exemplars::{Exemplars, SKETCH_BYTES};
 use crate::hash::{Planes, Space};
 use crate::memory::Block;
+use crate::need::part_of;
 use crate::observed::Observed;
 use crate::regions::Regions;
 use crate::sketch::{Sketcher, Sketches};
@@ -87,8 +88,8 @@ pub struct FirstRead {
 pub struct ListPoint {
     /// Labels read, from the first, on average: in each region down to those that as few of its queries need.
     pub n_listed: usize,
-    /// So many of these, or of those read at first, are rescored at most, whose columns promise most: all from their rows in
-    /// bytes, and those in full precision that may be among the best.
+    /// So many of these, or of those read at first, are rescored at most, on average, whose columns promise most: all from their rows
+    /// in bytes, and those in full precision that may be among the best.
     pub n_rescore: usize,
     /// Answers that are trusted less are not enough: the tables are searched. At 1 always.
     pub trust: f32,
@@ -98,14 +99,25 @@ pub struct ListPoint {
     pub first: Option<FirstRead>,
 }
 
+/// How much one query reads of its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// Labels at first.
+    pub first: usize,
+    /// Labels in all.
+    pub all: usize,
+    /// Of these so many are rescored at most.
+    pub rescored: usize,
+}
+
 impl ListPoint {
-    /// Labels of a region's list that are read at first, and in all, for `k` answers, by a query that reads `share` times what
-    /// is read on average.
-    pub fn reads(&self, regions: &Regions, region: usize, share: f32, k: usize) -> [usize; 2] {
-        let (all, r) = (regions.reads(region, self.n_listed, share, k), self.n_rescore.max(k));
-        let first = self.first.filter(|first| first.n_listed > r);
-        let first = first.map(|first| regions.reads(region, first.n_listed, share, r + 1));
-        [first.map_or(all, |n| n.min(all)), all]
+    /// How much is read for `k` answers, by a query that reads `share` times what is read on average.
+    pub fn reads(&self, regions: &Regions, region: usize, share: f32, k: usize) -> Reads {
+        let all = regions.reads(region, self.n_listed, share, k);
+        let rescored = part_of(self.n_rescore, share).max(k);
+        let first = self.first.filter(|first| first.n_listed > self.n_rescore.max(k));
+        let first = first.map(|first| regions.reads(region, first.n_listed, share, k));
+        Reads { first: first.map_or(all, |n| n.max(rescored + 1).min(all)), all, rescored }
     }
 }
 

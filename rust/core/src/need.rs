@@ -15,6 +15,11 @@ pub const SHOWN: usize = 5;
 /// No query reads more than so many times what is read on average, or less than that part of it.
 pub const MOST: f32 = 8.0;
 
+/// Of what is read on average, what a query reads.
+pub fn part_of(average: usize, share: f32) -> usize {
+    (average as f64 * f64::from(share)) as usize
+}
+
 /// What says how far a query reads.
 #[derive(Clone)]
 pub struct Need(Block<f32>);

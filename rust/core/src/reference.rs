@@ -1172,15 +1172,15 @@ impl Reference {
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
         let second = order.get(1).map_or(f32::NEG_INFINITY, |&at| scores[at]);
         let region = &regions[order[0]];
-        let r = list.n_rescore.max(k);
         let average = self.whole_list;
         let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
         let local = project(&region.map, query);
         let share = self.share(&z, distances, &local);
+        let r = ((list.n_rescore as f64 * f64::from(share)).floor() as usize).max(k);
         let whole = region.reads(list.n_listed, share, average, k);
         let part = match list.first {
-            Some(first) if first.n_listed > r => {
-                region.reads(first.n_listed, share, average, r + 1).min(whole)
+            Some(first) if first.n_listed > list.n_rescore.max(k) => {
+                region.reads(first.n_listed, share, average, k).max(r + 1).min(whole)
             }
             _ => whole,
         };

@@ -18,7 +18,7 @@ use crate::exemplars::{Lists, concat};
 use crate::kernels::gemm::{View, product};
 use crate::kernels::{Kernel, MOST_BYTES};
 use crate::memory::{Block, Buffer, Matrix, padded};
-use crate::need::{Need, SHOWN};
+use crate::need::{Need, SHOWN, part_of};
 use crate::rows::Rows;
 use crate::sketch::{GROUP, Layout, Sketcher};
 use crate::sums::sum;
@@ -462,7 +462,7 @@ impl Regions {
     /// for `share` times as many of the average, but `least` or `n`, where there are as many.
     pub fn reads(&self, region: usize, n: usize, share: f32, least: usize) -> usize {
         let (all, whole) = (self.each[region].labels.len(), self.parts.whole);
-        let average = (n as f64 * f64::from(share)) as usize;
+        let average = part_of(n, share);
         if n >= whole || average >= whole {
             return all;
         }

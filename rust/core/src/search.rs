@@ -9,7 +9,7 @@ use crate::coordinates::Rounded;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
-use crate::fitted::{Fitted, ListPoint, Scan};
+use crate::fitted::{Fitted, ListPoint, Reads, Scan};
 use crate::hash::{Space, augment, code, lead};
 use crate::kernels::Kernel;
 use crate::memory::padded;
@@ -271,9 +271,9 @@ pub struct Begin {
 /// How far a list has been read.
 struct Reading {
     near: Nearest,
-    /// Labels read, and to be read.
+    /// What is to be read, and labels read.
+    reads: Reads,
     n: usize,
-    all: usize,
     /// Rows read in bytes, and in full precision.
     reread: usize,
     rescored: usize,
@@ -282,7 +282,7 @@ struct Reading {
 impl Reading {
     /// Whether there are more.
     fn more(&self) -> bool {
-        self.n < self.all
+        self.n < self.reads.all
     }
 }
 
@@ -341,7 +341,7 @@ impl Searcher<'_> {
             let first = list.first.as_ref().filter(|_| reading.more());
             let first = first.map(|first| trusted(scratch, &first.judge, first.trust));
             let (trust, enough) = first.filter(|&(_, enough)| enough).unwrap_or_else(|| {
-                self.read_on(scratch, regions, list, &mut reading, answers);
+                self.read_on(scratch, regions, &mut reading, answers);
                 trusted(scratch, &list.judge, list.trust)
             });
             cost += self.list_cost(regions, &reading);
@@ -443,7 +443,7 @@ impl Searcher<'_> {
         labels: &mut [i64],
     ) -> [f32; LISTED] {
         let mut reading = self.by_list(scratch, regions, list, labels.len());
-        self.read_on(scratch, regions, list, &mut reading, labels.len());
+        self.read_on(scratch, regions, &mut reading, labels.len());
         labels.copy_from_slice(&scratch.answer.0);
         self.listed(scratch, labels.len(), reading.near).features()
     }
@@ -548,31 +548,23 @@ impl Searcher<'_> {
         self.lead(scratch, regions);
         let near = self.region(scratch, regions);
         let region = &regions.each()[near.region];
-        let [n, all] = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
-        self.read_columns(scratch, region, n, list.n_rescore.max(k));
+        let reads = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
+        self.read_columns(scratch, region, reads.first, reads.rescored);
         let reread = self.reread(scratch, regions, 0, k);
         self.rescore(scratch, k, CLOSE);
-        Reading { near, n, all, reread, rescored: scratch.finalists.len() }
+        Reading { near, reads, n: reads.first, reread, rescored: scratch.finalists.len() }
     }
 
     /// Answer from all of the list that is to be read, where there is more.
-    fn read_on(
-        &self,
-        scratch: &mut Scratch,
-        regions: &Regions,
-        list: &ListPoint,
-        reading: &mut Reading,
-        k: usize,
-    ) {
-        let Reading { near, n, all, .. } = *reading;
+    fn read_on(&self, scratch: &mut Scratch, regions: &Regions, reading: &mut Reading, k: usize) {
+        let Reading { near, n, reads: Reads { all, rescored, .. }, .. } = *reading;
         if !reading.more() {
             return;
         }
         let Scratch { listed, ranked: Ranked { places, promised, floor }, shortlist, .. } = scratch;
         let region = &regions.each()[near.region];
         let mut kept = shortlist.ids().len();
-        if let Some(above) = shortlist.gather_on(self.kernel, region, [n, all], *floor, list.n_rescore.max(k))
-        {
+        if let Some(above) = shortlist.gather_on(self.kernel, region, [n, all], *floor, rescored) {
             (*floor, kept) = (above, 0);
         }
         let always = self.fitted.always_include.len();
@@ -742,13 +734,14 @@ impl Searcher<'_> {
         let k = self.answers(k);
         if let (Some(list), Some(regions)) = (&self.fitted.point.list, self.fitted.regions.as_deref()) {
             time(0, &mut || self.lead(scratch, regions));
-            let (mut region, mut n) = (&regions.each()[0], 0);
+            let mut read = (0, Reads { first: 0, all: 0, rescored: 0 });
             time(1, &mut || {
                 let near = self.region(scratch, regions);
-                region = &regions.each()[near.region];
-                [n, _] = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
+                let share = regions.share(near, &scratch.local);
+                read = (near.region, list.reads(regions, near.region, share, k));
             });
-            time(2, &mut || self.read_columns(scratch, region, n, list.n_rescore.max(k)));
+            let (region, reads) = (&regions.each()[read.0], read.1);
+            time(2, &mut || self.read_columns(scratch, region, reads.first, reads.rescored));
             time(6, &mut || _ = self.reread(scratch, regions, 0, k));
             time(7, &mut || self.rescore(scratch, k, CLOSE));
         } else {
