@@ -43,6 +43,15 @@ def index(fitted):
     return fitted._at(fitted.operating_point)
 
 
+@pytest.fixture(scope="module")
+def spread_out():
+    """An index whose queries lie between clusters, too, and these."""
+    rows, queries = layer(spread=1.5)
+    return Index.from_weights(rows, config=LSSConfig(n_regions=16)).fit(
+        queries[:5000], k=5, progress=False
+    ), queries
+
+
 def reading(index, n_listed=4000, n_rescore=32, trust=0.0):
     """The same index, that reads lists whatever they are worth."""
     judge = index.operating_point.judge or (5.0, *[0.0] * 10)
@@ -436,37 +445,37 @@ def test_of_every_list_as_many_labels_are_read_as_answers_are_asked_for(index):
     assert stats["candidates"].min() == 40 < stats["candidates"].max()
 
 
-def in_parts(index, n_first, trust, judge=(0.0,) * 9, n_listed=4000):
+def in_parts(index, n_first, trust, judge=(0.0,) * 9):
     """The same index, that reads lists in two parts."""
-    point = reading(index, n_listed).operating_point
+    point = reading(index, n_rescore=16).operating_point
     return index.apply(point._replace(list=point.list._replace(first=FirstRead(n_first, trust, judge))))
 
 
-def test_lists_are_read_on_where_their_beginning_is_not_trusted(index):
-    begun = reading(index, 40).search(Q[5000:], k=5, stats=True)
-    whole = reading(index, 4000).search(Q[5000:], k=5, stats=True)
+def test_lists_are_read_on_where_their_beginning_is_not_trusted(spread_out):
+    fitted, Q = spread_out
+    index = fitted._at(fitted.operating_point)
+    begun = reading(index, 80, 16).search(Q[5000:], k=5, stats=True)
+    whole = reading(index, 4000, 16).search(Q[5000:], k=5, stats=True)
     assert (begun.labels != whole.labels).any()
-    never = in_parts(index, 40, 0.0).search(Q[5000:], k=5, stats=True)
-    alike = begun.stats["candidates"] > 32  # at first more than are rescored are read
-    assert alike.mean() > 0.5
-    np.testing.assert_array_equal(never.labels[alike], begun.labels[alike])
-    np.testing.assert_array_equal(never.stats["candidates"], np.maximum(begun.stats["candidates"], 33))
-    always = in_parts(index, 40, 1.0).search(Q[5000:], k=5, stats=True)
+    never = in_parts(index, 80, 0.0).search(Q[5000:], k=5, stats=True)
+    np.testing.assert_array_equal(never.labels, begun.labels)
+    np.testing.assert_array_equal(never.stats["candidates"], begun.stats["candidates"])
+    always = in_parts(index, 80, 1.0).search(Q[5000:], k=5, stats=True)
     assert (always.labels == whole.labels).all(axis=1).mean() > 0.99
     np.testing.assert_array_equal(always.stats["candidates"], whole.stats["candidates"])
 
     full = index.search(Q[5000:], k=5, exact=True).labels
-    read = learn_list_trust(index._core, Q[5000:], full, 5, 40, 32)
-    some = in_parts(index, 40, float(np.median(read.trust)), read.judge).search(Q[5000:], k=5, stats=True)
-    on = some.stats["candidates"] > never.stats["candidates"]
+    read = learn_list_trust(index._core, Q[5000:], full, 5, 80, 16)
+    some = in_parts(index, 80, float(np.median(read.trust)), read.judge).search(Q[5000:], k=5, stats=True)
+    on = some.stats["candidates"] > begun.stats["candidates"]
     assert 0.45 < on.mean() < 0.55
-    np.testing.assert_array_equal(some.labels, np.where(on[:, None], always.labels, never.labels))
+    np.testing.assert_array_equal(some.labels, np.where(on[:, None], always.labels, begun.labels))
 
     def right(labels):
         return (np.sort(labels, axis=1) == np.sort(full, axis=1)).all(axis=1).mean()
 
     # Half of the work that is left does nearly all of its good.
-    assert right(some.labels) > right(never.labels) + 0.8 * (right(whole.labels) - right(never.labels))
+    assert right(some.labels) > right(begun.labels) + 0.8 * (right(whole.labels) - right(begun.labels))
 
 
 def test_who_does_not_trust_lists_searches_tables(index):
@@ -584,9 +593,9 @@ def test_parts_of_lists_are_planned(index):
     assert _in_json(point)["list"]["first"] == {**at.first._asdict(), "judge": list(at.first.judge)}
 
 
-def test_insurance_is_what_others_may_cost():
-    rows, Q = layer(spread=1.5)
-    fitted = Index.from_weights(rows, config=LSSConfig(n_regions=16)).fit(Q[:5000], k=5, progress=False)
+def test_insurance_is_what_others_may_cost(spread_out):
+    fitted, Q = spread_out
+    fitted = fitted._at(fitted.operating_point)
     reports = [tune(fitted, Q[5000:], insurance=i, progress=False) for i in (0, 0.1, 1.0)]
     assert all(report.feasible for report in reports)
     chosen = [next(trial for trial in report.trials if trial.point == report.best) for report in reports]

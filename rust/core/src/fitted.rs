@@ -114,7 +114,7 @@ impl ListPoint {
     /// How much is read for `k` answers, by a query that reads `share` times what is read on average.
     pub fn reads(&self, regions: &Regions, region: usize, share: f32, k: usize) -> Reads {
         let all = regions.reads(region, self.n_listed, share, k);
-        let rescored = part_of(self.n_rescore, share).max(k);
+        let rescored = part_of(self.n_rescore, share).min(all).max(k);
         let first = self.first.filter(|first| first.n_listed > self.n_rescore.max(k));
         let first = first.map(|first| regions.reads(region, first.n_listed, share, k));
         Reads { first: first.map_or(all, |n| n.max(rescored + 1).min(all)), all, rescored }
