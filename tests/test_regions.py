@@ -12,8 +12,8 @@ from lss_rs import FirstRead, Index, ListPoint, LSSConfig, _core, tune, tuning
 from lss_rs._arrays import Labels, QueryRows
 from lss_rs.learn import learn
 from lss_rs.learn.centers import Lists, Targets, climb, found_in, k_means, moved, nearest
-from lss_rs.learn.need import Seen, distances, farthest, learn_need
-from lss_rs.learn.regions import _lengths, learn_regions
+from lss_rs.learn.need import farthest, learn_need
+from lss_rs.learn.regions import learn_regions
 from lss_rs.learn.teacher import taught_slices
 from lss_rs.learn.trust import learn_list_trust
 from lss_rs.tuning import _in_json
@@ -320,73 +320,81 @@ def test_the_farthest_label_counts(seed, n, regions):
     rng, m = np.random.default_rng(seed), 400
     lists = [rng.permutation(m)[: rng.choice([0, 3, 70, 300])] for _ in range(regions)]
     of, ids = rng.integers(regions, size=n), rng.integers(-1, m, size=(n, 3))
-    found, needs = farthest(read_alike(lists), of, ids, m)
+    found = farthest(read_alike(lists), of, ids, m)
     longest = max(map(len, lists))
     for query, region in enumerate(of):
         places = {int(label): place for place, label in enumerate(lists[region])}
         needed = [places.get(int(label), longest) for label in ids[query] if label >= 0]
-        assert needs[query] == bool(needed)
-        np.testing.assert_allclose(np.expm1(found[query]), max(needed, default=0), atol=1e-6)
+        assert found[query] == max(needed, default=0)
 
 
-def test_distances_are_to_centers_and_the_origin():
-    rng = np.random.default_rng(0)
-    points, centers = (rng.standard_normal((n, 5)).astype(np.float32) for n in (40, 7))
-    of = rng.integers(7, size=40)
-    found = distances(points, of, centers)
-    for point, region, got in zip(points, of, found, strict=True):
-        each = np.linalg.norm(point - centers, axis=1)
-        expected = each[region], np.delete(each, region).min(), np.linalg.norm(point)
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-    assert np.isinf(distances(points, np.zeros(40, int), centers[:1])[:, 1]).all()
+def shares(known, need):
+    """How far queries read."""
+    return np.exp(need[0] + known @ need[1:]).clip(1 / 8, 8)
 
 
 def test_queries_that_need_more_read_more_and_all_together_as_much():
     """Of two regions: a coordinate says how far labels lie in the list, and nothing else does."""
     rng = np.random.default_rng(0)
     n, listed = 4000, 1000
-    points = rng.standard_normal((n, 4)).astype(np.float32)
+    known = rng.standard_normal((n, 4)).astype(np.float32)
+    known = np.column_stack([known, np.full(n, 6.9), 1e-6 * known[:, 1]]).astype(np.float32)
     of = rng.integers(2, size=n)
-    place = np.exp(4 + 0.8 * points[:, 1] + 0.3 * rng.standard_normal(n)).astype(int).clip(0, listed - 1)
-    targets = Targets(n)
-    targets.add(csr((place[:, None] + listed * of[:, None]).tolist()), 1)
-    away = np.column_stack([np.ones((n, 2)), np.full(n, np.inf)]).astype(np.float32)
-    seen = Seen(points, of, away, rng.random(n, np.float32))
-    asked = []
+    place = np.exp(4 + 0.8 * known[:, 1] + 0.3 * rng.standard_normal(n)).astype(int).clip(0, listed - 1)
+    lists = read_alike([np.arange(listed), np.arange(listed, 2 * listed)])
+    ids = np.column_stack([place + listed * of, np.full(n, -1)])
+    need = learn_need(known, of, ids, lambda _: lists, 2, 2 * listed)
+    assert need.dtype == np.float32
+    np.testing.assert_allclose(need[1:5], [0, 0.4, 0, 0], atol=0.02)  # half of it is believed
+    np.testing.assert_array_equal(need[5:], 0)  # what is the same for all, but for rounding, says nothing
+    assert shares(known, need).mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_need_is_learned_from_lists_that_have_not_seen_the_query():
+    """Labels that nobody else needs are in no such list, wherever their own half has them."""
+    n = 320
+    labels = np.arange(n)[:, None]
+    known = np.random.default_rng(0).standard_normal((n, 1)).astype(np.float32)
+    place = np.where(known[:, 0] > 0, 0, n)  # in lists that have seen them, early or late
 
     def lists(regions):
-        asked.append(regions)
-        return read_alike([np.arange(listed), np.arange(listed, 2 * listed)])
+        asked = np.flatnonzero(regions == 0)
+        return read_alike([asked[np.argsort(place[asked], kind="stable")]])
 
-    need = learn_need(seen, targets, lists, 2, 2 * listed)
-    assert need.dtype == np.float32
-    assert need.shape == (9,)
-    assert ((asked[0] < 2) != (asked[1] < 2)).all()  # lists have not seen the query
-    np.testing.assert_array_equal(need[1:4], 0)  # what is the same for all says nothing
-    np.testing.assert_allclose(need[5:], [0, 0.4, 0, 0], atol=0.02)  # half of it is believed
-    assert abs(need[4]) < 0.02
-    shares = np.exp(need[0] + need[4] * np.log(seen.lengths) + points @ need[5:])
-    assert np.minimum(shares * listed / 2, listed).mean() == pytest.approx(listed / 2, rel=0.02)
+    need = learn_need(known, np.zeros(n, int), labels, lists, 1, n)
+    np.testing.assert_allclose(need, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 16])
+def test_few_queries_say_little(n):
+    known = np.random.default_rng(0).standard_normal((n, 3)).astype(np.float32)
+    ids = np.arange(n)[:, None]
+    need = learn_need(known, np.zeros(n, int), ids, lambda of: read_alike([np.flatnonzero(of == 0)]), 1, n)
+    np.testing.assert_allclose(shares(known, need), 1, atol=0.2)
 
 
 def test_where_nothing_is_needed_all_read_alike():
-    targets = Targets(6)
-    targets.add(csr([[]] * 6), 0)
-    points, of = np.ones((6, 2), np.float32), np.zeros(6, int)
-    seen = Seen(points, of, np.ones((6, 3), np.float32), np.ones(6, np.float32))
-    assert not learn_need(seen, targets, lambda _: read_alike([[]]), 1, 9).any()
+    none = np.full((6, 2), -1)
+    known = np.ones((6, 2), np.float32)
+    assert not learn_need(known, np.zeros(6, int), none, lambda _: read_alike([[1, 2]]), 1, 9).any()
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_lengths_are_those_a_search_finds(step):
-    regions, _ = regions_of(Q, 8, most=N // step)
+def test_what_all_queries_find_is_no_target():
+    targets = Targets(3, without=np.array([4, 7]))
+    targets.add(csr([[7, 1, 2], [4, 3, 4], [5, 7, 4]]), 2)
+    assert targets.ids.tolist() == [[1, 2], [3, -1], [-1, -1]]
+    np.testing.assert_array_equal(targets.weights, [[0.5, 0.5], [1, 0], [0, 0]])
+
+
+def test_queries_of_few_dimensions_read_the_average():
+    """Coordinates in which queries hardly vary are rounding, and say nothing."""
     rng = np.random.default_rng(0)
-    kept = regions.alignment
-    maps = rng.standard_normal((8, 3, len(kept.variances))).astype(np.float32)
-    found = _lengths(QueryRows(Q, D), regions, maps, step)
-    for query, region, got in zip(Q[::step], regions.of[::step], found, strict=True):
-        about = kept.query_map @ (query - regions.means[region])
-        assert got == pytest.approx(np.linalg.norm(maps[region] @ about), rel=1e-3, abs=1e-3)
+    flat = (rng.standard_normal((N, 8)) @ rng.standard_normal((8, D))).astype(np.float32)
+    config = LSSConfig(n_regions=4)
+    with pytest.warns(UserWarning, match="hardly varies"):
+        index = Index.from_weights(W, config=config).fit(flat[:5000], k=5, target=None, progress=False)
+    read = reading(index, 200).search(flat[5000:], k=5, stats=True).stats["candidates"]
+    assert 150 < read.mean() < 250
 
 
 # Searching
@@ -429,8 +437,8 @@ def test_so_many_labels_are_read(index, n_listed):
     stats = reading(index, n_listed).search(Q[:5000], k=1, stats=True).stats
     listed = stats["candidates"][stats["step"] == 0]
     assert len(listed) == 5000
-    # on average over all queries that were learned from
-    assert abs(listed.mean() - n_listed) < 0.1 * n_listed + 1
+    # on average over all queries that were learned from, about
+    assert abs(listed.mean() - n_listed) < 0.15 * n_listed + 1
     assert (listed >= n_listed // 32).all()
 
 

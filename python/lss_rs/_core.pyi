@@ -145,9 +145,22 @@ class Builder:
         row_maps: NDArray[np.float32],  # (n_regions, l, d)
         means: NDArray[np.float32],  # (n_regions, d) scale * (mean query of the region - that of all)
         variances: NDArray[np.float32],  # (p,) falling: logit variances along the regions' coordinates
-        need: NDArray[np.float32],  # (5 + r,) of what says how far a query reads (lss_rs.learn.need)
     ) -> None:
-        """Have lists laid out by ``finish``, by coordinates of each region."""
+        """Lay lists out, by coordinates of each region."""
+    def known(
+        self,
+        queries: NDArray[np.float32],  # (n, d)
+    ) -> NDArray[np.float32]:
+        """Return what a search knows before it reads lists that are laid out, (n, 4 + r).
+
+        The logarithms of the distances to the nearest center, the second nearest and the mean query, and of
+        the length of the coordinates in the region; and the r coordinates that centers lie in.
+        """
+    def set_need(
+        self,
+        weights: NDArray[np.float32],  # (5 + r,)
+    ) -> None:
+        """Have queries read exp(weights[0] + weights[1:] . known) times the average."""
     def finish(self) -> None: ...
 
 @final

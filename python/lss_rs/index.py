@@ -366,7 +366,8 @@ class Index:
             )
             if not by_rows:
                 top, done = cast("int", resolved.teacher_top), 0
-                targets = None if learned.regional is None else Targets(n)
+                always = as_ids(resolved.always_include, self.m)
+                targets = None if learned.regional is None else Targets(n, without=always)
                 for block, needed in taught_slices(core.teacher, taught_from, taught, top):
                     builder.add(block, needed.indptr, needed.indices)
                     if targets is not None:

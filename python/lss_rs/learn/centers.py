@@ -78,10 +78,13 @@ class Targets:
         Number of training queries.
     most : int
         Labels are kept of at most so many, of as many as :meth:`lss_rs.learn.aligned.Alignment.sample` takes.
+    without : ndarray of int64
+        Labels that no list holds, since all queries find them.
     """
 
-    def __init__(self, n: int, most: int = SAMPLE) -> None:
+    def __init__(self, n: int, most: int = SAMPLE, without: NDArray[np.int64] | None = None) -> None:
         self.most, self.step, self._seen = most, -(-n // most), 0
+        self._without = np.empty(0, np.int64) if without is None else without
         self._ids: list[NDArray[np.int64]] = []
         self._weights: list[NDArray[np.float32]] = []
 
@@ -97,6 +100,8 @@ class Targets:
         at = best[:, None] + np.arange(min(top, _BEST) if top else _BEST)
         there = at < last[:, None]
         ids = np.append(needed.indices, -1)[np.where(there, at, -1)]
+        there &= ~np.isin(ids, self._without)
+        ids[~there] = -1
         weights = there.astype(np.float32)
         true = Labels(np.concatenate([[0], np.cumsum(best - first)]), needed.indices)
         of_query = true.query_of()
@@ -126,7 +131,7 @@ class Gradient(NamedTuple):
 
 def halves(n: int) -> NDArray[np.int64]:
     """Which half each of n queries belongs to, 0 or 1: what is made of one is judged by the other."""
-    return np.arange(n) * _FOLDS // max(n, 1) % 2
+    return np.arange(n) * min(_FOLDS, n) // max(n, 1) % 2
 
 
 def nearest(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:

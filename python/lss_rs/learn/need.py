@@ -11,7 +11,7 @@ is uncertain, so that half of it is believed.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,58 +22,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lss_rs.learn.centers import Lists, Targets
+    from lss_rs.learn.centers import Lists
 
-SHOWN = 5
-"""Weights before those of coordinates: of one, and of the logarithms of :class:`Seen`."""
-_NEAR, _FAR = 1e-3, 1e3
-"""Distances, at least and at most, as a search takes them."""
 _MOST = 8.0
 """No query reads more than so many times what is read on average, or less than that part of it."""
 _BELIEVED = 0.5
 """Share of what is foreseen."""
+_FARTHEST = float(np.log(_MOST)) / _BELIEVED
+"""More or less than that, as a logarithm, no query can be said to need."""
 _RIDGE = 20.0
 """What regression takes for granted, in queries."""
+_FLAT = 1e-4
+"""What deviates less, beside its mean or one, is the same for all."""
 _ROUNDS = 40
 """Halvings, after which the average is known well enough."""
 
 
-class Seen(NamedTuple):
-    """What a search knows of queries before it reads their lists.
-
-    Attributes
-    ----------
-    points : ndarray of float32, shape (n, r)
-        Weighted leading coordinates.
-    regions : ndarray of int64, shape (n,)
-        The region of each.
-    distances : ndarray of float32, shape (n, 3)
-        To the center, to the second nearest one, and to the mean query.
-    lengths : ndarray of float32, shape (n,)
-        Of their coordinates in the region.
-    """
-
-    points: NDArray[np.float32]
-    regions: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    lengths: NDArray[np.float32]
-
-
-def distances(
-    points: NDArray[np.float32], regions: NDArray[np.int64], centers: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the distances (n, 3) of points to their region's center, the nearest other, and the origin."""
-    squares = np.einsum("ij,ij->i", points, points)[:, None]
-    squares = squares - 2 * points @ centers.T + np.einsum("ij,ij->i", centers, centers)
-    own = np.take_along_axis(squares, regions[:, None], axis=1)[:, 0]
-    np.put_along_axis(squares, regions[:, None], np.inf, axis=1)
-    found = np.stack([own, squares.min(axis=1), np.einsum("ij,ij->i", points, points)], axis=1)
-    return np.asarray(np.sqrt(np.maximum(found, 0.0)), np.float32)
-
-
 def learn_need(
-    seen: Seen,
-    targets: Targets,
+    known: NDArray[np.float32],
+    regions: NDArray[np.int64],
+    ids: NDArray[np.int64],
     lists: Callable[[NDArray[np.int64]], Lists],
     n_regions: int,
     m: int,
@@ -82,10 +50,12 @@ def learn_need(
 
     Parameters
     ----------
-    seen : Seen
-        Of training queries.
-    targets : Targets
-        Of the same queries.
+    known : ndarray of float32, shape (n, p)
+        What a search knows of training queries.
+    regions : ndarray of int64, shape (n,)
+        The region of each.
+    ids : ndarray of int64, shape (n, t)
+        The labels that each needs; -1 where there are fewer.
     lists : callable
         ``lists(regions)`` makes them; ``regions`` (n,) has the region of each query, or n_regions for a
         query that does not count.
@@ -94,49 +64,42 @@ def learn_need(
 
     Returns
     -------
-    ndarray of float32, shape (5 + r,)
-        What one, the logarithms of the distances and of the length, and the points are multiplied by; the sum
-        is the logarithm of how far a query reads, as a multiple of the average.
+    ndarray of float32, shape (1 + p,)
+        What one and what is known are multiplied by; the sum is the logarithm of how far a query reads, as a
+        multiple of the average. Zeros where nothing can be learned.
     """
-    n, r = seen.points.shape
-    half = halves(n)
-    further, average = np.zeros(n), np.zeros(n)
-    counted = np.zeros(n, bool)
-    sides = []
+    half = halves(len(known))
+    further, counted = np.zeros(len(known)), np.zeros(len(known), bool)
     for side in (0, 1):
         here = half == side
-        made = lists(np.where(here, n_regions, seen.regions))
-        place, known = farthest(made, seen.regions[here], targets.ids[here], m)
-        middle = made.ends.shape[1] // 2
-        average[here] = np.log1p(made.ends[seen.regions[here], middle])
-        further[here], counted[here] = place - average[here], known
-        sides.append((here, made))
-    weights = np.zeros(SHOWN + r)
+        made = lists(np.where(here, n_regions, regions))
+        average = made.ends[regions[here], made.ends.shape[1] // 2]
+        place = np.log1p(farthest(made, regions[here], ids[here], m))
+        further[here] = np.clip(place - np.log1p(average), -_FARTHEST, _FARTHEST)
+        counted[here] = (average > 0) & (ids[here] >= 0).any(axis=1)
+    weights = np.zeros(1 + known.shape[1])
     if not counted.any():
         return weights.astype(np.float32)
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.clip(np.column_stack([seen.distances, seen.lengths]), _NEAR, _FAR))
-    shown = np.column_stack([logs, seen.points]).astype(np.float64)
+    shown = known.astype(np.float64)
     mean, deviation = shown[counted].mean(axis=0), shown[counted].std(axis=0)
-    standard = (shown - mean) / np.where(deviation > 0, deviation, 1.0)
-    known = standard[counted]
+    flat = deviation <= _FLAT * np.maximum(1.0, np.abs(mean))
+    scale = np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation))
+    standard = (shown - mean) * scale
+    seen = standard[counted]
     found = np.linalg.solve(
-        known.T @ known + _RIDGE * np.eye(known.shape[1]),
-        known.T @ (further[counted] - further[counted].mean()),
+        seen.T @ seen + _RIDGE * np.eye(seen.shape[1]),
+        seen.T @ (further[counted] - further[counted].mean()),
     )
     found *= _BELIEVED
-    foreseen = standard @ found
-    weights[1:] = found / np.where(deviation > 0, deviation, 1.0)
-    weights[0] = _evened(foreseen, seen.regions, sides) - mean @ weights[1:]
+    weights[1:] = found * scale
+    weights[0] = _evened(standard @ found) - mean @ weights[1:]
     return weights.astype(np.float32)
 
 
-def farthest(
-    lists: Lists, regions: NDArray[np.int64], ids: NDArray[np.int64], m: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Find the logarithm of where the last of what a query needs stands in its list, and who needs something.
+def farthest(lists: Lists, regions: NDArray[np.int64], ids: NDArray[np.int64], m: int) -> NDArray[np.int64]:
+    """Find where the last of what each query needs stands in its list.
 
-    What is not listed stands behind the last of the longest list.
+    What is not listed stands behind the last of the longest list; who needs nothing, needs the first.
 
     Parameters
     ----------
@@ -144,49 +107,30 @@ def farthest(
     regions : ndarray of int64, shape (n,)
         The region of each query.
     ids : ndarray of int64, shape (n, t)
-        As of :class:`lss_rs.learn.centers.Targets`.
+        The labels that each needs; -1 where there are fewer.
     m : int
         Number of labels.
     """
     indptr, labels = lists.indptr, lists.ids
     order = np.argsort(regions, kind="stable")
     bounds = np.searchsorted(regions[order], np.arange(len(indptr)))
-    behind = np.log1p(np.diff(indptr).max(initial=0))
-    found = np.zeros(len(regions))
-    of_label = np.append(np.full(m, behind), 0.0)  # the last is of no label
+    behind = int(np.diff(indptr).max(initial=0))
+    found = np.zeros(len(regions), np.int64)
+    of_label = np.append(np.full(m, behind), 0)  # the last is of no label
     for region, (lo, hi) in enumerate(pairwise(bounds)):
         listed = labels[indptr[region] : indptr[region + 1]]
-        of_label[listed] = np.log1p(np.arange(len(listed)))
+        of_label[listed] = np.arange(len(listed))
         queries = order[lo:hi]
-        found[queries] = of_label[ids[queries]].max(axis=1, initial=0.0)
+        found[queries] = of_label[ids[queries]].max(axis=1, initial=0)
         of_label[listed] = behind
-    return found, np.asarray((ids >= 0).any(axis=1))
+    return found
 
 
-def _evened(
-    foreseen: NDArray[np.float64],
-    regions: NDArray[np.int64],
-    sides: list[tuple[NDArray[np.bool_], Lists]],
-) -> float:
-    """Find what to add, so that queries read as much together as if all read as far as the average."""
-
-    def read(added: float) -> float:
-        share = np.clip(np.exp(foreseen + added), 1 / _MOST, _MOST)
-        total = 0.0
-        for here, made in sides:
-            parts = made.ends.shape[1] - 1
-            place = np.minimum(share[here] * (parts / 2), parts)
-            before = np.minimum(place.astype(np.int64), parts - 1)
-            ends = made.ends.astype(np.float64)
-            first, last = ends[regions[here], before], ends[regions[here], before + 1]
-            total += float((first + (last - first) * (place - before)).sum())
-        return total
-
-    everyone = sum(
-        float(made.ends[regions[here], made.ends.shape[1] // 2].sum(dtype=np.float64)) for here, made in sides
-    )
+def _evened(foreseen: NDArray[np.float64]) -> float:
+    """Find what to add, so that queries read the average on average."""
     low, high = -np.log(_MOST), np.log(_MOST)
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
-        low, high = (middle, high) if read(middle) < everyone else (low, middle)
+        share = np.clip(np.exp(foreseen + middle), 1 / _MOST, _MOST).mean()
+        low, high = (middle, high) if share < 1 else (low, middle)
     return float((low + high) / 2)

@@ -18,7 +18,7 @@ from lss_rs import _core
 from lss_rs._arrays import BLOCK
 from lss_rs.learn.aligned import closed_form, distance_weights, single
 from lss_rs.learn.centers import Lists, k_means, moved
-from lss_rs.learn.need import SHOWN, Seen, distances, learn_need
+from lss_rs.learn.need import learn_need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +57,6 @@ class Regions(NamedTuple):
         Of the queries' coordinates around their mean, as far as few queries tell.
     alignment : Alignment
         The p coordinates that an index keeps.
-    weights : ndarray of float32, shape (r,)
-        What leading coordinates are multiplied by.
-    places : ndarray of float32, shape (n_regions, r)
-        Where centers are.
-    points : ndarray of float32, shape (s, r)
-        Weighted coordinates of the queries that centers were learned from.
     """
 
     centers: _core.Centers
@@ -70,9 +64,6 @@ class Regions(NamedTuple):
     means: NDArray[np.float64]
     covariances: NDArray[np.float32]
     alignment: Alignment
-    weights: NDArray[np.float32]
-    places: NDArray[np.float32]
-    points: NDArray[np.float32]
 
 
 def learn_regions(
@@ -136,7 +127,7 @@ def learn_regions(
     prior = _PRIOR * p
     products += prior * within
     products /= (counts + prior).astype(np.float32)[:, None, None]
-    return Regions(centers, of, means, products, alignment, weights, found, sample)
+    return Regions(centers, of, means, products, alignment)
 
 
 def lay_out(
@@ -147,7 +138,7 @@ def lay_out(
     targets: Targets,
     report: Report,
 ) -> None:
-    """Learn coordinates for each region from its queries and its list, and have the lists laid out.
+    """Learn coordinates for each region, lay its list out by these, and learn how far queries read.
 
     Parameters
     ----------
@@ -184,16 +175,6 @@ def lay_out(
     kept = min(32 * len(_core.region_widths(of_all)), most)
     from_queries = query_maps[:, :kept] @ alignment.query_map
     offsets = -np.einsum("npd,nd->np", from_queries, regions.means)
-    of = regions.of[:: targets.step].astype(np.int64)
-    seen = Seen(
-        regions.points,
-        of,
-        distances(regions.points, of, regions.places),
-        _lengths(queries, regions, query_maps[:, :kept], targets.step),
-    )
-    lists = _lists_of(builder, queries.n, targets.step, n)
-    need = learn_need(seen, targets, lists, n, index.m)
-    need[SHOWN:] *= regions.weights
     builder.lay_out(
         regions.centers,
         indptr,
@@ -205,8 +186,11 @@ def lay_out(
         np.ascontiguousarray(row_maps[:, :kept] @ alignment.row_map),
         single(alignment.scale * (regions.means - alignment.query_mean)),
         of_all,
-        need,
     )
+    known = np.concatenate([builder.known(block) for block in queries.blocks(targets.step)])
+    of = regions.of[:: targets.step].astype(np.int64)
+    lists = _lists_of(builder, queries.n, targets.step, n)
+    builder.set_need(learn_need(known, of, targets.ids, lists, n, index.m))
 
 
 def _lists_of(
@@ -221,20 +205,3 @@ def _lists_of(
         return Lists(*csr, ends, whole)
 
     return lists
-
-
-def _lengths(
-    queries: QueryRows, regions: Regions, maps: NDArray[np.float32], step: int
-) -> NDArray[np.float32]:
-    """Lengths of the coordinates of every step-th query in its region."""
-    of = regions.of[::step]
-    means = regions.alignment.place(regions.means.astype(np.float32))
-    lengths = np.empty(len(of), np.float32)
-    for at, block in enumerate(queries.blocks(step)):
-        z = regions.alignment.place(block)
-        here = of[at * BLOCK :][: len(block)]
-        for region in np.unique(here):
-            members = np.flatnonzero(here == region)
-            local = (z[members] - means[region]) @ maps[region].T
-            lengths[at * BLOCK + members] = np.linalg.norm(local, axis=1)
-    return lengths

@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::kernels::Kernel;
 use crate::kernels::gemm::{View, product};
 use crate::memory::Block;
+use crate::need::{self, Need};
 use crate::regions::{self, Centers, Place, Plan, RegionLists, Regions};
 use crate::rows::Rows;
 use crate::sketch::{Sketcher, Sketches};
@@ -50,8 +51,7 @@ pub struct Builder {
     codes: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
-    /// What regions are laid out from.
-    plan: Option<Plan>,
+    regions: Option<Regions>,
 }
 
 impl Builder {
@@ -101,7 +101,7 @@ impl Builder {
             codes: Vec::new(),
             offsets: vec![0],
             labels: Vec::new(),
-            plan: None,
+            regions: None,
         })
     }
 
@@ -149,8 +149,7 @@ impl Builder {
         if let Some(region) = regions.iter().find(|&&region| region as usize > n) {
             return Err(Error::value("regions", format!("in 0..={n}"), region));
         }
-        let mut without = self.recipe.always_include.clone();
-        without.sort_unstable();
+        let without = self.always_include();
         let lists = Lists { offsets: &self.offsets, labels: &self.labels };
         let m = self.index.rows().m();
         threads::install(0, || regions::lists(n, regions, lists, m, most, &without))
@@ -158,9 +157,53 @@ impl Builder {
 
     /// Have lists laid out.
     pub fn lay_out(&mut self, plan: Plan) -> Result<()> {
-        self.check_centers(&plan.centers)?;
-        self.plan = Some(plan);
+        let Coordinates { query, variances, base, .. } = self.check_centers(&plan.centers)?;
+        let rows = self.index.rows();
+        let regions = threads::install(0, || Regions::build(rows, base, query, plan))??;
+        regions.validate(rows.m(), variances.len(), &self.always_include())?;
+        self.regions = Some(regions);
         Ok(())
+    }
+
+    /// What a search of these queries (n x d) knows before it reads their lists: what [`need::known`] says, and the coordinates that
+    /// centers lie in.
+    pub fn known(&self, queries: &[f32]) -> Result<Vec<f32>> {
+        let (regions, coordinates) = self.laid_out()?;
+        let query = &coordinates.query;
+        let (kernel, r, d) = (Kernel::active(), regions.centers().weights().len(), self.index.rows().d());
+        let one = |(rounded, place, [z, local]): &mut (Rounded, Place, [Vec<f32>; 2]), one: &[f32]| {
+            z.resize(r, 0.0);
+            query.round(one, rounded);
+            query.apply_first(kernel, rounded, z);
+            let near = regions.nearest(kernel, z, place);
+            let map = &regions.each()[near.region].map;
+            local.resize(map.rows(), 0.0);
+            map.apply_first(kernel, rounded, local);
+            [&need::known(near.distances, local), &z[..]].concat()
+        };
+        let known = || queries.par_chunks_exact(d).map_init(Default::default, one).collect::<Vec<_>>();
+        Ok(threads::install(0, known)?.concat())
+    }
+
+    /// Have queries read as far as they need.
+    pub fn set_need(&mut self, need: Need) -> Result<()> {
+        self.laid_out()?;
+        self.regions.as_mut().map_or(Ok(()), |regions| regions.set_need(need))
+    }
+
+    fn laid_out(&self) -> Result<(&Regions, &Coordinates)> {
+        match (&self.regions, &self.recipe.coordinates) {
+            (Some(regions), Some(coordinates)) => Ok((regions, coordinates)),
+            _ => Err(Error::value("regions", "laid out", "none")),
+        }
+    }
+
+    /// Labels that are candidates of every query, rising.
+    fn always_include(&self) -> Vec<u32> {
+        let mut labels = self.recipe.always_include.clone();
+        labels.sort_unstable();
+        labels.dedup();
+        labels
     }
 
     /// The coordinates that centers lie in.
@@ -179,8 +222,17 @@ impl Builder {
 
     /// Build tables and sketches and swap them in.
     pub fn finish(self) -> Result<()> {
-        let Builder { index, recipe, sketcher: of_exemplars, sketches: taught, codes, offsets, labels, plan } =
-            self;
+        let always_include = self.always_include();
+        let Builder {
+            index,
+            recipe,
+            sketcher: of_exemplars,
+            sketches: taught,
+            codes,
+            offsets,
+            labels,
+            regions,
+        } = self;
         let rows = index.rows();
         let m = rows.m();
         let mut sketcher = match (&recipe.coordinates, recipe.sketch_bytes) {
@@ -209,9 +261,6 @@ impl Builder {
                 }
                 None => (Tables::build(n_tables, n_bits, &row_codes)?, None),
             };
-            let mut always_include = recipe.always_include;
-            always_include.sort_unstable();
-            always_include.dedup();
             let sketches = match (sketcher, sketches) {
                 (Some(sketcher), Some(codes)) => {
                     let sketches = Sketches::new(*sketcher.layout(), codes, m)?;
@@ -224,19 +273,10 @@ impl Builder {
                 _ => None,
             };
             let base = recipe.coordinates.as_ref().map_or(&[][..], |coordinates| &coordinates.base[..]);
-            let regions = match (plan, &recipe.coordinates) {
-                (Some(plan), Some(Coordinates { query, variances, .. })) => {
-                    let regions = Regions::build(rows, base, query, plan)?;
-                    let p = variances.len();
-                    regions.validate(m, p, &always_include)?;
-                    Some(Arc::new(regions))
-                }
-                _ => None,
-            };
             let level = base.iter().map(|&base| f64::from(base)).sum::<f64>() / m as f64;
             Ok(Fitted {
                 level: level as f32,
-                regions,
+                regions: regions.map(Arc::new),
                 observed: None,
                 fitted_from: exemplars.as_ref().map_or(0, Exemplars::len),
                 tables,

@@ -75,7 +75,8 @@ pub struct OperatingPoint {
 /// How much of a list is read before it is asked whether that is enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FirstRead {
-    /// Labels read, from the first, on average: in each region down to those that as few of its queries need.
+    /// Labels read, from the first, on average: in each region down to those that as few of its queries need, and by each query
+    /// as much more or less as it is foreseen to need.
     pub n_listed: usize,
     /// Answers that are trusted less are not enough: the list is read on. At 1 always.
     pub trust: f32,
@@ -86,7 +87,8 @@ pub struct FirstRead {
 /// How much a search does in the list of a region, and when that is enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ListPoint {
-    /// Labels read, from the first, on average: in each region down to those that as few of its queries need.
+    /// Labels read, from the first, on average: in each region down to those that as few of its queries need, and by each query
+    /// as much more or less as it is foreseen to need.
     pub n_listed: usize,
     /// So many of these, or of those read at first, are rescored at most, on average, whose columns promise most: all from their rows
     /// in bytes, and those in full precision that may be among the best.
@@ -114,9 +116,10 @@ impl ListPoint {
     /// How much is read for `k` answers, by a query that reads `share` times what is read on average.
     pub fn reads(&self, regions: &Regions, region: usize, share: f32, k: usize) -> Reads {
         let all = regions.reads(region, self.n_listed, share, k);
-        let rescored = part_of(self.n_rescore, share).min(all).max(k);
-        let first = self.first.filter(|first| first.n_listed > self.n_rescore.max(k));
-        let first = first.map(|first| regions.reads(region, first.n_listed, share, k));
+        let first = self.first.map(|first| first.n_listed).filter(|&n| n > self.n_rescore.max(k));
+        let of_these = regions.share_read(first.unwrap_or(self.n_listed), share);
+        let rescored = part_of(self.n_rescore, of_these).min(all).max(k);
+        let first = first.map(|n| regions.reads(region, n, share, k));
         Reads { first: first.map_or(all, |n| n.max(rescored + 1).min(all)), all, rescored }
     }
 }

@@ -24,7 +24,26 @@ pub fn part_of(average: usize, share: f32) -> usize {
 #[derive(Clone)]
 pub struct Need(Block<f32>);
 
+/// What of a query weights are for, but for one and for its coordinates.
+pub fn known(distances: [f32; 3], local: &[f32]) -> [f32; SHOWN - 1] {
+    let [near, second, mean] = distances.map(log);
+    [near, second, mean, log_length(local)]
+}
+
+fn log(distance: f32) -> f32 {
+    bounded_distance(distance).ln()
+}
+
+fn log_length(local: &[f32]) -> f32 {
+    log(sum(local, local, |a, b| a * b).sqrt())
+}
+
 impl Need {
+    /// All queries alike, of `r` coordinates.
+    pub fn none(r: usize) -> Self {
+        Need(Block::copy_of(&vec![0.0; SHOWN + r]))
+    }
+
     /// From weights: [`SHOWN`], and one a coordinate that tells how far centers are.
     pub fn new(weights: Block<f32>) -> Result<Self> {
         if weights.len() <= SHOWN || !weights.iter().all(|weight| weight.is_finite()) {
@@ -43,16 +62,15 @@ impl Need {
     /// What a query's coordinates and its distances come to.
     pub fn begin(&self, z: &[f32], distances: [f32; 3]) -> f32 {
         let ([one, near, second, mean, _], of_coordinates) = self.parts();
-        let [to_near, to_second, to_mean] = distances.map(|distance| bounded_distance(distance).ln());
+        let [to_near, to_second, to_mean] = distances.map(log);
         one + near * to_near + second * to_second + mean * to_mean + sum(z, of_coordinates, |z, w| z * w)
     }
 
     /// How far it reads, as a multiple of the average, where it has the coordinates `local` in its region.
     pub fn factor(&self, begun: f32, local: &[f32]) -> f32 {
         let ([.., of_length], _) = self.parts();
-        let length = sum(local, local, |a, b| a * b).sqrt().clamp(f32::MIN_POSITIVE, f32::MAX);
-        let log = begun + of_length * length.ln();
-        if log.is_nan() { 1.0 } else { log.exp().clamp(MOST.recip(), MOST) }
+        let share = (begun + of_length * log_length(local)).exp();
+        if share.is_nan() { 1.0 } else { share.clamp(MOST.recip(), MOST) }
     }
 
     fn parts(&self) -> ([f32; SHOWN], &[f32]) {

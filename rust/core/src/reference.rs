@@ -1140,9 +1140,9 @@ impl Reference {
 
     /// How far a query reads its list, as a multiple of the average.
     fn share(&self, z: &[f32], distances: [f32; 3], local: &[f32]) -> f32 {
-        let [near, second, mean] = distances.map(|distance| (bounded_distance(distance) as f32).ln());
-        let length = eight_sums(local.iter().map(|value| value * value)).sqrt();
-        let length = length.clamp(f32::MIN_POSITIVE, f32::MAX).ln();
+        let log = |distance: f32| (bounded_distance(distance) as f32).ln();
+        let [near, second, mean] = distances.map(log);
+        let length = log(eight_sums(local.iter().map(|value| value * value)).sqrt());
         let shown = &self.need[..SHOWN];
         let along = eight_sums(z.iter().zip(&self.need[SHOWN..]).map(|(z, weight)| z * weight));
         let of_place = shown[0] + shown[1] * near + shown[2] * second + shown[3] * mean + along;
@@ -1176,14 +1176,12 @@ impl Reference {
         let distances = [distance(scores[order[0]]), distance(second), own.sqrt()];
         let local = project(&region.map, query);
         let share = self.share(&z, distances, &local);
-        let r = ((list.n_rescore as f64 * f64::from(share)).floor() as usize).max(k);
+        let begun = list.first.map(|first| first.n_listed).filter(|&n| n > list.n_rescore.max(k));
+        let n = begun.unwrap_or(list.n_listed);
+        let read = if n >= average { 1.0 } else { share.min(average as f32 / n as f32) };
+        let r = ((list.n_rescore as f64 * f64::from(read)).floor() as usize).max(k);
         let whole = region.reads(list.n_listed, share, average, k);
-        let part = match list.first {
-            Some(first) if first.n_listed > list.n_rescore.max(k) => {
-                region.reads(first.n_listed, share, average, k).max(r + 1).min(whole)
-            }
-            _ => whole,
-        };
+        let part = begun.map_or(whole, |n| region.reads(n, share, average, k).max(r + 1).min(whole));
         let promised = column_scores(&region.columns, &local)[..whole].to_vec();
         let (mut likely, mut least) = if r < part {
             gather(&promised[..part], r)

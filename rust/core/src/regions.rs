@@ -187,8 +187,6 @@ pub struct Plan {
     pub maps: Vec<RegionMap>,
     /// Logit variances along the regions' coordinates, falling.
     pub variances: Vec<f32>,
-    /// How far queries read.
-    pub need: Need,
 }
 
 /// The labels that regions list.
@@ -255,10 +253,10 @@ pub struct Parts {
 }
 
 impl Regions {
-    /// Lay out the labels of each region. `base` are the logits of the mean query of all, and maps round queries as `all`
+    /// Lay out the labels of each region, which all queries read as far. `base` are the logits of the mean query of all, and maps round queries as `all`
     /// does.
     pub fn build(rows: &Rows, base: &[f32], all: &Projection, plan: Plan) -> Result<Self> {
-        let Plan { centers, lists: RegionLists { labels: lists, ends, whole }, maps, variances, need } = plan;
+        let Plan { centers, lists: RegionLists { labels: lists, ends, whole }, maps, variances } = plan;
         let layout = Layout::allocate(&variances, SKETCH_BYTES)?;
         let (p, d) = (variances.len().min(layout.groups() * GROUP), rows.d());
         let fits = |map: &RegionMap| {
@@ -267,10 +265,6 @@ impl Regions {
         if maps.len() != centers.len() || lists.len() != centers.len() || !maps.iter().all(fits) {
             let got = format!("{} maps and {} lists", maps.len(), lists.len());
             return Err(Error::value("maps", format!("{} of {p} coordinates", centers.len()), got));
-        }
-        if need.weights().len() != SHOWN + centers.weights.len() {
-            let expected = format!("{SHOWN} and {} values", centers.weights.len());
-            return Err(Error::value("need", expected, need.weights().len()));
         }
         if ends.len() != lists.len() * ENDS {
             return Err(Error::value(
@@ -312,7 +306,7 @@ impl Regions {
             labels: Block::copy_of(&labels),
             ends: Block::copy_of(&ends),
             whole,
-            need,
+            need: Need::none(centers.weights.len()),
             columns: columns.freeze(),
             half_steps: Block::copy_of(&half_steps),
             maps: maps.matrix().values().clone(),
@@ -416,6 +410,16 @@ impl Regions {
         &self.centers
     }
 
+    /// Have queries read as far as they need.
+    pub fn set_need(&mut self, need: Need) -> Result<()> {
+        let (expected, got) = (SHOWN + self.centers.weights.len(), need.weights().len());
+        if got != expected {
+            return Err(Error::value("need", format!("of {expected} values"), got));
+        }
+        self.parts.need = need;
+        Ok(())
+    }
+
     /// How a query with coordinates `z` lies, and what that says of how far it reads.
     pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
         let near = self.centers.nearest(kernel, z, place);
@@ -425,6 +429,12 @@ impl Regions {
     /// How far a query reads its list, as a multiple of the average, of what is known by its place and its coordinates there.
     pub fn share(&self, near: Nearest, local: &[f32]) -> f32 {
         self.parts.need.factor(near.need, local)
+    }
+
+    /// The same of what lists hold, where `n` labels are read on average: whoever reads all cannot read more, or less.
+    pub fn share_read(&self, n: usize, share: f32) -> f32 {
+        let whole = self.parts.whole;
+        if n >= whole { 1.0 } else { share.min(whole as f32 / n as f32) }
     }
 
     /// What the columns' codes are.

@@ -5,12 +5,12 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{Case, Dtype, Rng, TABLES_ALONE, any_case, cases, no_need, search_one};
+use common::{Case, Dtype, Rng, TABLES_ALONE, any_case, cases, search_one};
 use lss_core::exemplars::Lists;
 use lss_core::hash::Space;
 use lss_core::kernels::Kernel;
 use lss_core::memory::Block;
-use lss_core::need::{MOST, Need, SHOWN};
+use lss_core::need::{self, MOST, Need, SHOWN};
 use lss_core::reference::{self, Sketched};
 use lss_core::regions::{self, Centers, Place, Plan, Region, RegionLists, RegionMap, Regions};
 use lss_core::trust::LISTED;
@@ -105,9 +105,12 @@ proptest! {
         let distances = [0, 1, 2].map(|_| 10f32.powi(large) * rng.unit().abs());
         let local = rng.vector(l, |rng| 10f32.powi(large) * rng.normal());
         let got = need.factor(need.begin(&z, distances), &local);
-        let length = local.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(f64::from(f32::MIN_POSITIVE));
-        let known = distances.map(|distance| f64::from(distance).clamp(1e-3, 1e3).ln());
-        let known = [&[1.0], &known[..], &[length.ln()], &z.iter().map(|z| f64::from(*z)).collect::<Vec<_>>()].concat();
+        let length = local.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let [near, second, mean] = distances.map(f64::from);
+        let expected = [near, second, mean, length].map(|distance| distance.clamp(1e-3, 1e3).ln());
+        let known = need::known(distances, &local);
+        prop_assert!(known.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4));
+        let known: Vec<f64> = [&[1.0], &known[..], &z].concat().into_iter().map(f64::from).collect();
         let log: f64 = known.iter().zip(&weights).map(|(x, w)| x * f64::from(*w)).sum();
         let expected = log.exp().clamp(0.125, f64::from(MOST));
         prop_assert!((f64::from(got) / expected - 1.0).abs() < 1e-4, "{got} is not {expected}");
@@ -129,6 +132,30 @@ proptest! {
                 regions.reads(region, average, 1.0, 0).max(least.min(n)).min(labels.len())
             };
             prop_assert_eq!(got, expected);
+        }
+    }
+
+    /// What a builder says is known of a query is what a search makes its share of.
+    #[test]
+    fn a_query_reads_what_is_known_of_it(case in any_case(), n_regions in 1usize..=3, n in 1usize..=60) {
+        let case = Case { n_always: 0, ..with_regions(case, n_regions) };
+        let built = case.prepare();
+        let (builder, weights) = built.taught(&mut Rng(case.seed));
+        let known = builder.known(&built.queries.concat()).unwrap();
+        builder.finish().unwrap();
+        let fitted = built.index.fitted().unwrap();
+        let list = ListPoint { n_listed: n, n_rescore: n, trust: 0.0, judge: [0.0; LISTED], first: None };
+        built.index.set_operating_point(OperatingPoint { list: Some(list), ..fitted.point }).unwrap();
+        let regions = fitted.regions.as_deref().unwrap();
+        for (query, known) in built.queries.iter().zip(known.chunks_exact(weights.len() - 1)) {
+            let got = search_one(&built.index, query, 1, OnShort::Pad, Effort::ADAPTIVE).unwrap().work;
+            let sum: f64 = known.iter().zip(&weights[1..]).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            let share = (f64::from(weights[0]) + sum).exp().clamp(0.125, 8.0) as f32;
+            let k = fitted.point.judge.map_or(1, |trust| trust.k.max(1));
+            let reads = |share: f32| (0..regions.each().len()).map(|at| regions.reads(at, n, share, k)).collect::<Vec<_>>();
+            let (least, most) = (reads(share * 0.999), reads(share * 1.001));
+            let fits = (0..n_regions).any(|at| (least[at]..=most[at]).contains(&got.candidates));
+            prop_assert!(got.step != Step::List || fits, "{} of {least:?} to {most:?}", got.candidates);
         }
     }
 
@@ -180,7 +207,7 @@ proptest! {
         let whole = |list: &Vec<u32>| [list.len() as u32; regions::ENDS];
         let ends = lists.iter().flat_map(whole).collect();
         let labels = RegionLists { labels: lists.clone(), ends, whole: 0 };
-        let plan = Plan { centers, lists: labels, maps: maps.clone(), variances: vec![1.0; l], need: no_need(1) };
+        let plan = Plan { centers, lists: labels, maps: maps.clone(), variances: vec![1.0; l] };
         let built_regions = Regions::build(built.index.rows(), &coordinates.base, &coordinates.query, plan).unwrap();
         built_regions.validate(case.m, case.p, &[]).unwrap();
         for ((region, list), map) in built_regions.each().iter().zip(&lists).zip(&maps) {
@@ -391,9 +418,8 @@ fn what_does_not_fit_is_refused() {
         };
         let centers = Centers::new(&[1.0], &[0.0]).unwrap();
         let lists = RegionLists { labels: vec![list], ends: vec![0; regions::ENDS], whole: 0 };
-        let plan = Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(1) };
-        builder.lay_out(plan).unwrap();
-        let error = builder.finish().unwrap_err();
+        let plan = Plan { centers, lists, maps: vec![map], variances: vec![1.0] };
+        let error = builder.lay_out(plan).unwrap_err();
         let named = matches!(&error, Error::Value { arg: "lists", .. })
             || matches!(&error, Error::Format { expected, .. } if expected == "valid regions");
         assert!(named, "{error:?}");
@@ -402,18 +428,14 @@ fn what_does_not_fit_is_refused() {
     let lists = RegionLists { labels: vec![vec![3]], ends: vec![0; 5], whole: 1 };
     let map = RegionMap { query: vec![0.0; 6], offset: vec![0.0], row: vec![0.0; 6], mean: vec![0.0; 6] };
     let centers = Centers::new(&[1.0], &[0.0]).unwrap();
-    builder
-        .lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(1) })
-        .unwrap();
-    refused(builder.finish(), "ends");
-    let mut builder = Builder::new(Arc::clone(&bare.index), bare.recipe.clone()).unwrap();
+    refused(builder.lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0] }), "ends");
+    refused(builder.known(&bare.queries[0]).map(drop), "regions");
+    refused(builder.set_need(Need::none(1)), "regions");
     let lists = RegionLists { labels: vec![vec![3]], ends: vec![0; regions::ENDS], whole: 1 };
     let map = RegionMap { query: vec![0.0; 6], offset: vec![0.0], row: vec![0.0; 6], mean: vec![0.0; 6] };
     let centers = Centers::new(&[1.0], &[0.0]).unwrap();
-    builder
-        .lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0], need: no_need(2) })
-        .unwrap();
-    refused(builder.finish(), "need");
+    builder.lay_out(Plan { centers, lists, maps: vec![map], variances: vec![1.0] }).unwrap();
+    refused(builder.set_need(Need::none(2)), "need");
     for weights in [vec![0.0; SHOWN], vec![f32::NAN; SHOWN + 1]] {
         refused(Need::new(Block::copy_of(&weights)).map(drop), "need");
     }
@@ -423,7 +445,7 @@ fn what_does_not_fit_is_refused() {
     let none = RegionLists { labels: Vec::new(), ends: Vec::new(), whole: 0 };
     let plan = |r| {
         let (centers, lists) = (centers(r), none.clone());
-        Plan { centers, lists, maps: Vec::new(), variances: vec![1.0], need: no_need(r) }
+        Plan { centers, lists, maps: Vec::new(), variances: vec![1.0] }
     };
     let mut recipe = bare.recipe.clone();
     let mut builder = Builder::new(Arc::clone(&bare.index), recipe.clone()).unwrap();

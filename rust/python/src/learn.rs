@@ -206,7 +206,6 @@ impl Builder {
         row_maps: PyReadonlyArray3<'_, f32>,
         means: PyReadonlyArray2<'_, f32>,
         variances: PyReadonlyArray1<'_, f32>,
-        need: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
         let (offsets, ids) = (offsets(vector(&indptr)?)?, labels("ids", vector(&ids)?, self.m)?);
         let lists = Lists { offsets: &offsets, labels: &ids };
@@ -230,9 +229,28 @@ impl Builder {
         let labels = (0..n).map(|at| lists.get(at).to_vec()).collect();
         let lists = RegionLists { labels, ends: matrix(&ends)?.1.to_vec(), whole };
         let maps = (0..n).map(region).collect();
-        let need = Need::new(Block::copy_of(vector(&need)?)).map_err(raise)?;
-        let plan = Plan { centers: centers.0.clone(), lists, maps, variances, need };
+        let plan = Plan { centers: centers.0.clone(), lists, maps, variances };
         enter(py, || self.with(|builder| builder.lay_out(plan)))
+    }
+
+    /// What a search of queries (n, d) knows before it reads their lists, (n, 4 + r).
+    fn known<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'_, f32>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let ([n, d], queries) = matrix(&queries)?;
+        check_dim("Q", self.d, d)?;
+        let queries = queries.to_vec();
+        let known = enter(py, || self.with(|builder| builder.known(&queries)))?;
+        let each = known.len() / n.max(1);
+        PyArray1::from_vec(py, known).reshape([n, each])
+    }
+
+    /// Have queries read as far as they need, by weights (5 + r,).
+    fn set_need(&self, py: Python<'_>, weights: PyReadonlyArray1<'_, f32>) -> PyResult<()> {
+        let need = Need::new(Block::copy_of(vector(&weights)?)).map_err(raise)?;
+        enter(py, || self.with(|builder| builder.set_need(need)))
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {

@@ -418,17 +418,6 @@ pub fn any_list(rng: &mut Rng) -> ListPoint {
     ListPoint { n_listed: 1 + rng.below(200), n_rescore: 1 + rng.below(20), trust, judge, first }
 }
 
-/// Some queries read far less than others, of `r` coordinates.
-fn any_need(rng: &mut Rng, r: usize) -> Need {
-    let weights = rng.vector(SHOWN + r, |rng| 0.3 * rng.normal());
-    Need::new(Block::copy_of(&weights)).unwrap()
-}
-
-/// All queries read as far as the average, of `r` coordinates.
-pub fn no_need(r: usize) -> Need {
-    Need::new(Block::copy_of(&vec![0.0; SHOWN + r])).unwrap()
-}
-
 impl Case {
     /// Whether it has regions.
     pub fn lists(&self) -> bool {
@@ -466,12 +455,21 @@ impl Case {
 }
 
 impl Built {
-    /// Fit in slices of uneven size.
+    /// Fit, and search lists by some point.
     pub fn fit(&self) {
         let mut rng = Rng(!self.case.seed);
-        let centers = self.case.centers(&mut rng);
+        self.taught(&mut rng).0.finish().unwrap();
+        if self.case.lists() {
+            let point = OperatingPoint { list: Some(any_list(&mut rng)), ..self.recipe.point };
+            self.index.set_operating_point(point).unwrap();
+        }
+    }
+
+    /// A builder that has learned in slices of uneven size, and the weights that say how far queries read.
+    pub fn taught(&self, rng: &mut Rng) -> (Builder, Vec<f32>) {
+        let centers = self.case.centers(rng);
         let mut builder = Builder::new(Arc::clone(&self.index), self.recipe.clone()).unwrap();
-        let mut from = 0;
+        let (mut from, mut need) = (0, Vec::new());
         while from < self.train.len() {
             let to = (from + 1 + rng.below(50)).min(self.train.len());
             let (offsets, labels) = csr(&self.labels[from..to]);
@@ -483,15 +481,13 @@ impl Built {
         if let Some(centers) = centers {
             let regions = builder.place(&centers, &self.train.concat()).unwrap();
             let lists = builder.lists(&regions, centers.len(), 1 + rng.below(self.case.m)).unwrap();
-            let (maps, variances) = self.case.maps(&mut rng);
-            let need = any_need(&mut rng, centers.weights().len());
-            builder.lay_out(Plan { centers, lists, maps, variances, need }).unwrap();
+            let (maps, variances) = self.case.maps(rng);
+            // Some queries read far less than others.
+            need = rng.vector(SHOWN + centers.weights().len(), |rng| 0.3 * rng.normal());
+            builder.lay_out(Plan { centers, lists, maps, variances }).unwrap();
+            builder.set_need(Need::new(Block::copy_of(&need)).unwrap()).unwrap();
         }
-        builder.finish().unwrap();
-        if self.case.lists() {
-            let point = OperatingPoint { list: Some(any_list(&mut rng)), ..self.recipe.point };
-            self.index.set_operating_point(point).unwrap();
-        }
+        (builder, need)
     }
 
     /// The twin that was built by itself.
