@@ -80,8 +80,8 @@ class ListPoint(NamedTuple):
     n_listed : int
         Labels read, on average over the training queries: those that the region's queries needed most. Of
         every list down to those that as few needed, so that some are read further than others, but each for a
-        quarter of this at least; and by each query as much more or less, by up to eight times, as it is
-        foreseen to need.
+        quarter of this at least; and each query reads up to eight times as many, or that part of them, as it
+        is foreseen to need.
     n_rescore : int
         The most of these, or of those read at first, that are rescored, on average likewise: those whose
         columns promise most, all by their rows in bytes, and in full precision those that may be among the
