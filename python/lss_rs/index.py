@@ -355,18 +355,18 @@ class Index:
         with Progress(progress, callback) as report:
             learned = learn(core, taught_from, taught, config, k, report)
             resolved = learned.config
+            always = as_ids(resolved.always_include, self.m)
             builder = Builder(
                 core,
                 learned.planes,
                 learned.coordinates,
                 fill=resolved.fill,
-                always_include=as_ids(resolved.always_include, self.m),
+                always_include=always,
                 sketch_bytes=resolved.sketch_bytes,
                 point=resolved._point,
             )
             if not by_rows:
                 top, done = cast("int", resolved.teacher_top), 0
-                always = as_ids(resolved.always_include, self.m)
                 targets = None if learned.regional is None else Targets(n, without=always)
                 for block, needed in taught_slices(core.teacher, taught_from, taught, top):
                     builder.add(block, needed.indptr, needed.indices)

@@ -51,6 +51,7 @@ pub struct Builder {
     codes: Vec<u32>,
     offsets: Vec<usize>,
     labels: Vec<u32>,
+    /// Those that are laid out.
     regions: Option<Regions>,
 }
 
