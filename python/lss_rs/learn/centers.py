@@ -21,7 +21,7 @@ from lss_rs._arrays import Labels
 from lss_rs.learn.adam import Adam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -215,6 +215,16 @@ def moved(
     return best
 
 
+def members_of(
+    lists: Lists, regions: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Go through regions: the number of each, the labels of its list, and where among these it stands."""
+    order = np.argsort(regions, kind="stable")
+    bounds = np.searchsorted(regions[order], np.arange(len(lists.indptr)))
+    for region, (lo, hi) in enumerate(pairwise(bounds)):
+        yield region, lists.ids[lists.indptr[region] : lists.indptr[region + 1]], order[lo:hi]
+
+
 def found_in(
     lists: Lists,
     near: NDArray[np.int64],
@@ -239,18 +249,15 @@ def found_in(
     ndarray of float32, shape (n, k)
         0 to 1.
     """
-    indptr, labels, ends, whole = lists
-    order = np.argsort(near, axis=None, kind="stable")
-    bounds = np.searchsorted(near.ravel()[order], np.arange(len(indptr)))
+    ends, whole = lists.ends, lists.whole
     parts = ends.shape[1] - 1
     read = ends[:, [min(read * parts // max(whole, 1), parts) for read in _READ]]
     found = np.zeros(near.size, np.float32)
     of_label = np.zeros(m + 1, np.float32)  # the last is of no label
-    for region, (lo, hi) in enumerate(pairwise(bounds)):
-        listed = labels[indptr[region] : indptr[region + 1]]
+    for region, listed, members in members_of(lists, near.ravel()):
         of_label[listed] = (np.arange(len(listed))[:, None] < read[region]).mean(axis=1)
-        queries = order[lo:hi] // near.shape[1]
-        found[order[lo:hi]] = np.einsum("ij,ij->i", of_label[ids[queries]], weights[queries])
+        queries = members // near.shape[1]
+        found[members] = np.einsum("ij,ij->i", of_label[ids[queries]], weights[queries])
         of_label[listed] = 0.0
     return found.reshape(near.shape)
 

@@ -10,12 +10,11 @@ is uncertain, so that half of it is believed.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lss_rs.learn.centers import halves
+from lss_rs.learn.centers import halves, members_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,16 +110,11 @@ def farthest(lists: Lists, regions: NDArray[np.int64], ids: NDArray[np.int64], m
     m : int
         Number of labels.
     """
-    indptr, labels = lists.indptr, lists.ids
-    order = np.argsort(regions, kind="stable")
-    bounds = np.searchsorted(regions[order], np.arange(len(indptr)))
-    behind = int(np.diff(indptr).max(initial=0))
+    behind = int(np.diff(lists.indptr).max(initial=0))
     found = np.zeros(len(regions), np.int64)
     of_label = np.append(np.full(m, behind), 0)  # the last is of no label
-    for region, (lo, hi) in enumerate(pairwise(bounds)):
-        listed = labels[indptr[region] : indptr[region + 1]]
+    for _, listed, queries in members_of(lists, regions):
         of_label[listed] = np.arange(len(listed))
-        queries = order[lo:hi]
         found[queries] = of_label[ids[queries]].max(axis=1, initial=0)
         of_label[listed] = behind
     return found

@@ -169,17 +169,15 @@ impl Builder {
     /// What a search of these queries (n x d) knows before it reads their lists: what [`need::known`] says, and the coordinates that
     /// centers lie in.
     pub fn known(&self, queries: &[f32]) -> Result<Vec<f32>> {
-        let (regions, coordinates) = self.laid_out()?;
-        let query = &coordinates.query;
+        let regions = self.regions.as_ref().ok_or_else(not_laid_out)?;
+        let query = &self.check_centers(regions.centers())?.query;
         let (kernel, r, d) = (Kernel::active(), regions.centers().weights().len(), self.index.rows().d());
         let one = |(rounded, place, [z, local]): &mut (Rounded, Place, [Vec<f32>; 2]), one: &[f32]| {
             z.resize(r, 0.0);
             query.round(one, rounded);
             query.apply_first(kernel, rounded, z);
             let near = regions.nearest(kernel, z, place);
-            let map = &regions.each()[near.region].map;
-            local.resize(map.rows(), 0.0);
-            map.apply_first(kernel, rounded, local);
+            regions.place(kernel, near.region, rounded, local);
             [&need::known(near.distances, local), &z[..]].concat()
         };
         let known = || queries.par_chunks_exact(d).map_init(Default::default, one).collect::<Vec<_>>();
@@ -188,15 +186,7 @@ impl Builder {
 
     /// Have queries read as far as they need.
     pub fn set_need(&mut self, need: Need) -> Result<()> {
-        self.laid_out()?;
-        self.regions.as_mut().map_or(Ok(()), |regions| regions.set_need(need))
-    }
-
-    fn laid_out(&self) -> Result<(&Regions, &Coordinates)> {
-        match (&self.regions, &self.recipe.coordinates) {
-            (Some(regions), Some(coordinates)) => Ok((regions, coordinates)),
-            _ => Err(Error::value("regions", "laid out", "none")),
-        }
+        self.regions.as_mut().ok_or_else(not_laid_out)?.set_need(need)
     }
 
     /// Labels that are candidates of every query, rising.
@@ -293,6 +283,10 @@ impl Builder {
         index.install(fitted);
         Ok(())
     }
+}
+
+fn not_laid_out() -> Error {
+    Error::value("regions", "laid out", "none")
 }
 
 /// One pass over training queries (n x d): codes, `n_tables` a query, and sketches.

@@ -12,7 +12,7 @@
 //! in full precision for hardly more labels than it answers with.
 
 use crate::columns::{self, Columns};
-use crate::coordinates::{Projection, round_to_bytes};
+use crate::coordinates::{Projection, Rounded, round_to_bytes};
 use crate::error::{Error, Result};
 use crate::exemplars::{Lists, concat};
 use crate::kernels::gemm::{View, product};
@@ -424,6 +424,13 @@ impl Regions {
     pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
         let near = self.centers.nearest(kernel, z, place);
         Nearest { need: self.parts.need.begin(z, near.distances), ..near }
+    }
+
+    /// The query's coordinates in a region.
+    pub fn place(&self, kernel: Kernel, region: usize, rounded: &mut Rounded, local: &mut Vec<f32>) {
+        let map = &self.each[region].map;
+        local.resize(map.rows(), 0.0);
+        map.apply_first(kernel, rounded, local);
     }
 
     /// How far a query reads its list, as a multiple of the average, of what is known by its place and its coordinates there.

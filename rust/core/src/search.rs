@@ -598,9 +598,7 @@ impl Searcher<'_> {
     fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
         let Scratch { z, near, rounded, place, local, .. } = scratch;
         let near = near.unwrap_or_else(|| regions.nearest(self.kernel, z, place));
-        let map = &regions.each()[near.region].map;
-        local.resize(map.rows(), 0.0);
-        map.apply_first(self.kernel, rounded, local);
+        regions.place(self.kernel, near.region, rounded, local);
         near
     }
 
