@@ -30,6 +30,19 @@ def test_examples_run(module):
     assert failed == 0
 
 
+def test_examples_of_what_is_compiled_run():
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(lss_rs.Index.search, "search"):
+        runner.run(test)
+    assert runner.summarize() == (0, 4)
+
+
+def test_what_is_compiled_has_the_options_of_what_it_calls():
+    compiled, called = map(inspect.signature, (lss_rs.Index.search, lss_rs.Index._search))
+    plain = [p.replace(annotation=p.empty) for p in called.parameters.values()]
+    assert list(compiled.parameters.values())[1:] == plain[1:]
+
+
 def public():
     for module in MODULES:
         for name, value in vars(module).items():
@@ -45,6 +58,7 @@ def public():
                     function = getattr(member, "__func__", member)
                     if inspect.isfunction(function) and not method.startswith("_"):
                         yield f"{name}.{method}", function, inspect.signature(getattr(value, method))
+    yield "Index.search", lss_rs.Index.search, inspect.signature(lss_rs.Index.search)
 
 
 @pytest.mark.parametrize(("function", "signature"), [pytest.param(f, s, id=name) for name, f, s in public()])

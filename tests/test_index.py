@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,16 +196,19 @@ def test_an_option_that_there_is_not_is_named(fitted, data):
 def test_one_float32_query_takes_the_fast_way(fitted, data, monkeypatch):
     query = data[2][0]
     expected = fitted.search(query, 10, stats=True)
-    closed = SimpleNamespace(m=fitted.m, d=fitted.d)  # a core without its general way
-    monkeypatch.setattr(fitted, "_core", closed)
+    monkeypatch.delattr(Index, "_search")  # the general way
     same(fitted.search(query, 10), expected)
     same(fitted.search(x=query, k=10), expected)
+    same(fitted.search(query), expected)
     for options in ({"stats": True}, {"effort": "adaptive"}, {"exact": True}, {"max_cost": 1.0}):
-        with pytest.raises(AttributeError, match="search"):
+        with pytest.raises(AttributeError, match="_search"):
             fitted.search(query, 10, **options)
-    for other in (query.astype(np.float64), query[None], np.repeat(query, 2)[::2]):
-        with pytest.raises(AttributeError, match="search"):
+    for other in (query.astype(np.float64), query[None], np.repeat(query, 2)[::2], query.tolist()):
+        with pytest.raises(AttributeError, match="_search"):
             fitted.search(other, 10)
+    for k in (None, 0, -1, 129, 2**70, 10.0, np.int64(10), True):
+        with pytest.raises(AttributeError, match="_search"):
+            fitted.search(query, k)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])

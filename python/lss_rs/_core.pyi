@@ -3,7 +3,9 @@
 from typing import Literal, Self, TypeAlias, final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from lss_rs.index import SearchResult
 
 __all__ = [
     "FORMAT_VERSION",
@@ -14,6 +16,7 @@ __all__ = [
     "Index",
     "NotFittedError",
     "Planes",
+    "Searchable",
     "ShortResultError",
     "__version__",
     "active_kernel",
@@ -232,8 +235,6 @@ class Index:
         """Answers from the lists of regions, (n, k), and features (n, 9)."""
     def teacher(self, queries: NDArray[np.float32], t: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top-t of the full layer, (n, t) each, by a blocked product that never holds n x m logits."""
-    def search_one(self, query: object, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Fast path, on_short="pad"; None unless query is contiguous float32 (d,) and k an int in 1..=128."""
     def search(
         self,
         queries: NDArray[np.float32],  # (n, d)
@@ -269,3 +270,30 @@ class Index:
     @staticmethod
     def metadata(path: str) -> dict[str, str]:
         """Metadata of the header alone; tensors are not read."""
+
+class Searchable:
+    """What ``lss_rs.Index`` is built on: where a search has no options no frame of Python is entered."""
+
+    def __new__(cls, core: Index, result: type[SearchResult]) -> Self: ...
+    @property
+    def _core(self) -> Index: ...
+    @property
+    def _trusted_k(self) -> int:
+        """The most answers that may be asked for without a warning."""
+    @_trusted_k.setter
+    def _trusted_k(self, k: int) -> None: ...
+    def search(
+        self,
+        x: ArrayLike,  # (n, d) or (d,)
+        k: int = 10,
+        *,
+        num_threads: int | None = None,
+        exact: bool = False,
+        on_short: Literal["pad", "exact", "raise"] = "pad",
+        effort: Literal["adaptive", "fixed"] = "adaptive",
+        max_cost: float | None = None,
+        observe: bool = False,
+        out: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None,
+        stats: bool = False,
+    ) -> SearchResult:
+        """Find the k best labels of each query; ``help(lss_rs.Index.search)`` tells the rest."""

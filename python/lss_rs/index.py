@@ -11,9 +11,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from functools import wraps
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from lss_rs._arrays import (
     as_weights,
     message,
 )
-from lss_rs._core import Builder, FormatError, NotFittedError, ShortResultError
+from lss_rs._core import Builder, FormatError, NotFittedError, Searchable, ShortResultError
 from lss_rs._core import Index as Core
 from lss_rs.config import POINT_NUMBERS, FirstRead, ListPoint, LSSConfig, OperatingPoint
 from lss_rs.learn import learn, relearn
@@ -105,29 +104,7 @@ class Observed(NamedTuple):
     exemplars: int
 
 
-_Search = TypeVar("_Search", bound="Callable[..., SearchResult]")
-
-
-def _shortest_way(search: _Search) -> _Search:
-    """Let one contiguous float32 query without options go to the core at once.
-
-    To see that there are none takes less time than to fill in their defaults and to compare these.
-    """
-
-    @wraps(search)
-    def shortest(self: Index, x: ArrayLike, k: int = 10, **options: Any) -> SearchResult:
-        if not options:
-            found = self._search_one(x, k)
-            if found is not None:
-                if k > self._trusted_k:
-                    self._warn_of_large_k(k, stacklevel=3)
-                return tuple.__new__(SearchResult, found)
-        return search(self, x, k, **options)
-
-    return cast("_Search", shortest)
-
-
-class Index:
+class Index(Searchable):
     """A wide output layer, ``logits = W @ q + b``, that finds its best labels by looking at few rows.
 
     Make one with :meth:`from_weights` or :meth:`from_linear`, teach it with :meth:`fit` on queries like those
@@ -149,35 +126,21 @@ class Index:
     True
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_config",
-        "_core",
-        "_fitted_k",
-        "_history",
-        "_lock",
-        "_resolved",
-        "_search_one",
-        "_trusted_k",
-    )
+    __slots__ = "__weakref__", "_config", "_fitted_k", "_history", "_lock", "_resolved"
 
-    _core: Core
     _lock: threading.Lock
     _config: LSSConfig
     _resolved: LSSConfig | None
     _fitted_k: int
     _history: tuple[Round, ...]
-    _trusted_k: int
-    _search_one: Callable[[object, int], tuple[NDArray[np.int64], NDArray[np.float32]] | None]
 
-    def __init__(self, *_args: object, **_options: object) -> None:
+    def __new__(cls, *_args: object, **_options: object) -> Self:
+        """Refuse: class methods make one."""
         raise TypeError("An Index is made by from_weights, from_linear, load or from_bytes.")
 
     @classmethod
     def _wrap(cls, core: Core, config: LSSConfig, resolved: LSSConfig | None, fitted_k: int) -> Self:
-        self = object.__new__(cls)
-        self._core = core
-        self._search_one = core.search_one
+        self = Searchable.__new__(cls, core, SearchResult)
         self._lock = threading.Lock()
         self._config = config
         self._settle(resolved, fitted_k)
@@ -403,8 +366,7 @@ class Index:
 
     # Asking
 
-    @_shortest_way
-    def search(
+    def _search(
         self,
         x: ArrayLike,
         k: int = 10,
@@ -418,71 +380,7 @@ class Index:
         out: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None,
         stats: bool = False,
     ) -> SearchResult:
-        """Find the k best labels of each query; unlike faiss, labels come before scores.
-
-        The answers do not depend on the number of threads, nor on what else is in the batch. One contiguous
-        float32 query with no options, not even defaults, takes the shortest way.
-
-        Parameters
-        ----------
-        x : array-like or CPU tensor of float, shape (n, d) or (d,)
-            Queries. float32 C-contiguous is taken as it is, other floats are cast.
-        k : int
-            Answers wanted. More than there are rows is padded.
-        num_threads : int, optional
-            Threads for a batch; by default what :func:`lss_rs.set_num_threads` set.
-        exact : bool
-            Score every row. Works on an unfitted index, too.
-        on_short : {"pad", "exact", "raise"}
-            What to do for a query with fewer than k candidates, as far as it went: pad with label -1 and
-            score -inf, score every row, or raise.
-        effort : {"adaptive", "fixed"}
-            "adaptive": begin with the list of the query's region, where the operating point says so; where an
-            answer is trusted less than the point asks, go on to the tables, to a scan of all rows by their
-            sketches, and from there to all rows in full. "fixed": the tables alone.
-        max_cost : float, optional
-            Where effort ends, in full rows, for all steps together, a sketch, long or short, or a row in
-            bytes being as much of a row as it has of its bytes. A query whose next step would cost more stays
-            where it is, also where ``on_short`` or the operating point would have every row scored. Lists and
-            tables are searched in any case: their cost is bounded by the operating point, that of lists on
-            average.
-        observe : bool
-            Learn from these queries afterwards, as :meth:`observe` does.
-        out : (labels, scores), optional
-            Where to write: C-contiguous arrays of int64 and float32, of the shapes returned.
-        stats : bool
-            Report what each query cost.
-
-        Returns
-        -------
-        SearchResult
-            ``(labels, scores)``, each (n, k), or (k,) for a single query: int64 ids and float32 raw logits
-            with bias, descending, ties by lowest id. Logits beyond float32 are infinite, or NaN and last.
-
-        Raises
-        ------
-        NotFittedError
-            If the index is not fitted and ``exact`` is false.
-        ShortResultError
-            With ``on_short="raise"``.
-        TypeError
-            If x is not of floats or not on the CPU, or k is not an int.
-        ValueError
-            If shapes do not fit, a value is NaN or infinite, or k < 1.
-
-        Warns
-        -----
-        UserWarning
-            Once, if k is larger than the index was fitted for.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from lss_rs import Index
-        >>> index = Index.from_weights(np.eye(4, dtype=np.float32), b=np.float32([0, 0, 0, 1]))
-        >>> index.search(np.float32([0, 2, 0, 0]), k=2, exact=True).labels.tolist()
-        [1, 3]
-        """
+        """Search for what :meth:`search` has not answered at once."""
         k = as_k(k)
         threads = as_threads(num_threads)
         if on_short not in ("pad", "exact", "raise"):
@@ -504,7 +402,13 @@ class Index:
         if observe:
             self.observe(queries)
         if not exact and k > self._trusted_k:
-            self._warn_of_large_k(k, stacklevel=4)
+            trusted, self._trusted_k = self._trusted_k, _EVERY_K
+            warnings.warn(
+                f"k={k} is more than the {trusted} answers that this index was fitted for (fit's k, "
+                f"n_rescore): later ranks will miss labels. Fit with k={k}.",
+                UserWarning,
+                stacklevel=2,
+            )
         if out is not None and places is not None:
             places[0][...], places[1][...] = labels, scores
             result = SearchResult(*out)
@@ -541,15 +445,6 @@ class Index:
         """
         threads = as_threads(num_threads)
         return self._core.candidates(as_queries(x, self.d)[0], threads)
-
-    def _warn_of_large_k(self, k: int, stacklevel: int) -> None:
-        trusted, self._trusted_k = self._trusted_k, _EVERY_K
-        warnings.warn(
-            f"k={k} is more than the {trusted} answers that this index was fitted for (fit's k, n_rescore): "
-            f"later ranks will miss labels. Fit with k={k}.",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
 
     def observe(self, Q: ArrayLike, Y: Any = None) -> Observed:
         """Learn from queries that are served, a few or many at a time.

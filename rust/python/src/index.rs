@@ -15,12 +15,9 @@ use lss_core::{
     Answers, Effort, Error, Features, FirstRead, How, ListPoint, OnShort, OperatingPoint, Trust, Work, file,
     teacher,
 };
-use numpy::{
-    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
-    PyUntypedArrayMethods,
-};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::door::{check_dim, enter, matrix, raise, raise_at, vector};
 use crate::learn::{Planes, labels, offsets};
@@ -29,7 +26,6 @@ use crate::learn::{Planes, labels, offsets};
 #[pyclass(frozen)]
 pub struct Index(pub Arc<lss_core::Index>);
 
-type One<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
 pub type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 type Top<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
 type Placed<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<f32>>);
@@ -316,40 +312,6 @@ impl Index {
         Ok((labels, scores))
     }
 
-    /// One contiguous f32 query on the calling thread: the whole of what a latency-bound caller pays.
-    fn search_one<'py>(
-        &self,
-        py: Python<'py>,
-        query: &Bound<'py, PyAny>,
-        k: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<One<'py>>> {
-        let Ok(query) = query.cast_exact::<PyArray1<f32>>() else { return Ok(None) };
-        let Ok(k) = k.cast_exact::<PyInt>() else { return Ok(None) };
-        let Ok(k) = k.extract::<usize>() else { return Ok(None) };
-        if k == 0 || k > MAX_FAST_K || query.len() != self.0.rows().d() || !query.is_c_contiguous() {
-            return Ok(None);
-        }
-        let mut scratch = self.0.scratch();
-        {
-            let query = query.readonly();
-            let query = query.as_slice()?;
-            self.0.check_queries(query).map_err(raise)?;
-            scratch.load(query);
-        }
-        // Arrays are made when answers are there: arrays that are written to have to be borrowed, which takes a while.
-        let (mut labels, mut scores) = std::mem::take(&mut scratch.room);
-        labels.resize(k, 0);
-        scores.resize(k, 0.0);
-        let index = &*self.0;
-        enter(py, || {
-            index.search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, &mut labels, &mut scores)?;
-            Ok(())
-        })?;
-        let found = (PyArray1::from_slice(py, &labels), PyArray1::from_slice(py, &scores));
-        scratch.room = (labels, scores);
-        Ok(Some(found))
-    }
-
     #[allow(clippy::too_many_arguments, reason = "the options of a search, spelled out once")]
     fn search<'py>(
         &self,
@@ -530,6 +492,3 @@ pub fn operating_point(point: Point) -> OperatingPoint {
         list,
     }
 }
-
-/// Larger k take the general way, which says where there is no memory for them.
-const MAX_FAST_K: usize = 128;

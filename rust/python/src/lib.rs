@@ -5,6 +5,7 @@
 mod door;
 mod index;
 mod learn;
+mod searchable;
 
 use lss_core::kernels::{Kernel, cpu_features as features};
 use lss_core::threads;
@@ -51,6 +52,7 @@ fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ShortResultError", py.get_type::<ShortResultError>())?;
     module.add("FormatError", py.get_type::<FormatError>())?;
     module.add_class::<index::Index>()?;
+    module.add_class::<searchable::Searchable>()?;
     module.add_class::<learn::Builder>()?;
     module.add_class::<learn::Centers>()?;
     module.add_class::<learn::Coordinates>()?;
