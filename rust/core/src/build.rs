@@ -132,7 +132,7 @@ impl Builder {
         let (kernel, r) = (Kernel::active(), centers.weights().len());
         let place = |(rounded, place, z): &mut (Rounded, Place, Vec<f32>), one: &[f32]| {
             z.resize(r, 0.0);
-            query.round(one, rounded);
+            query.round(kernel, one, rounded);
             query.apply_first(kernel, rounded, z);
             centers.nearest(kernel, z, place).region as u32
         };
@@ -174,7 +174,7 @@ impl Builder {
         let (kernel, r, d) = (Kernel::active(), regions.centers().weights().len(), self.index.rows().d());
         let one = |(rounded, place, [z, local]): &mut (Rounded, Place, [Vec<f32>; 2]), one: &[f32]| {
             z.resize(r, 0.0);
-            query.round(one, rounded);
+            query.round(kernel, one, rounded);
             query.apply_first(kernel, rounded, z);
             let near = regions.nearest(kernel, z, place);
             regions.place(kernel, near.region, rounded, local);

@@ -79,6 +79,7 @@ pub struct Rounded {
 
 impl Rounded {
     /// Round the values to bytes, `len` with zeros at the end.
+    #[inline(always)]
     fn round(&mut self, len: usize) {
         self.step = round_to_bytes(&self.values, len, &mut self.bytes);
         self.share = 0.0;
@@ -105,6 +106,7 @@ impl Rounded {
 
     /// Whether bytes are coarse: where few numbers are far larger than all others, as in queries of another kind than
     /// those that weights are made from.
+    #[inline(always)]
     fn coarse(&self) -> bool {
         let sum: i32 = self.bytes.iter().map(|&byte| i32::from(byte).abs()).sum();
         i64::from(sum) - (LARGEST_BYTE as i64) < COARSE * (self.values.len() as i64 - 1)
@@ -112,6 +114,7 @@ impl Rounded {
 }
 
 /// Round values to bytes, `len` with zeros at the end; returns the step.
+#[inline(always)]
 pub(crate) fn round_to_bytes(values: &[f32], len: usize, bytes: &mut Vec<i8>) -> f32 {
     let (step, inverse) = byte_step(values);
     bytes.clear();
@@ -264,12 +267,18 @@ impl Projection {
     /// Apply to a query, which may be padded; `out` has a place a row.
     pub fn apply(&self, kernel: Kernel, query: &[f32], rounded: &mut Rounded, out: &mut [f32]) {
         assert_eq!(out.len(), self.rows(), "a place a row");
-        self.round(query, rounded);
+        self.round(kernel, query, rounded);
         self.apply_first(kernel, rounded, out);
     }
 
     /// Round a query, which may be padded, for this map and all beside it.
-    pub fn round(&self, query: &[f32], rounded: &mut Rounded) {
+    pub fn round(&self, kernel: Kernel, query: &[f32], rounded: &mut Rounded) {
+        kernel.round(self, query, rounded);
+    }
+
+    /// The same, compiled into a kernel, and so of plain loops.
+    #[inline(always)]
+    pub(crate) fn round_plainly(&self, query: &[f32], rounded: &mut Rounded) {
         assert!(query.len() >= self.matrix.cols(), "a query as long as rows");
         rounded.values.clear();
         let shifted = query.iter().zip(&self.center[..]).map(|(value, center)| value - center);

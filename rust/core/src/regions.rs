@@ -22,6 +22,7 @@ use crate::need::{Need, SHOWN, part_of};
 use crate::rows::Rows;
 use crate::sketch::{GROUP, Layout, Sketcher};
 use crate::sums::sum;
+use crate::topk::{from_signed, signed};
 use rayon::prelude::*;
 
 /// Bytes of a label's sketch in the columns of a region, of which four are the base logit.
@@ -71,6 +72,7 @@ pub struct Place {
     weighted: Vec<f32>,
     bytes: Vec<i8>,
     scores: Vec<f32>,
+    keys: Vec<i32>,
 }
 
 /// How a query lies.
@@ -142,25 +144,42 @@ impl Centers {
 
     /// How a query with coordinates `z` lies; of equally near centers the first is nearest.
     pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
-        let Place { weighted, bytes, scores } = place;
+        kernel.nearest(self, z, place)
+    }
+
+    /// The same, compiled into a kernel, whose product of rows of bytes is `dot`, and so of plain loops.
+    #[inline(always)]
+    pub(crate) fn nearest_plainly(
+        &self,
+        z: &[f32],
+        place: &mut Place,
+        dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
+    ) -> Nearest {
+        let Place { weighted, bytes, scores, keys } = place;
         weighted.clear();
         weighted.extend(z.iter().zip(&self.weights[..]).map(|(z, weight)| z * weight));
         let own = sum(weighted, weighted, |a, b| a * b);
         let step = round_to_bytes(weighted, self.matrix.stride(), bytes);
         scores.resize(self.len(), 0.0);
-        kernel.dot_bytes(&self.bytes, self.matrix.stride(), bytes, scores);
-        let (mut region, mut best, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for (at, (score, [scale, half])) in scores.iter().zip(&self.scales).enumerate() {
-            let score = score * scale * step - half;
-            if score > best {
-                (region, second, best) = (at, best, score);
-            } else if score > second {
-                second = score;
-            }
+        keys.resize(self.len(), 0);
+        dot(&self.bytes, self.matrix.stride(), bytes, scores);
+        for ((key, score), [scale, half]) in keys.iter_mut().zip(&*scores).zip(&self.scales) {
+            *key = signed(score * scale * step - half);
         }
+        let best = max(keys);
+        let region = keys.iter().position(|&key| key == best).unwrap_or(0);
+        keys[region] = i32::MIN;
+        // Where products are NaN, or there is one center, there is none.
+        let [best, second] = [best, max(keys)].map(|key| from_signed(key).max(f32::NEG_INFINITY));
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
         Nearest { region, distances: [distance(best), distance(second), own.sqrt()], need: 0.0 }
     }
+}
+
+/// The largest; without a branch.
+#[inline(always)]
+fn max(keys: &[i32]) -> i32 {
+    keys.iter().fold(i32::MIN, |max, &key| max.max(key))
 }
 
 /// What learning has found for a region.

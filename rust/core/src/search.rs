@@ -20,7 +20,7 @@ use crate::rows::Rows;
 use crate::shortlist::{Shortlist, list_best};
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::sums::sum;
-use crate::topk::TopK;
+use crate::topk::{Few, TopK};
 use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
 /// What to do when a query has fewer candidates than answers are wanted.
@@ -634,7 +634,9 @@ impl Searcher<'_> {
         *level = reread[n];
         listed.truncate(n);
         reread.truncate(n);
-        cut.best_of(reread, listed, LEAST_CLOSE.max(k.saturating_mul(2)), finalists, estimates);
+        finalists.clone_from(listed);
+        estimates.clone_from(reread);
+        cut.leave(self.kernel, LEAST_CLOSE.max(k.saturating_mul(2)), finalists, estimates);
         n + 1 - known
     }
 
@@ -1039,7 +1041,7 @@ impl Searcher<'_> {
         if let Some(coordinates) = &self.fitted.coordinates
             && !scratch.in_bytes
         {
-            coordinates.round(&scratch.query, &mut scratch.rounded);
+            coordinates.round(self.kernel, &scratch.query, &mut scratch.rounded);
             scratch.in_bytes = true;
         }
     }
@@ -1170,6 +1172,7 @@ struct Cut {
     query: SketchQuery,
     scores: Vec<f32>,
     best: TopK,
+    few: Few,
     /// How many are kept, and how many have been offered.
     r: usize,
     offered: usize,
@@ -1204,12 +1207,13 @@ impl Cut {
         self.keep(kept, scores);
     }
 
-    /// The same by scores that are known.
-    fn best_of(&mut self, known: &[f32], ids: &[u32], r: usize, kept: &mut Vec<u32>, scores: &mut Vec<f32>) {
-        self.best.reset(r.min(ids.len()));
-        (self.r, self.offered) = (r, ids.len());
-        self.best.extend_few(known, ids);
-        self.keep(kept, scores);
+    /// Leave the `r` of these ids whose scores are best, best first.
+    fn leave(&mut self, kernel: Kernel, r: usize, ids: &mut Vec<u32>, scores: &mut Vec<f32>) {
+        self.floor = f32::NEG_INFINITY;
+        if ids.len() > r {
+            self.floor = self.few.leave(kernel, r, scores, ids);
+        }
+        self.few.order(kernel, scores, ids);
     }
 
     /// Keep `r` of what is offered from now on.

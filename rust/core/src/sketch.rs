@@ -384,6 +384,7 @@ pub(crate) const LARGEST_BYTE: f32 = 127.0;
 
 /// The step of which the largest of the values has [`LARGEST_BYTE`], and its inverse. Values too small to scale contribute
 /// nothing: both are zero then.
+#[inline(always)]
 pub(crate) fn byte_step(values: &[f32]) -> (f32, f32) {
     let largest = largest(values);
     if largest > 1e-30 { (largest / LARGEST_BYTE, LARGEST_BYTE / largest) } else { (0.0, 0.0) }

@@ -12,13 +12,13 @@ fn ordered(score: f32) -> u32 {
 
 /// The same as a signed integer: of these every processor compares many at once.
 #[inline(always)]
-fn signed(score: f32) -> i32 {
+pub(crate) fn signed(score: f32) -> i32 {
     (ordered(score) ^ 0x8000_0000) as i32
 }
 
 /// The score that [`signed`] makes this of.
 #[inline(always)]
-fn from_signed(key: i32) -> f32 {
+pub(crate) fn from_signed(key: i32) -> f32 {
     from_ordered(key as u32 ^ 0x8000_0000)
 }
 
@@ -41,6 +41,7 @@ pub struct Few {
     groups: Vec<usize>,
     places: Vec<usize>,
     alike: Vec<u32>,
+    order: Vec<u64>,
 }
 
 /// The score that `rank` others of these exceed or equal; NaN counts as below all. Panics if there are no more than `rank`.
@@ -95,6 +96,34 @@ fn reaching(keys: &[i32], bar: i32) -> usize {
         n += i32::from(key >= bar);
     }
     n as usize
+}
+
+/// As many keys are put in order by counting.
+const COUNTED: usize = 64;
+
+/// Put scores and ids in order, the best first, ties to the lowest id; NaN counts as below all. Few without a branch: the place of
+/// one is how many others are better. Compiled into a kernel, and so of plain loops: [`crate::kernels::Kernel::order`].
+#[inline(always)]
+pub(crate) fn order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+    let n = scores.len().min(ids.len());
+    keys.clear();
+    keys.extend(scores.iter().zip(&*ids).map(|(&score, &id)| key(score, id)));
+    if n > COUNTED {
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        for (place, &key) in keys.iter().enumerate() {
+            (scores[place], ids[place]) = (score(key), id(key));
+        }
+        return;
+    }
+    // Zero is below all keys.
+    keys.resize(n.next_multiple_of(LANES), 0);
+    for &one in &keys[..n] {
+        let mut better = 0;
+        for &key in &**keys {
+            better += u64::from(key > one);
+        }
+        (scores[better as usize], ids[better as usize]) = (score(one), id(one));
+    }
 }
 
 /// List where values are of which that is so, rising. Without a branch.
@@ -169,6 +198,11 @@ impl Few {
         ids.truncate(n);
         least
     }
+
+    /// Put these in order, the best first, ties to the lowest id. NaN counts as below all.
+    pub fn order(&mut self, kernel: Kernel, scores: &mut [f32], ids: &mut [u32]) {
+        kernel.order(scores, ids, &mut self.order);
+    }
 }
 
 #[inline(always)]
@@ -215,14 +249,6 @@ impl TopK {
         for (&score, &id) in scores.iter().zip(ids) {
             self.push(score, id);
         }
-    }
-
-    /// Offer candidates of which a good part is among the best.
-    pub fn extend_few(&mut self, scores: &[f32], ids: &[u32]) {
-        let floor = self.floor;
-        let keys = scores.iter().zip(ids).map(|(&score, &id)| key(score, id));
-        self.keys.extend(keys.filter(|&key| key > floor));
-        self.cut();
     }
 
     /// Offer one candidate.

@@ -107,6 +107,51 @@ macro_rules! verbs {
                 unsafe { nth(scores, rank, keys) }
             }
 
+            pub(super) fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+                #[target_feature(enable = $features)]
+                fn order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+                    crate::topk::order(scores, ids, keys);
+                }
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { order(scores, ids, keys) }
+            }
+
+            pub(super) fn round(
+                self,
+                map: &$crate::coordinates::Projection,
+                query: &[f32],
+                rounded: &mut $crate::coordinates::Rounded,
+            ) {
+                #[target_feature(enable = $features)]
+                fn round(
+                    map: &$crate::coordinates::Projection,
+                    query: &[f32],
+                    rounded: &mut $crate::coordinates::Rounded,
+                ) {
+                    map.round_plainly(query, rounded);
+                }
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { round(map, query, rounded) }
+            }
+
+            pub(super) fn nearest(
+                self,
+                centers: &$crate::regions::Centers,
+                z: &[f32],
+                place: &mut $crate::regions::Place,
+            ) -> $crate::regions::Nearest {
+                #[target_feature(enable = $features)]
+                fn nearest(
+                    centers: &$crate::regions::Centers,
+                    z: &[f32],
+                    place: &mut $crate::regions::Place,
+                ) -> $crate::regions::Nearest {
+                    centers.nearest_plainly(z, place, |rows, d, query, out| dot_bytes(rows, d, query, out))
+                }
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { nearest(centers, z, place) }
+            }
+
             pub(super) fn scan_blocks(
                 self,
                 columns: ColumnsView<'_>,
@@ -228,7 +273,9 @@ use std::sync::OnceLock;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::columns::BLOCK;
 use crate::columns::{ColumnQuery, Columns, ColumnsView, Promised};
+use crate::coordinates::{Projection, Rounded};
 use crate::error::{Error, Result};
+use crate::regions::{Centers, Nearest, Place};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
 
@@ -462,6 +509,24 @@ impl Kernel {
     #[inline]
     pub fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
         dispatch!(self, k => k.nth(scores, rank, keys))
+    }
+
+    /// Put scores and ids in order, the best first, ties to the lowest id; NaN counts as below all.
+    #[inline]
+    pub fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+        dispatch!(self, k => k.order(scores, ids, keys))
+    }
+
+    /// Round a query to bytes, as a map reads it ([`Projection::round`]).
+    #[inline]
+    pub fn round(self, map: &Projection, query: &[f32], rounded: &mut Rounded) {
+        dispatch!(self, k => k.round(map, query, rounded))
+    }
+
+    /// How a query with coordinates `z` lies ([`Centers::nearest`]).
+    #[inline]
+    pub fn nearest(self, centers: &Centers, z: &[f32], place: &mut Place) -> Nearest {
+        dispatch!(self, k => k.nearest(centers, z, place))
     }
 
     /// `out[i]` = what the columns of block `blocks[i]` promise of its rows, but for what is the same for all rows, and

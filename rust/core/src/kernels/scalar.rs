@@ -4,6 +4,8 @@
 
 use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place, tables};
+use crate::coordinates::{Projection, Rounded};
+use crate::regions::{Centers, Nearest, Place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
 
@@ -104,6 +106,18 @@ impl Scalar {
 
     pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
         crate::topk::nth(scores, rank, keys)
+    }
+
+    pub(super) fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+        crate::topk::order(scores, ids, keys);
+    }
+
+    pub(super) fn round(self, map: &Projection, query: &[f32], rounded: &mut Rounded) {
+        map.round_plainly(query, rounded);
+    }
+
+    pub(super) fn nearest(self, centers: &Centers, z: &[f32], place: &mut Place) -> Nearest {
+        centers.nearest_plainly(z, place, |rows, d, query, out| self.dot_bytes(rows, d, query, out))
     }
 
     pub(super) fn scan_blocks(
