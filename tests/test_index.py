@@ -595,6 +595,19 @@ def test_queries_that_are_not_finite(index, bad, dtype, exact):
         index.search(x[3], exact=exact)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_first_query_of_a_batch_that_is_not_finite_is_named(index, data, num_threads):
+    x = np.resize(data[2], (5000, 24))
+    x[4321, 7] = x[4900, 0] = np.nan
+    expected = says("'x' must be finite. Got NaN or infinity at [4321, 7] instead.")
+    with pytest.raises(ValueError, match=expected):
+        index.search(x, num_threads=num_threads)
+    x[1234, 5] = np.inf
+    expected = says("'x' must be finite. Got NaN or infinity at [1234, 5] instead.")
+    with pytest.raises(ValueError, match=expected):
+        index.search(x, num_threads=num_threads)
+
+
 def test_queries_beyond_float32(index):
     with pytest.raises(ValueError, match="'x' must be finite"):
         index.search(np.full(24, 1e39))

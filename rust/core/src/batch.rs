@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::index::{Answers, How, Lease};
+use crate::index::{Answers, How, Lease, check_finite};
 use crate::search::{Aside, Begin, Doubt, Reached, Searcher, Work};
 use crate::threads;
 
@@ -28,13 +28,28 @@ const TURNS: usize = 8;
 #[derive(Default)]
 pub struct Workspace {
     z: Vec<f32>,
-    order: Vec<(Begin, u32)>,
+    begins: Vec<Begin>,
+    order: Vec<Turn>,
     labels: Vec<i64>,
     scores: Vec<f32>,
     work: Vec<Work>,
     doubted: Vec<Doubted>,
     /// Room for others.
     spare: Vec<Doubted>,
+}
+
+/// A query in the order in which queries are searched: where it begins, and then which it is.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn(u64);
+
+impl Turn {
+    fn new(begin: Begin, query: usize) -> Self {
+        Turn(u64::from(begin.place) << 32 | query as u64)
+    }
+
+    fn query(self) -> usize {
+        self.0 as u32 as usize
+    }
 }
 
 /// A query that tables have not answered well enough, until it is scanned with others.
@@ -91,7 +106,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             let outputs = outputs.zip(out.work.chunks_mut(TOGETHER));
             let mut parts = queries.chunks(TOGETHER * d).zip(outputs).enumerate();
             parts.try_for_each(|(part, (queries, ((labels, scores), work)))| {
-                self.place(&mut workspace, queries);
+                self.place(&mut workspace, queries, part * TOGETHER)?;
                 let done = self.answer(&mut workspace, queries, Answers { labels, scores, work });
                 done.map_err(|(at, error)| error.at(part * TOGETHER + at))
             })
@@ -101,8 +116,9 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         done
     }
 
-    /// Find the coordinates of queries, and order these by where they begin to search.
-    fn place(&self, workspace: &mut Workspace, queries: &[f32]) {
+    /// Find the coordinates of queries, and order these by where they begin to search. Refuse those that are not finite, of which
+    /// the first is number `first`.
+    fn place(&self, workspace: &mut Workspace, queries: &[f32], first: usize) -> Result<()> {
         let (searcher, d) = (self.searcher, self.searcher.rows.d());
         let n = queries.len() / d;
         // Lists are found by a few, and few go on from them.
@@ -110,19 +126,27 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             (Some(map), None) => map.rows(),
             _ => 0,
         };
-        let Workspace { z, order, .. } = workspace;
+        let Workspace { z, begins, order, .. } = workspace;
         z.resize(n * p, 0.0);
-        order.resize(n, (Begin::default(), 0));
-        let nothing = &mut [(); 0][..];
-        each(self.share(n), 0, (order, z, nothing), &|first, (order, z, _)| {
+        begins.resize(n, Begin::default());
+        order.resize(n, Turn::default());
+        let failed = Failed::default();
+        each(self.share(n), 0, (begins, z, &mut *order), &|from, (begins, z, order)| {
             let mut scratch = (self.scratch)();
-            for (i, place) in order.iter_mut().enumerate() {
-                scratch.load(&queries[(first + i) * d..][..d]);
-                *place = (searcher.begin(&mut scratch, self.how.effort), (first + i) as u32);
+            for (i, (begin, turn)) in begins.iter_mut().zip(order).enumerate() {
+                let at = from + i;
+                let query = &queries[at * d..][..d];
+                if let Err(error) = check_finite(query, first + at) {
+                    return failed.note(at, error);
+                }
+                scratch.load(query);
+                *begin = searcher.begin(&mut scratch, self.how.effort);
+                *turn = Turn::new(*begin, at);
                 z[i * p..][..p].copy_from_slice(&scratch.coordinates()[..p]);
             }
         });
-        order.sort_unstable_by_key(|&(begin, at)| (begin.place, at));
+        order.sort_unstable();
+        failed.first().map_err(|(_, error)| error)
     }
 
     /// Answer the queries in their order; an error comes with the place of its query.
@@ -133,7 +157,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         out: Answers<'_>,
     ) -> std::result::Result<(), (usize, Error)> {
         let (searcher, how, d, k) = (self.searcher, self.how, self.searcher.rows.d(), self.k);
-        let Workspace { z, order, labels, scores, work, doubted, spare } = workspace;
+        let Workspace { z, begins, order, labels, scores, work, doubted, spare } = workspace;
         let n = order.len();
         let p = z.len() / n;
         labels.resize(n * k, 0);
@@ -145,9 +169,8 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             let mut scratch = (self.scratch)();
             let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
             for (place, ((labels, scores), work)) in (first..).zip(outputs) {
-                let (begin, at) = order[place];
-                let at = at as usize;
-                scratch.load_placed(&queries[at * d..][..d], &z[at * p..][..p], begin);
+                let at = order[place].query();
+                scratch.load_placed(&queries[at * d..][..d], &z[at * p..][..p], begins[at]);
                 match searcher.until_scan(&mut scratch, how.on_short, how.effort, labels, scores) {
                     Ok(Reached::Answer(done)) => *work = done,
                     Ok(Reached::Scan(doubt)) => {
@@ -164,7 +187,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         let doubted = doubted.into_inner().unwrap_or_else(PoisonError::into_inner);
         let spare = spare.into_inner().unwrap_or_else(PoisonError::into_inner);
         doubted.sort_unstable_by_key(|one| one.place);
-        self.scan(doubted, order, queries, &failed);
+        self.scan(doubted, order, begins, queries, &failed);
         for one in doubted.drain(..) {
             work[one.place] = one.work;
             labels[one.place * k..][..k].copy_from_slice(&one.labels);
@@ -173,8 +196,8 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         }
         failed.first()?;
         let answers = labels.chunks_exact(k).zip(scores.chunks_exact(k)).zip(work);
-        for (&(_, at), ((labels, scores), work)) in order.iter().zip(answers) {
-            let at = at as usize;
+        for (turn, ((labels, scores), work)) in order.iter().zip(answers) {
+            let at = turn.query();
             out.labels[at * k..][..k].copy_from_slice(labels);
             out.scores[at * k..][..k].copy_from_slice(scores);
             out.work[at] = *work;
@@ -183,7 +206,14 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
     }
 
     /// Scan for all of these, some at a time, so that columns come from memory once for several.
-    fn scan(&self, doubted: &mut [Doubted], order: &[(Begin, u32)], queries: &[f32], failed: &Failed) {
+    fn scan(
+        &self,
+        doubted: &mut [Doubted],
+        order: &[Turn],
+        begins: &[Begin],
+        queries: &[f32],
+        failed: &Failed,
+    ) {
         let (searcher, how, d) = (self.searcher, self.how, self.searcher.rows.d());
         let empty = || &mut [(); 0][..];
         each(self.share(doubted.len()), 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
@@ -195,9 +225,8 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
                     self.k,
                 );
                 for (turn, one) in turns.iter_mut().enumerate() {
-                    let (begin, at) = order[one.place];
-                    let at = at as usize;
-                    scratch.load_placed(&queries[at * d..][..d], one.aside.coordinates(), begin);
+                    let at = order[one.place].query();
+                    scratch.load_placed(&queries[at * d..][..d], one.aside.coordinates(), begins[at]);
                     scratch.take_up(&one.aside, turn);
                     let Doubted { doubt, labels, scores, work, .. } = one;
                     labels.resize(self.k, 0);

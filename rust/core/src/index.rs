@@ -355,17 +355,8 @@ impl Index {
 
     /// Refuse queries that are not finite, naming the first bad value.
     pub fn check_queries(&self, queries: &[f32]) -> Result<()> {
-        let d = self.rows.d();
-        for (row, query) in queries.chunks_exact(d).enumerate() {
-            // Without a branch a value, by what vectors of any processor do: it is on the way of every single query.
-            let exponent = f32::INFINITY.to_bits();
-            let bad = |value: &f32| value.to_bits() & exponent == exponent;
-            if query.iter().fold(false, |any, value| any | bad(value)) {
-                let at = query.iter().position(|value| !value.is_finite()).unwrap_or(0);
-                return Err(Error::value("x", "finite", format!("NaN or infinity at [{row}, {at}]")));
-            }
-        }
-        Ok(())
+        let mut rows = queries.chunks_exact(self.rows.d()).enumerate();
+        rows.try_for_each(|(row, query)| check_finite(query, row))
     }
 
     /// Answer the query loaded into the scratch, on the calling thread.
@@ -406,7 +397,6 @@ impl Index {
         if k == 0 {
             return Err(Error::value("k", "at least 1", k));
         }
-        self.check_queries(queries)?;
         let d = self.rows.d();
         let Answers { labels, scores, work } = out;
         let n = work.len();
@@ -419,6 +409,7 @@ impl Index {
         let affords_all = m as f64 <= how.effort.max_cost;
         let threads = how.threads();
         let Some(fitted) = fitted.filter(|fitted| !(fitted.point.exact && affords_all)) else {
+            self.check_queries(queries)?;
             let of_each =
                 Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
             work.fill(of_each);
@@ -440,6 +431,7 @@ impl Index {
         };
         let searcher = self.searcher(&fitted);
         if n < SMALL_BATCH {
+            self.check_queries(queries)?;
             let mut scratch = self.scratch();
             let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
             for (at, (((labels, scores), work), query)) in outputs.zip(queries.chunks_exact(d)).enumerate() {
@@ -550,4 +542,16 @@ impl Drop for Lease<'_> {
         let mut pool = self.index.scratches.lock().unwrap_or_else(PoisonError::into_inner);
         pool.extend(self.scratch.take());
     }
+}
+
+/// Refuse query number `row` if it is not finite, naming its first bad value.
+pub(crate) fn check_finite(query: &[f32], row: usize) -> Result<()> {
+    // Without a branch a value, by what vectors of any processor do: it is on the way of every single query.
+    let exponent = f32::INFINITY.to_bits();
+    let bad = |value: &f32| value.to_bits() & exponent == exponent;
+    if query.iter().fold(false, |any, value| any | bad(value)) {
+        let at = query.iter().position(|value| !value.is_finite()).unwrap_or(0);
+        return Err(Error::value("x", "finite", format!("NaN or infinity at [{row}, {at}]")));
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod build;
 pub mod candidates;
 pub mod columns;
 pub mod coordinates;
+mod elementary;
 pub mod error;
 pub mod exact;
 pub mod exemplars;

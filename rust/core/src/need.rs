@@ -3,6 +3,7 @@
 //!
 //! The logarithm is linear in what is known of a query before anything of a list is read.
 
+use crate::elementary::{exp, ln};
 use crate::error::{Error, Result};
 use crate::memory::Block;
 use crate::sums::sum;
@@ -31,7 +32,7 @@ pub fn known(distances: [f32; 3], local: &[f32]) -> [f32; SHOWN - 1] {
 }
 
 fn log(distance: f32) -> f32 {
-    bounded_distance(distance).ln()
+    ln(bounded_distance(distance))
 }
 
 fn log_length(local: &[f32]) -> f32 {
@@ -69,7 +70,7 @@ impl Need {
     /// How far it reads, as a multiple of the average, where it has the coordinates `local` in its region.
     pub fn factor(&self, begun: f32, local: &[f32]) -> f32 {
         let ([.., of_length], _) = self.parts();
-        let share = (begun + of_length * log_length(local)).exp();
+        let share = exp(begun + of_length * log_length(local));
         if share.is_nan() { 1.0 } else { share.clamp(MOST.recip(), MOST) }
     }
 

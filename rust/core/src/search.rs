@@ -6,6 +6,7 @@ use crate::batch::Workspace;
 use crate::candidates::{Meeting, Union};
 use crate::columns::Columns;
 use crate::coordinates::Rounded;
+use crate::elementary::ln;
 use crate::error::{Error, Result};
 use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
@@ -646,7 +647,7 @@ impl Searcher<'_> {
         let (labels, scores) = (&answer.0[..k], &answer.1[..k]);
         let rank = |&label: &i64| {
             let at = listed.iter().position(|&id| i64::from(id) == label);
-            at.map_or(0.0, |at| (1.0 + ranked.places[at] as f32).ln())
+            at.map_or(0.0, |at| ln(1.0 + ranked.places[at] as f32))
         };
         let [best, kth] = ends(scores);
         let (shift, error) = spread(&reread[self.fitted.always_include.len()..], &ranked.promised);

@@ -20,6 +20,7 @@
 //! All are about as many answers as they were fitted for, whatever number a search asks for; where it asks for more, more
 //! rows are scored, and their errors are known a little better.
 
+use crate::elementary::{exp, ln};
 use crate::error::{Error, Result};
 
 /// What a search by tables shows of itself, in this order: a constant; the logarithms of the query's distance to
@@ -131,9 +132,9 @@ impl Met {
         let [nearest, last, mean] = [self.nearest, self.last, self.mean].map(bounded_distance);
         [
             1.0,
-            nearest.ln(),
-            last.ln(),
-            mean.ln(),
+            ln(nearest),
+            ln(last),
+            ln(mean),
             bounded(self.kth / last),
             bounded(self.spread / last),
             self.needed_best,
@@ -144,7 +145,7 @@ impl Met {
 
 /// Logarithm of the share of `n` neighbours that needed a label, where `count` did: halves keep it finite.
 pub fn share_needed(count: u16, n: usize) -> f32 {
-    ((f32::from(count) + 0.5) / (n as f32 + 1.0)).ln()
+    ln((f32::from(count) + 0.5) / (n as f32 + 1.0))
 }
 
 /// What a search in the list of a region has computed of one query.
@@ -171,9 +172,9 @@ impl Listed {
         let [_, margin] = self.scanned.features();
         [
             1.0,
-            near.ln(),
-            second.ln(),
-            mean.ln(),
+            ln(near),
+            ln(second),
+            ln(mean),
             bounded(self.kth / near),
             bounded(self.spread / near),
             self.rank_best,
@@ -247,5 +248,5 @@ fn bounded(x: f32) -> f32 {
 
 fn logistic<const N: usize>(weights: &[f32; N], features: &[f32; N]) -> f32 {
     let sum: f32 = weights.iter().zip(features).map(|(w, x)| w * x).sum();
-    1.0 / (1.0 + (-sum).exp())
+    1.0 / (1.0 + exp(-sum))
 }
