@@ -11,8 +11,8 @@ use std::io::Write;
 
 use lss_core::kernels::Kernel;
 use lss_core::kernels::gemm::{View, product};
-use lss_core::trust::{SCAN, TABLES};
-use lss_core::{Answers, Effort, How, Index, OnShort, OperatingPoint, Step, Trust, Work, threads};
+use lss_core::trust::{LISTED, SCAN, TABLES};
+use lss_core::{Answers, Effort, How, Index, ListPoint, OnShort, OperatingPoint, Step, Trust, Work, threads};
 use synthetic::{Layer, Rng, Shape};
 
 const K: usize = 5;
@@ -54,10 +54,10 @@ fn one_by_one(index: &Index, queries: &[Vec<f32>], effort: Effort, step: Step) {
     }
 }
 
-fn batch(index: &Index, queries: &[f32], exact: bool) {
+fn batch(index: &Index, queries: &[f32], exact: bool, effort: Effort) {
     let n = queries.len() / SHAPE.d;
     let (mut labels, mut scores, mut work) = (vec![0; n * K], vec![0.0; n * K], vec![Work::default(); n]);
-    let how = How { effort: Effort::FIXED, exact, on_short: OnShort::Pad, num_threads: 1 };
+    let how = How { effort, exact, on_short: OnShort::Pad, num_threads: 1 };
     let out = Answers { labels: &mut labels, scores: &mut scores, work: &mut work };
     index.search(queries, K, how, out).expect("answers");
     black_box(&labels);
@@ -85,10 +85,23 @@ fn workloads() {
         .expect("a point that suits");
     workload("search_scan", || one_by_one(&scanning, &queries[..8], Effort::ADAPTIVE, Step::Scan));
 
+    // Where regions have lists: short ones, and longer ones.
+    let listing = Layer::new(SHAPE);
+    workload("build_lists", || listing.fit_regions(16));
+    let at = |n_listed, n_rescore| {
+        let list = ListPoint { n_listed, n_rescore, trust: 0.0, judge: [0.0; LISTED], first: None };
+        let point = OperatingPoint { list: Some(list), judge, ..listing.recipe.point };
+        listing.index.at(point).expect("a point that suits")
+    };
+    let (short, long) = (at(192, 16), at(1536, 40));
+    workload("search_short_lists", || one_by_one(&short, &listing.queries, Effort::ADAPTIVE, Step::List));
+    workload("search_lists", || one_by_one(&long, &listing.queries, Effort::ADAPTIVE, Step::List));
+
     let all = queries.concat();
-    workload("search_exact", || batch(index, &queries[0], true));
-    workload("batch_tables", || batch(index, &all, false));
-    workload("batch_exact", || batch(index, &all[..16 * SHAPE.d], true));
+    workload("batch_lists", || batch(&long, &all, false, Effort::ADAPTIVE));
+    workload("search_exact", || batch(index, &queries[0], true, Effort::FIXED));
+    workload("batch_tables", || batch(index, &all, false, Effort::FIXED));
+    workload("batch_exact", || batch(index, &all[..16 * SHAPE.d], true, Effort::FIXED));
 
     let (n, m, d) = (200, 300, 250);
     let mut rng = Rng(2);

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use half::f16;
-use lss_core::coordinates::{Affine, Coordinates, Projection};
+use lss_core::coordinates::{Affine, Coordinates, Projection, Rounded};
 use lss_core::exemplars::Lists;
 use lss_core::hash::{Planes, Space};
+use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Matrix};
+use lss_core::regions::{Centers, Plan, RegionMap};
 use lss_core::rows::{Rows, Weights};
 use lss_core::{Builder, Fill, Index, OperatingPoint, Recipe};
 
@@ -45,6 +47,9 @@ impl Rng {
         ((n as f64).powf(u) as usize).min(n) - 1
     }
 }
+
+/// Coordinates that centers of regions lie in, at most.
+const LEAD: usize = 64;
 
 /// Sizes of a layer, of its tables, and of a search.
 #[derive(Clone, Copy)]
@@ -142,8 +147,36 @@ impl Layer {
 
     /// Build tables and sketches.
     pub fn fit(&self) {
+        self.builder().finish().unwrap();
+    }
+
+    /// The same, and lists of `n` regions, around the first training queries, that are ready to be read.
+    pub fn fit_regions(&self, n: usize) {
+        let (mut rng, d, mut builder) = (Rng(3), self.queries[0].len(), self.builder());
+        let coordinates = self.recipe.coordinates.as_ref().unwrap();
+        let lead = LEAD.min(d);
+        let (mut z, mut rounded, mut centers) = (vec![0.0; d], Rounded::default(), Vec::new());
+        for query in self.train.chunks_exact(d).take(n) {
+            coordinates.query.apply(Kernel::active(), query, &mut rounded, &mut z);
+            centers.extend_from_slice(&z[..lead]);
+        }
+        let centers = Centers::new(&vec![1.0; lead], &centers).unwrap();
+        let regions = builder.place(&centers, &self.train).unwrap();
+        let lists = builder.lists(&regions, n, self.index.rows().m()).unwrap();
+        let map = |rng: &mut Rng| RegionMap {
+            query: rng.vector(d * d).iter().map(|value| value / (d as f32).sqrt()).collect(),
+            offset: vec![0.0; d],
+            row: rng.vector(d * d),
+            mean: vec![0.0; d],
+        };
+        let maps = (0..n).map(|_| map(&mut rng)).collect();
+        builder.lay_out(Plan { centers, lists, maps, variances: coordinates.variances.clone() }).unwrap();
+        builder.finish().unwrap();
+    }
+
+    fn builder(&self) -> Builder {
         let mut builder = Builder::new(Arc::clone(&self.index), self.recipe.clone()).unwrap();
         builder.add(&self.train, Lists { offsets: &self.offsets, labels: &self.labels }).unwrap();
-        builder.finish().unwrap();
+        builder
     }
 }
