@@ -144,6 +144,7 @@ pub struct Scratch {
     level: f32,
     answer: (Vec<i64>, Vec<f32>),
     cut: Cut,
+    few: Few,
     best: TopK,
     shortlist: Shortlist,
     /// Those of queries that are scanned together.
@@ -626,7 +627,7 @@ impl Searcher<'_> {
     /// Read the listed labels' rows in bytes, but for the first `known`, and the mean of all rows; choose of which to read the
     /// rows themselves. Returns how many were read.
     fn reread(&self, scratch: &mut Scratch, regions: &Regions, known: usize, k: usize) -> usize {
-        let Scratch { rounded, listed, reread, level, finalists, estimates, cut, .. } = scratch;
+        let Scratch { rounded, listed, reread, level, finalists, estimates, few, .. } = scratch;
         let n = listed.len();
         listed.push(self.rows.m() as u32);
         reread.truncate(known);
@@ -637,7 +638,11 @@ impl Searcher<'_> {
         reread.truncate(n);
         finalists.clone_from(listed);
         estimates.clone_from(reread);
-        cut.leave(self.kernel, LEAST_CLOSE.max(k.saturating_mul(2)), finalists, estimates);
+        let most = LEAST_CLOSE.max(k.saturating_mul(2));
+        if finalists.len() > most {
+            few.leave(self.kernel, most, estimates, finalists);
+        }
+        few.order(self.kernel, estimates, finalists);
         n + 1 - known
     }
 
@@ -1173,7 +1178,6 @@ struct Cut {
     query: SketchQuery,
     scores: Vec<f32>,
     best: TopK,
-    few: Few,
     /// How many are kept, and how many have been offered.
     r: usize,
     offered: usize,
@@ -1206,15 +1210,6 @@ impl Cut {
         self.start(sketcher, z, r.min(ids.len()));
         self.offer(kernel, sketches, ids, 0);
         self.keep(kept, scores);
-    }
-
-    /// Leave the `r` of these ids whose scores are best, best first.
-    fn leave(&mut self, kernel: Kernel, r: usize, ids: &mut Vec<u32>, scores: &mut Vec<f32>) {
-        self.floor = f32::NEG_INFINITY;
-        if ids.len() > r {
-            self.floor = self.few.leave(kernel, r, scores, ids);
-        }
-        self.few.order(kernel, scores, ids);
     }
 
     /// Keep `r` of what is offered from now on.

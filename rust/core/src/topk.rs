@@ -101,7 +101,7 @@ fn reaching(keys: &[i32], bar: i32) -> usize {
 /// As many keys are put in order by counting.
 const COUNTED: usize = 64;
 
-/// Put scores and ids in order, the best first, ties to the lowest id; NaN counts as below all. Few without a branch: the place of
+/// Put scores and ids, no two alike, in order, the best first, ties to the lowest id; NaN counts as below all. Few without a branch: the place of
 /// one is how many others are better. Compiled into a kernel, and so of plain loops: [`crate::kernels::Kernel::order`].
 #[inline(always)]
 pub(crate) fn order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
@@ -199,7 +199,7 @@ impl Few {
         least
     }
 
-    /// Put these in order, the best first, ties to the lowest id. NaN counts as below all.
+    /// Put these in order, the best first, ties to the lowest id; no two ids are alike. NaN counts as below all.
     pub fn order(&mut self, kernel: Kernel, scores: &mut [f32], ids: &mut [u32]) {
         kernel.order(scores, ids, &mut self.order);
     }

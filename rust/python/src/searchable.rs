@@ -29,8 +29,7 @@ impl<'py> FromPyObject<'_, 'py> for Number<'py> {
     }
 }
 
-/// An index that is asked by Python: without a frame of the interpreter, and without a look at options where there are none,
-/// since that takes as long as the search of a short list.
+/// An index that Python asks: without a frame of the interpreter, and without a look at options, where there are none.
 #[pyclass(frozen, subclass, module = "lss_rs._core")]
 pub struct Searchable {
     core: Py<Index>,
