@@ -189,8 +189,17 @@ def test_search_shows_all_its_options():
 
 
 def test_an_option_that_there_is_not_is_named(fitted, data):
-    with pytest.raises(TypeError, match="n_threads"):
+    with pytest.raises(TypeError, match=r"^Index\.search\(\) got an unexpected .*'n_threads'"):
         fitted.search(data[2][0], 10, n_threads=2)
+
+
+def test_queries_that_lie_askew(index, data):
+    for query in (data[2][0], data[2][:3]):
+        room = bytearray(query.nbytes + 1)
+        askew = np.frombuffer(room, np.float32, query.size, offset=1).reshape(query.shape)
+        askew[...] = query
+        assert not askew.flags.aligned
+        same(index.search(askew, 5), index.search(query, 5))
 
 
 def test_one_float32_query_takes_the_fast_way(fitted, data, monkeypatch):
@@ -597,6 +606,7 @@ def test_queries_that_are_not_finite(index, bad, dtype, exact):
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_the_first_query_of_a_batch_that_is_not_finite_is_named(index, data, num_threads):
+    assert not index.operating_point.exact
     x = np.resize(data[2], (5000, 24))
     x[4321, 7] = x[4900, 0] = np.nan
     expected = says("'x' must be finite. Got NaN or infinity at [4321, 7] instead.")
@@ -672,6 +682,9 @@ def test_unfitted(unfitted, data):
         lambda: unfitted.search(Q[:0]),
         lambda: unfitted.candidates(Q[:2]),
         lambda: unfitted.search(Q[:9], on_short="exact", num_threads=2),
+        lambda: unfitted.search(np.full(24, np.nan, np.float32)),
+        lambda: unfitted.search(np.full((1, 24), np.nan)),
+        lambda: unfitted.search(np.full((9, 24), np.nan)),
     ):
         with pytest.raises(NotFittedError, match=expected):
             call()

@@ -81,11 +81,11 @@ def _floats(x: Any, arg: str) -> tuple[NDArray[Any], str]:
 
 
 def _widen(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Cast to contiguous single precision; values beyond its range become infinite and are refused later."""
+    """Cast to contiguous, aligned float32; values beyond its range become infinite and are refused later."""
     if dtype == "bfloat16":
         return (array.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return np.require(array, np.float32, ["C", "ALIGNED"])
 
 
 def _narrow(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -174,7 +174,7 @@ def as_queries(x: Any, d: int, arg: str = "x") -> tuple[NDArray[np.float32], boo
     array, dtype = _floats(x, arg)
     if array.ndim not in (1, 2) or array.shape[-1] != d:
         raise ValueError(message(arg, f"of shape ({d},) or (n, {d})", f"shape {array.shape}"))
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
+    if array.dtype != np.float32 or not (array.flags.c_contiguous and array.flags.aligned):
         _log_cast(arg, array, dtype, "float32")
         array = _widen(array, dtype)
     return array.reshape(-1, d), array.ndim == 1

@@ -420,6 +420,8 @@ class Index(Searchable):
             result.stats["trust"] = trust[0] if single else trust
         return result
 
+    _search.__qualname__ = "Index.search"  # as errors name it
+
     def candidates(
         self, x: ArrayLike, *, num_threads: int | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ use lss_core::kernels::Kernel;
 use lss_core::memory::Block;
 use lss_core::need::{self, MOST, Need, SHOWN};
 use lss_core::reference::{self, Sketched};
-use lss_core::regions::{self, Centers, Place, Plan, Region, RegionLists, RegionMap, Regions};
+use lss_core::regions::{self, Centers, Nearest, Place, Plan, Region, RegionLists, RegionMap, Regions};
 use lss_core::trust::LISTED;
 use lss_core::{Builder, Effort, Error, Fill, FirstRead, Index, ListPoint, OnShort, OperatingPoint, Step};
 use proptest::prelude::*;
@@ -167,8 +167,13 @@ proptest! {
         let centers = Centers::new(&weights, &all.concat()).unwrap();
         let z = rng.vector(r + spare, Rng::normal);
         let near = centers.nearest(Kernel::active(), &z, &mut Place::default());
+        let twice = Centers::new(&weights, &[all.concat(), all.concat()].concat()).unwrap();
+        let mut place = Place::default();
         for kernel in Kernel::available() {
-            prop_assert_eq!(centers.nearest(kernel, &z, &mut Place::default()), near, "{}", kernel.name());
+            // Of two that are equally near the first.
+            let of_two = Nearest { distances: [near.distances[0], near.distances[0], near.distances[2]], ..near };
+            prop_assert_eq!(twice.nearest(kernel, &z, &mut place), of_two, "{}", kernel.name());
+            prop_assert_eq!(centers.nearest(kernel, &z, &mut place), near, "{}", kernel.name());
         }
         let distance = |center: &[f32]| {
             let square = |(i, c): (usize, &f32)| (f64::from(z[i]) * f64::from(weights[i]) - f64::from(*c)).powi(2);

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 use pyo3::{Borrowed, PyTypeInfo, intern};
 
-use crate::door::{enter, raise};
+use crate::door::enter;
 use crate::index::Index;
 
 /// Larger k take the general way, which says where there is no memory for them.
@@ -167,14 +167,17 @@ impl Searchable {
         };
         let most = MAX_FAST_K.min(self.trusted_k());
         let Some(k) = k.filter(|k| (1..=most).contains(k)) else { return Ok(None) };
-        if query.len() != index.rows().d() || !query.is_c_contiguous() {
+        if query.len() != index.rows().d() || !query.is_c_contiguous() || !query.is_aligned() {
             return Ok(None);
         }
         let mut scratch = index.scratch();
         {
             let query = query.readonly();
             let query = query.as_slice()?;
-            index.check_queries(query).map_err(raise)?;
+            if index.check_queries(query).is_err() {
+                // What is wrong is said in one place.
+                return Ok(None);
+            }
             scratch.load(query);
         }
         // Arrays are made when answers are there: arrays that are written to have to be borrowed, which takes a while.

@@ -1,7 +1,8 @@
 //! Kernels: the loops in which a search spends its time, once in scalar code and once for each CPU family.
 //!
-//! A verb works on a whole list (of ids, of rows), so that the choice of kernel is made above the loop. All
-//! kernels agree bit for bit, because the order of every float sum is part of the contract:
+//! A verb works on a whole list (of ids, of rows, of a query's values), so that the choice of kernel is made above the loop. Some are
+//! plain loops of other modules, compiled for each CPU family. All kernels agree bit for bit, because the order of every float sum is
+//! part of the contract:
 //!
 //! * **dot**: [`LANES`] partial sums, element i fused into sum i mod 32, a tail padded with zeros, then a
 //!   pairwise tree (16, 8, 4, 2, 1 apart).
@@ -511,7 +512,7 @@ impl Kernel {
         dispatch!(self, k => k.nth(scores, rank, keys))
     }
 
-    /// Put scores and ids in order, the best first, ties to the lowest id; NaN counts as below all.
+    /// Put scores and ids, no two alike, in order, the best first, ties to the lowest id; NaN counts as below all.
     #[inline]
     pub fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
         dispatch!(self, k => k.order(scores, ids, keys))
