@@ -1,6 +1,8 @@
 //! Logarithm and exponential of what a search knows of a query, from sums and products alone: those of systems' libraries differ
 //! from each other in the last bit, and so would answers. As they have no branch, several are computed side by side.
 
+use crate::sketch::SHIFT;
+
 /// The natural logarithm of a positive number that is neither infinite nor subnormal, within 2 units in the last place.
 ///
 /// `x = 2^e m` with m about 1, and `ln m = 2 atanh(f / (2 + f))` with `f = m - 1`, by a polynomial (as in FreeBSD's `e_logf.c`).
@@ -33,8 +35,6 @@ const FAR: f32 = 87.0;
 /// `x = k ln 2 + r`, and of r by a quotient (as in FreeBSD's `e_expf.c`).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Beside numbers so large there are no fractions.
-    const SHIFT: f32 = 12_582_912.0;
     let x = x.clamp(-FAR, FAR);
     let k = (x * std::f32::consts::LOG2_E + SHIFT) - SHIFT;
     let (high, low) = (x - k * LN_2, k * LN_2_REST);

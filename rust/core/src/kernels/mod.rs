@@ -12,6 +12,19 @@
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
+/// A verb of plain loops of another module, compiled for `$features`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! plain {
+    ($features:literal, $verb:ident($($arg:ident: $kind:ty),*) $(-> $out:ty)? $body:block) => {
+        pub(super) fn $verb(self, $($arg: $kind),*) $(-> $out)? {
+            #[target_feature(enable = $features)]
+            fn compiled($($arg: $kind),*) $(-> $out)? $body
+            // SAFETY: `self` exists only on CPUs with these features.
+            unsafe { compiled($($arg),*) }
+        }
+    };
+}
+
 /// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -85,73 +98,29 @@ macro_rules! verbs {
                 unsafe { sketch_each(sketches, query, |i| Some((first + i) as u32), out) }
             }
 
-            pub(super) fn prepare_columns(
-                self,
-                query: &mut ColumnQuery,
-                columns: &crate::columns::Columns,
-                z: &[f32],
-            ) {
-                #[target_feature(enable = $features)]
-                fn prepare(query: &mut ColumnQuery, columns: &crate::columns::Columns, z: &[f32]) {
-                    query.prepare(columns, z, |bits, inverse| tables(bits, inverse));
-                }
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { prepare(query, columns, z) }
-            }
-
-            pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
-                #[target_feature(enable = $features)]
-                fn nth(scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
-                    crate::topk::nth(scores, rank, keys)
-                }
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { nth(scores, rank, keys) }
-            }
-
-            pub(super) fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
-                #[target_feature(enable = $features)]
-                fn order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
-                    crate::topk::order(scores, ids, keys);
-                }
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { order(scores, ids, keys) }
-            }
-
-            pub(super) fn round(
-                self,
+            plain!($features, prepare_columns(query: &mut ColumnQuery, columns: &$crate::columns::Columns, z: &[f32]) {
+                query.prepare(columns, z, |bits, inverse| tables(bits, inverse))
+            });
+            plain!($features, nth(scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
+                $crate::topk::nth(scores, rank, keys)
+            });
+            plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
+                $crate::topk::order(scores, ids, keys)
+            });
+            plain!($features, round(
                 map: &$crate::coordinates::Projection,
                 query: &[f32],
-                rounded: &mut $crate::coordinates::Rounded,
+                rounded: &mut $crate::coordinates::Rounded
             ) {
-                #[target_feature(enable = $features)]
-                fn round(
-                    map: &$crate::coordinates::Projection,
-                    query: &[f32],
-                    rounded: &mut $crate::coordinates::Rounded,
-                ) {
-                    map.round_plainly(query, rounded);
-                }
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { round(map, query, rounded) }
-            }
-
-            pub(super) fn nearest(
-                self,
+                map.round_plainly(query, rounded)
+            });
+            plain!($features, nearest(
                 centers: &$crate::regions::Centers,
                 z: &[f32],
-                place: &mut $crate::regions::Place,
+                place: &mut $crate::regions::Place
             ) -> $crate::regions::Nearest {
-                #[target_feature(enable = $features)]
-                fn nearest(
-                    centers: &$crate::regions::Centers,
-                    z: &[f32],
-                    place: &mut $crate::regions::Place,
-                ) -> $crate::regions::Nearest {
-                    centers.nearest_plainly(z, place, |rows, d, query, out| dot_bytes(rows, d, query, out))
-                }
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { nearest(centers, z, place) }
-            }
+                centers.nearest_plainly(z, place, |rows, d, query, out| dot_bytes(rows, d, query, out))
+            });
 
             pub(super) fn scan_blocks(
                 self,
