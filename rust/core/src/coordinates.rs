@@ -279,13 +279,19 @@ impl Projection {
     /// The same, compiled into a kernel, and so of plain loops.
     #[inline(always)]
     pub(crate) fn round_plainly(&self, query: &[f32], rounded: &mut Rounded) {
+        self.weigh(query, &mut rounded.values);
+        rounded.round(self.matrix.stride());
+    }
+
+    /// What a query, which may be padded, differs by from the mean query, a weight a coordinate.
+    #[inline(always)]
+    pub(crate) fn weigh(&self, query: &[f32], values: &mut Vec<f32>) {
         assert!(query.len() >= self.matrix.cols(), "a query as long as rows");
-        rounded.values.clear();
+        values.clear();
         let shifted = query.iter().zip(&self.center[..]).map(|(value, center)| value - center);
         // Infinite ones would make the others nothing, and themselves NaN.
         let weighted = |(value, weight): (f32, &f32)| (value * weight).clamp(f32::MIN, f32::MAX);
-        rounded.values.extend(shifted.zip(&self.weights[..]).map(weighted));
-        rounded.round(self.matrix.stride());
+        values.extend(shifted.zip(&self.weights[..]).map(weighted));
     }
 
     /// Apply the first rows, as many as there are places.

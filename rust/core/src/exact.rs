@@ -1,10 +1,15 @@
-//! Exact search: every row is rescored. Rows are read in blocks, once for a group of queries.
+//! Exact search: the best of all rows. Rows are read in blocks, once for a group of queries: those in bytes where there are such
+//! ([`crate::certain`]), and else all in full precision. Answers are the same, bit for bit.
 
 use std::cell::Cell;
 
+use crate::byte_rows::ByteRows;
+use crate::certain::{self, Certain};
+use crate::index::Answers;
 use crate::kernels::{FOLD, Folded, Kernel, fold};
 use crate::memory::padded;
 use crate::rows::Rows;
+use crate::search::Work;
 use crate::topk::TopK;
 
 /// Bytes of rows that stay in the second-level cache while a group of queries is scored against them.
@@ -25,35 +30,54 @@ pub fn together(d: usize, n: usize) -> usize {
 const KEPT: usize = 1024;
 
 /// What a search writes to beside its answers.
+#[derive(Default)]
 struct Scratch {
     folded: Vec<Vec<Folded>>,
     alone: Vec<f32>,
     best: Vec<TopK>,
     logits: Vec<f32>,
-}
-
-impl Scratch {
-    const EMPTY: Scratch =
-        Scratch { folded: Vec::new(), alone: Vec::new(), best: Vec::new(), logits: Vec::new() };
+    certain: Certain,
 }
 
 thread_local! {
-    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::EMPTY) };
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
-/// Answer a group of queries (n x d) by scoring all rows with the rescore kernel.
-pub fn search(
+/// Answer a group of queries (n x d).
+pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[f32], out: Answers<'_>) {
+    let (m, d) = (rows.m(), rows.d());
+    let Answers { labels, scores, work } = out;
+    let k = labels.len() / work.len().max(1);
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    work.fill(Work::exact(m, m));
+    match bytes.filter(|_| certain::pays(k, m)) {
+        None => by_floats(rows, kernel, queries, k, (labels, scores), &mut scratch),
+        Some(bytes) => {
+            let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
+            let untold = scratch.certain.search(rows, bytes, kernel, queries, out);
+            for at in untold {
+                let out = (&mut labels[at * k..][..k], &mut scores[at * k..][..k]);
+                by_floats(rows, kernel, &queries[at * d..][..d], k, out, &mut scratch);
+            }
+        }
+    }
+    if k.min(m) <= KEPT {
+        SCRATCH.set(Some(scratch));
+    }
+}
+
+/// The same, by scoring all rows in full precision.
+fn by_floats(
     rows: &Rows,
     kernel: Kernel,
     queries: &[f32],
     k: usize,
-    labels: &mut [i64],
-    scores: &mut [f32],
+    (labels, scores): (&mut [i64], &mut [f32]),
+    scratch: &mut Scratch,
 ) {
     let (m, d) = (rows.m(), rows.d());
     let n = queries.len() / d;
-    let mut scratch = SCRATCH.replace(Scratch::EMPTY);
-    let Scratch { folded, alone, best, logits } = &mut scratch;
+    let Scratch { folded, alone, best, logits, .. } = scratch;
     if n == 1 {
         alone.clear();
         alone.extend_from_slice(queries);
@@ -88,8 +112,5 @@ pub fn search(
     }
     for ((best, labels), scores) in best.iter_mut().zip(labels.chunks_mut(k)).zip(scores.chunks_mut(k)) {
         best.write(labels, scores);
-    }
-    if k.min(m) <= KEPT {
-        SCRATCH.set(scratch);
     }
 }

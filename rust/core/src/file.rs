@@ -26,6 +26,7 @@
 //! | `region_scales`, `region_map_offset` | F32 (C x l,) | fitted, with regions |
 //! | `row_bytes` | I8 ((m + 1) x (d padded to 32),) | fitted, with regions |
 //! | `row_scales`, `row_offset` | F32 (m + 1,) | fitted, with regions |
+//! | `row_bounds` | F32 (5,) | fitted, with regions |
 //! | `list_trust` | F32 (9,) | fitted, where lists are read |
 //! | `first_trust` | F32 (9,) | fitted, where lists are read in two parts |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
@@ -72,7 +73,7 @@ const EXEMPLARS: [&str; 2] = ["exemplars", "exemplar_half_steps"];
 const PROJECTION: [&str; 4] = ["query_scales", "query_offset", "query_center", "query_weights"];
 
 /// Names of what belongs to regions, in the order of [`Parts`].
-const REGIONS: [&str; 12] = [
+const REGIONS: [&str; 13] = [
     "region_offsets",
     "region_labels",
     "region_ends",
@@ -85,6 +86,7 @@ const REGIONS: [&str; 12] = [
     "row_bytes",
     "row_scales",
     "row_offset",
+    "row_bounds",
 ];
 
 /// A header longer than this is not one of ours.
@@ -271,7 +273,7 @@ fn sketch_tensors<'a>(
     ]
 }
 
-fn region_tensors(regions: &Regions) -> [Tensor<'_>; 14] {
+fn region_tensors(regions: &Regions) -> [Tensor<'_>; 15] {
     let (centers, parts) = (regions.centers(), regions.parts());
     let matrix = centers.matrix();
     let shape = vec![matrix.rows(), matrix.stride()];
@@ -288,6 +290,7 @@ fn region_tensors(regions: &Regions) -> [Tensor<'_>; 14] {
         rows,
         row_scales,
         row_offset,
+        row_bounds,
     ] = REGIONS;
     [
         Tensor::list("region_weights", Dtype::F32, centers.weights()),
@@ -304,6 +307,7 @@ fn region_tensors(regions: &Regions) -> [Tensor<'_>; 14] {
         Tensor::list(rows, Dtype::I8, &parts.rows),
         Tensor::list(row_scales, Dtype::F32, &parts.row_scales),
         Tensor::list(row_offset, Dtype::F32, &parts.row_offset),
+        Tensor::list(row_bounds, Dtype::F32, &parts.row_bounds),
     ]
 }
 
@@ -455,6 +459,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 rows,
                 row_scales,
                 row_offset,
+                row_bounds,
             ] = REGIONS;
             let parts = Parts {
                 offsets: reader.list(offsets, Dtype::U32)?,
@@ -470,6 +475,7 @@ fn read_fitted(reader: &Reader<'_>, header: &FittedHeader, m: usize, d: usize) -
                 rows: reader.list(rows, Dtype::I8)?,
                 row_scales: reader.finite_list(row_scales)?,
                 row_offset: reader.finite_list(row_offset)?,
+                row_bounds: reader.list(row_bounds, Dtype::F32)?,
             };
             let layout = Layout::new(regions::SKETCH_BYTES, groups)?;
             let Some(all) = &coordinates else {

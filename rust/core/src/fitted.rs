@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::byte_rows::ByteRows;
 use crate::columns::Columns;
 use crate::coordinates::Projection;
 use crate::error::{Error, Result};
@@ -219,6 +220,11 @@ pub struct Fitted {
 }
 
 impl Fitted {
+    /// All rows in bytes, where there are regions.
+    pub fn byte_rows(&self) -> Option<&ByteRows> {
+        self.regions.as_deref().map(Regions::rows)
+    }
+
     /// What a scan of `m` rows for so many answers comes to.
     pub fn scan(&self, answers: usize, m: usize) -> Scan {
         let sketch = self.sketches.as_ref().map_or(0, |(_, sketches)| sketches.layout().bytes());

@@ -15,7 +15,7 @@ use crate::hash::{Planes, Space};
 use crate::kernels::Kernel;
 use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
-use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Step, Work};
+use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Work};
 use crate::sketch::SketchView;
 use crate::threads;
 use crate::trust::{Features, LISTED, SCAN, TABLES, Trust};
@@ -410,23 +410,23 @@ impl Index {
         let threads = how.threads();
         let Some(fitted) = fitted.filter(|fitted| !(fitted.point.exact && affords_all)) else {
             self.check_queries(queries)?;
-            let of_each =
-                Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
-            work.fill(of_each);
             let kernel = Kernel::active();
+            let now = self.fitted();
+            let bytes = now.as_deref().and_then(Fitted::byte_rows);
             let together = exact::together(d, n.div_ceil(threads));
             let (places, values) = (together * k, together * d);
-            let group = |((labels, scores), queries): ((&mut [i64], &mut [f32]), &[f32])| {
-                exact::search(&self.rows, kernel, queries, k, labels, scores);
+            type Part<'a> = (((&'a mut [i64], &'a mut [f32]), &'a mut [Work]), &'a [f32]);
+            let group = |(((labels, scores), work), queries): Part<'_>| {
+                exact::search(&self.rows, bytes, kernel, queries, Answers { labels, scores, work });
             };
             if n <= 1 || threads == 1 {
                 let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));
-                outputs.zip(queries.chunks(values)).for_each(group);
+                outputs.zip(work.chunks_mut(together)).zip(queries.chunks(values)).for_each(group);
                 return Ok(());
             }
             return threads::install(threads, || {
                 let outputs = labels.par_chunks_mut(places).zip(scores.par_chunks_mut(places));
-                outputs.zip(queries.par_chunks(values)).for_each(group);
+                outputs.zip(work.par_chunks_mut(together)).zip(queries.par_chunks(values)).for_each(group);
             });
         };
         let searcher = self.searcher(&fitted);

@@ -9,7 +9,9 @@ compile_error!("files and kernels are little-endian");
 
 pub mod batch;
 pub mod build;
+pub mod byte_rows;
 pub mod candidates;
+mod certain;
 pub mod columns;
 pub mod coordinates;
 mod elementary;

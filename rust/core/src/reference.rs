@@ -854,7 +854,7 @@ impl Reference {
                 ends: regions.parts().ends[at * ENDS..][..ENDS].to_vec(),
             };
             let all = regions.each().iter().enumerate().map(listing).collect();
-            (regions.centers().weights().to_vec(), all, regions.rows().clone())
+            (regions.centers().weights().to_vec(), all, regions.rows().map().clone())
         });
         Reference {
             weights: widen(rows),

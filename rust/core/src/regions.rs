@@ -11,6 +11,7 @@
 //! with that columns promise most of, in bytes, too: so a search needs few of the coordinates that all queries have, and rows
 //! in full precision for hardly more labels than it answers with.
 
+use crate::byte_rows::{BOUNDS, Bounds, ByteRows};
 use crate::columns::{self, Columns};
 use crate::coordinates::{Projection, Rounded, round_to_bytes};
 use crate::error::{Error, Result};
@@ -27,9 +28,6 @@ use rayon::prelude::*;
 
 /// Bytes of a label's sketch in the columns of a region, of which four are the base logit.
 pub const SKETCH_BYTES: usize = 36;
-
-/// Rows whose sum is made at a time.
-const SUMMED: usize = 1024;
 
 /// Labels whose coordinates are computed at a time.
 const LABELS: usize = 1024;
@@ -236,7 +234,7 @@ pub struct Regions {
     centers: Centers,
     layout: Layout,
     each: Vec<Region>,
-    rows: Projection,
+    rows: ByteRows,
     parts: Parts,
 }
 
@@ -269,6 +267,8 @@ pub struct Parts {
     pub row_scales: Block<f32>,
     /// What is added: its logit for the mean query.
     pub row_offset: Block<f32>,
+    /// What is known of all of these together: [`Bounds`].
+    pub row_bounds: Block<f32>,
 }
 
 impl Regions {
@@ -319,7 +319,7 @@ impl Regions {
             out.extend_from_slice(&query[at * d..][..d]);
             offset[at]
         })?;
-        let in_bytes = rows_in_bytes(rows, all)?;
+        let in_bytes = ByteRows::new(rows, all)?;
         let parts = Parts {
             offsets: Block::copy_of(&offsets),
             labels: Block::copy_of(&labels),
@@ -331,9 +331,10 @@ impl Regions {
             maps: maps.matrix().values().clone(),
             scales: maps.scales().clone(),
             map_offset: maps.offset().clone(),
-            rows: in_bytes.matrix().values().clone(),
-            row_scales: in_bytes.scales().clone(),
-            row_offset: in_bytes.offset().clone(),
+            rows: in_bytes.map().matrix().values().clone(),
+            row_scales: in_bytes.map().scales().clone(),
+            row_offset: in_bytes.map().offset().clone(),
+            row_bounds: Block::copy_of(&in_bytes.bounds().to_array()),
         };
         Self::from_parts(centers, layout, all, parts)
     }
@@ -391,7 +392,11 @@ impl Regions {
             return bad("more columns");
         }
         let matrix = Matrix::from_padded(parts.row_scales.len(), d, parts.rows.clone())?;
-        let rows = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
+        let map = all.with(matrix, parts.row_scales.clone(), parts.row_offset.clone())?;
+        let Ok(bounds) = <[f32; BOUNDS]>::try_from(&parts.row_bounds[..]) else {
+            return bad("other bounds of rows");
+        };
+        let rows = ByteRows::from_parts(map, Bounds::from_array(bounds))?;
         if each.iter().map(|region| region.labels.len()).max().is_some_and(|longest| longest < parts.whole) {
             return bad("lists all shorter than they are on average");
         }
@@ -405,8 +410,8 @@ impl Regions {
         if self.centers.weights.len() > p {
             return bad(format!("more coordinates than {p}"));
         }
-        if self.rows.rows() != m + 1 {
-            return bad(format!("{} rows in bytes", self.rows.rows()));
+        if self.rows.map().rows() != m + 1 {
+            return bad(format!("{} rows in bytes", self.rows.map().rows()));
         }
         let mut seen = vec![usize::MAX; m];
         for (region, Region { labels, .. }) in self.each.iter().enumerate() {
@@ -473,8 +478,8 @@ impl Regions {
         &self.each
     }
 
-    /// All rows of the layer, from bytes, and after them their mean: a query's logits, but for what rounding makes of them.
-    pub fn rows(&self) -> &Projection {
+    /// All rows of the layer in bytes, and after them their mean.
+    pub fn rows(&self) -> &ByteRows {
         &self.rows
     }
 
@@ -523,43 +528,17 @@ impl Regions {
             rows,
             row_scales,
             row_offset,
+            row_bounds,
         } = &self.parts;
         let of_query = [self.centers.weights(), need.weights()];
-        let floats = [half_steps, scales, map_offset, row_scales, row_offset].into_iter().chain(of_query);
+        let floats =
+            [half_steps, scales, map_offset, row_scales, row_offset, row_bounds].into_iter().chain(of_query);
         let floats = floats.map(Block::nbytes).sum::<usize>()
             + self.centers.matrix.values().nbytes()
             + self.centers.nbytes_read();
         let ids = offsets.nbytes() + labels.nbytes() + ends.nbytes();
         ids + columns.nbytes() + maps.nbytes() + rows.nbytes() + floats
     }
-}
-
-/// Round the rows, and after them their mean, for queries that are rounded as `all` does.
-fn rows_in_bytes(rows: &Rows, all: &Projection) -> Result<Projection> {
-    let (m, d) = (rows.m(), rows.d());
-    // Parts of one size, and their sums in one order, whatever the threads.
-    let part = |from: usize| {
-        let (mut sums, mut some) = (vec![0.0f64; d], Vec::new());
-        rows.widen_into(from, SUMMED.min(m - from), &mut some);
-        for row in some.chunks_exact(d) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
-        }
-        sums
-    };
-    let parts: Vec<Vec<f64>> = (0..m).into_par_iter().step_by(SUMMED).map(part).collect();
-    let mean = |i: usize| (parts.iter().map(|sums| sums[i]).sum::<f64>() / m as f64) as f32;
-    let mean: Vec<f32> = (0..d).map(mean).collect();
-    let of_bias: f64 = rows.bias().iter().map(|&bias| f64::from(bias)).sum();
-    all.beside(m + 1, |label, out| match rows.bias().get(label) {
-        Some(&bias) => {
-            rows.widen_into(label, 1, out);
-            bias
-        }
-        None => {
-            out.extend_from_slice(&mean);
-            (of_bias / m as f64) as f32
-        }
-    })
 }
 
 /// Sketch the labels of one region into its columns; returns how they are read.

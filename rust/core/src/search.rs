@@ -12,6 +12,7 @@ use crate::exact;
 use crate::exemplars::{ExemplarSketcher, Exemplars, SKETCH_BYTES};
 use crate::fitted::{Fitted, ListPoint, Reads, Scan};
 use crate::hash::{Space, augment, code, lead};
+use crate::index::Answers;
 use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::observed::{Found, Observation, Observed};
@@ -97,6 +98,13 @@ pub struct Work {
     /// Probability that the candidates hold the full layer's best labels, or that the answer of a list or a scan is
     /// the full layer's, as far as the index can tell; NaN if it cannot.
     pub trust: f32,
+}
+
+impl Work {
+    /// Of exact search among `m` rows, `rescored` of them scored in full precision.
+    pub(crate) fn exact(m: usize, rescored: usize) -> Self {
+        Work { candidates: m, rescored, step: Step::Exact, trust: 1.0, ..Work::default() }
+    }
 }
 
 /// The stages of a search's first step, in order: the list of a region has no probes, exemplars and candidates, and rows in
@@ -541,7 +549,7 @@ impl Searcher<'_> {
     fn list_cost(&self, regions: &Regions, reading: &Reading) -> f64 {
         let row = self.rows.weights().nbytes() as f64 / self.rows.m() as f64;
         let columns = reading.n * regions.layout().bytes();
-        let read = columns + reading.reread * regions.rows().matrix().stride();
+        let read = columns + reading.reread * regions.rows().map().matrix().stride();
         read as f64 / row + reading.rescored as f64
     }
 
@@ -632,7 +640,7 @@ impl Searcher<'_> {
         listed.push(self.rows.m() as u32);
         reread.truncate(known);
         reread.resize(n + 1, 0.0);
-        regions.rows().apply_ids(self.kernel, rounded, &listed[known..], &mut reread[known..]);
+        regions.rows().map().apply_ids(self.kernel, rounded, &listed[known..], &mut reread[known..]);
         *level = reread[n];
         listed.truncate(n);
         reread.truncate(n);
@@ -873,9 +881,10 @@ impl Searcher<'_> {
 
     /// Score every row.
     fn exact(&self, scratch: &Scratch, labels: &mut [i64], scores: &mut [f32]) -> Work {
-        let (m, query) = (self.rows.m(), &scratch.query[..self.rows.d()]);
-        exact::search(self.rows, self.kernel, query, labels.len(), labels, scores);
-        Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() }
+        let (query, mut work) = (&scratch.query[..self.rows.d()], [Work::default()]);
+        let out = Answers { labels, scores, work: &mut work };
+        exact::search(self.rows, self.fitted.byte_rows(), self.kernel, query, out);
+        work[0]
     }
 
     /// The same where less was not enough: the work done before counts, too.

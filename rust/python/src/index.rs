@@ -155,7 +155,7 @@ impl Index {
             let lead = regions.centers().weights().len();
             dict.set_item("lead_nbytes", map.nbytes_of_first(lead))?;
             dict.set_item("region_nbytes", regions.nbytes_of_map())?;
-            dict.set_item("row_nbytes", regions.rows().nbytes_of_row())?;
+            dict.set_item("row_nbytes", regions.rows().map().nbytes_of_row())?;
         }
         dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
         dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::avx2::{four_totals, sketch_each_with, tables, tree};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
-    each_step, prefetch_range, two_columns,
+    each_step, four_in_order, prefetch_range, put_in_order, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
@@ -184,6 +184,59 @@ pub(super) fn dot_bytes_each<'a>(
             }),
         )
     });
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn dot_bytes_folded(rows: &[i8], d: usize, queries: [&[i8]; FOLD], mut out: [&mut [f32]; FOLD]) {
+    const STEP: usize = 2 * LANES;
+    // As in `dot_bytes_each`, four queries by four rows.
+    let top = _mm512_set1_epi8(i8::MIN);
+    let load = |bytes: &[i8; STEP]| {
+        // SAFETY: a step has 64 bytes.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    };
+    let half = |bytes: &[i8; LANES]| {
+        // SAFETY: half a step has 32 bytes.
+        _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+    };
+    let add = |sum, row, query| _mm512_dpbusd_epi32(sum, row, query);
+    let n = rows.len() / d;
+    let below = queries.map(|query| {
+        let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
+        _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()))
+    });
+    let parts = queries.map(|query| query.as_chunks::<STEP>());
+    let steps = parts[0].0.len();
+    let row = |i: usize| &rows[i * d..][..d];
+    for four in 0..n.div_ceil(ROWS_OF_BYTES) {
+        let rows = four_in_order(row, four, n).map(|row| row.as_chunks::<STEP>());
+        let mut sums = below.map(|below| [below; ROWS_OF_BYTES]);
+        for i in 0..steps {
+            let rows = rows.map(|(steps, _)| _mm512_xor_si512(load(&steps[i]), top));
+            for (sums, (steps, _)) in sums.iter_mut().zip(&parts) {
+                let query = load(&steps[i]);
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = add(*sum, row, query);
+                }
+            }
+        }
+        for (sums, (_, tail)) in sums.iter_mut().zip(&parts) {
+            if let Some(tail) = tail.first_chunk() {
+                let query = half(tail);
+                for (sum, (_, tail)) in sums.iter_mut().zip(&rows) {
+                    let row = tail.first_chunk().map_or(top, half);
+                    *sum = add(*sum, _mm512_xor_si512(row, top), query);
+                }
+            }
+        }
+        for (sums, out) in sums.into_iter().zip(&mut out) {
+            let sums = sums.map(|sum| {
+                _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
+            });
+            put_in_order(out, four, four_totals(sums));
+        }
+    }
 }
 
 #[inline]

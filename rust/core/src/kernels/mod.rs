@@ -25,7 +25,7 @@ macro_rules! plain {
     };
 }
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sketch_each`, `tables` and `scan_blocks` of
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `dot_bytes_folded`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -62,6 +62,17 @@ macro_rules! verbs {
             pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { dot_bytes(rows, d, query, out) }
+            }
+
+            pub(super) fn dot_bytes_folded(
+                self,
+                rows: &[i8],
+                d: usize,
+                queries: [&[i8]; FOLD],
+                out: [&mut [f32]; FOLD],
+            ) {
+                // SAFETY: `self` exists only on CPUs with these features.
+                unsafe { dot_bytes_folded(rows, d, queries, out) }
             }
 
             pub(super) fn dot_bytes_ids(
@@ -106,6 +117,14 @@ macro_rules! verbs {
             });
             plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
                 $crate::topk::order(scores, ids, keys)
+            });
+            plain!($features, not_below(
+                each: [&[f32]; 3],
+                of_query: [f32; 2],
+                bar: f32,
+                places: &mut Vec<u32>
+            ) {
+                $crate::certain::not_below(each, of_query, bar, places)
             });
             plain!($features, round(
                 map: &$crate::coordinates::Projection,
@@ -446,6 +465,14 @@ impl Kernel {
         dispatch!(self, k => k.dot_bytes(rows, d, query, out));
     }
 
+    /// `out[j][i] = rows[i] . queries[j]`, for such rows and queries.
+    #[inline]
+    pub fn dot_bytes_folded(self, rows: &[i8], d: usize, queries: [&[i8]; FOLD], out: [&mut [f32]; FOLD]) {
+        queries.iter().for_each(|query| check_dot_bytes(d, query));
+        assert!(out.iter().all(|out| rows.len() == out.len() * d), "one score a row and query");
+        dispatch!(self, k => k.dot_bytes_folded(rows, d, queries, out));
+    }
+
     /// `out[i] = rows[ids[i]] . query`, for such rows and queries. Panics on an id outside `rows`.
     #[inline]
     pub fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
@@ -485,6 +512,13 @@ impl Kernel {
     #[inline]
     pub fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
         dispatch!(self, k => k.order(scores, ids, keys))
+    }
+
+    /// List where rows, by their dot products, scales and offsets, have logits that are not below a bar ([`crate::certain`]); `of_query`
+    /// are its step and its reach.
+    #[inline]
+    pub(crate) fn not_below(self, each: [&[f32]; 3], of_query: [f32; 2], bar: f32, places: &mut Vec<u32>) {
+        dispatch!(self, k => k.not_below(each, of_query, bar, places))
     }
 
     /// Round a query to bytes, as a map reads it ([`Projection::round`]).
@@ -566,6 +600,25 @@ fn each_four<'a>(
 ) {
     for four in 0..fours {
         put(four, sum(rows(four)));
+    }
+}
+
+/// Multiply rows of bytes by one query after the other, as many rows at a time as stay in the first-level cache. Compiled into its caller,
+/// with the caller's features.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn by_query(
+    rows: &[i8],
+    d: usize,
+    queries: [&[i8]; FOLD],
+    mut out: [&mut [f32]; FOLD],
+    dot: impl Fn(&[i8], &[i8], &mut [f32]),
+) {
+    let some = (NEAR / 2 / d).next_multiple_of(ROWS_OF_BYTES).max(ROWS_OF_BYTES);
+    for (part, rows) in rows.chunks(some * d).enumerate() {
+        for (query, out) in queries.iter().zip(&mut out) {
+            dot(rows, query, &mut out[part * some..][..rows.len() / d]);
+        }
     }
 }
 

@@ -74,6 +74,18 @@ impl Scalar {
         }
     }
 
+    pub(super) fn dot_bytes_folded(
+        self,
+        rows: &[i8],
+        d: usize,
+        queries: [&[i8]; FOLD],
+        out: [&mut [f32]; FOLD],
+    ) {
+        for (query, out) in queries.into_iter().zip(out) {
+            self.dot_bytes(rows, d, query, out);
+        }
+    }
+
     pub(super) fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
         for (&id, score) in ids.iter().zip(out.chunks_mut(1)) {
             self.dot_bytes(&rows[id as usize * d..][..d], d, query, score);
@@ -102,6 +114,10 @@ impl Scalar {
 
     pub(super) fn prepare_columns(self, query: &mut ColumnQuery, columns: &Columns, z: &[f32]) {
         query.prepare(columns, z, tables);
+    }
+
+    pub(super) fn not_below(self, each: [&[f32]; 3], of_query: [f32; 2], bar: f32, places: &mut Vec<u32>) {
+        crate::certain::not_below(each, of_query, bar, places);
     }
 
     pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
