@@ -70,6 +70,19 @@ impl Bounds {
     }
 }
 
+/// Consecutive rows in bytes.
+#[derive(Clone, Copy)]
+pub struct SomeRows<'a> {
+    /// The bytes, `stride` a row.
+    pub bytes: &'a [i8],
+    /// A multiple of [`LANES`].
+    pub stride: usize,
+    /// What products with each row are multiplied by.
+    pub scales: &'a [f32],
+    /// What is added.
+    pub offsets: &'a [f32],
+}
+
 /// A query as rows in bytes read it: in bytes, and what these leave in bytes of a finer step.
 #[derive(Debug, Default)]
 pub struct ByteQuery {
@@ -78,8 +91,11 @@ pub struct ByteQuery {
     pub bytes: Vec<i8>,
     /// What they leave.
     pub rest: Vec<i8>,
-    /// The step, and that of the rest as a share of it.
+    /// The sum of the bytes.
+    pub sum: i32,
+    /// Their step.
     pub step: f32,
+    /// The step of the rest, as a share of it.
     pub share: f32,
     /// How far a logit lies at most from what the bytes say, and from what both say, in steps of the row; beside [`ByteQuery::slack`].
     pub reach: [f32; 2],
@@ -140,9 +156,14 @@ impl ByteRows {
     }
 
     /// Rows `first..first + n`.
-    pub fn rows(&self, first: usize, n: usize) -> &[i8] {
-        let matrix = self.map.matrix();
-        &matrix.values()[first * matrix.stride()..][..n * matrix.stride()]
+    pub fn rows(&self, first: usize, n: usize) -> SomeRows<'_> {
+        let (matrix, stride) = (self.map.matrix(), self.map.matrix().stride());
+        SomeRows {
+            bytes: &matrix.values()[first * stride..][..n * stride],
+            stride,
+            scales: &self.map.scales()[first..][..n],
+            offsets: &self.map.offset()[first..][..n],
+        }
     }
 
     /// Round a query; false where nothing can be said of its logits, because numbers are too large.
@@ -150,11 +171,12 @@ impl ByteRows {
     /// Of a weighted query x, its bytes a, and what these leave, and of a weighted row y = s b + f (steps s, bytes b), x y differs from
     /// s a b by what a leaves times s b, and by x f (Cauchy and Schwarz).
     pub fn read(&self, query: &[f32], out: &mut ByteQuery) -> bool {
-        let ByteQuery { values, bytes, rest, step, share, reach, slack } = out;
+        let ByteQuery { values, bytes, rest, sum, step, share, reach, slack } = out;
         let stride = self.map.matrix().stride();
         self.map.weigh(query, values);
         let weighted = length(values);
         *step = round_to_bytes(values, stride, bytes);
+        *sum = bytes.iter().map(|&byte| i32::from(byte)).sum();
         take_away(values, bytes, *step);
         let left = length(values);
         let finer = round_to_bytes(values, stride, rest);

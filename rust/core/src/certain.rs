@@ -3,9 +3,9 @@
 //! The bytes of a query tell most rows from the best. Of rows that they do not rule out what they leave of the query is read, too. The
 //! k-th largest of what logits are at least is a bar for what others are at most.
 
-use crate::byte_rows::{ByteQuery, ByteRows, bound};
+use crate::byte_rows::{ByteQuery, ByteRows, SomeRows, bound};
 use crate::index::Answers;
-use crate::kernels::{FOLD, Kernel};
+use crate::kernels::Kernel;
 use crate::memory::padded;
 use crate::rows::Rows;
 use crate::search::Work;
@@ -27,34 +27,45 @@ const MORE: usize = 1024;
 #[derive(Default)]
 pub struct Certain {
     sought: Vec<Sought>,
-    dots: [Vec<f32>; FOLD],
-    sieve: Sieve,
+    room: Room,
+    logits: Vec<f32>,
     query: Vec<f32>,
     best: TopK,
     few: Few,
 }
 
+/// What multiplying some rows by some queries writes to.
+#[derive(Default)]
+pub(crate) struct Room {
+    /// Products of all rows with a query.
+    pub dots: Vec<f32>,
+    /// The rows as a kernel would have them.
+    pub lines: Vec<Line>,
+}
+
+/// Bytes that are read at once.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Line(pub [u8; 64]);
+
 /// A query on its way through the rows.
 #[derive(Default)]
-struct Sought {
+pub(crate) struct Sought {
     /// Which of the group it is.
     at: usize,
-    query: ByteQuery,
+    pub query: ByteQuery,
     /// What logits are at least.
     least: TopK,
     /// What a logit is at most that is not among the best; -inf while fewer than k are known.
-    bar: f32,
+    pub bar: f32,
+    /// Of the rows at hand those that the query's bytes do not rule out, rising, and their products with these.
+    pub places: Vec<u32>,
+    pub dots: Vec<f32>,
+    rests: Vec<f32>,
     /// Rows that may be among the best, and what their logits are at most.
     ids: Vec<u32>,
     most: Vec<f32>,
     kept: usize,
-}
-
-/// Rows of a block that are not ruled out by a query's bytes.
-#[derive(Default)]
-struct Sieve {
-    places: Vec<u32>,
-    rests: Vec<f32>,
 }
 
 /// Whether bytes are worth reading for the best `k` of `m` rows.
@@ -75,7 +86,7 @@ impl Certain {
         let (m, d) = (rows.m(), rows.d());
         let Answers { labels, scores, work } = out;
         let k = labels.len() / work.len();
-        let Certain { sought, dots, sieve, query, best, few } = self;
+        let Certain { sought, room, logits, query, best, few } = self;
         sought.resize_with(sought.len().max(queries.len() / d), Sought::default);
         let (mut n, mut untold) = (0, Vec::new());
         for (at, query) in queries.chunks_exact(d).enumerate() {
@@ -94,33 +105,16 @@ impl Certain {
         let sought = &mut sought[..n];
         let stride = bytes.map().matrix().stride();
         let block = (BLOCK_BYTES / stride).clamp(1, m);
-        dots.iter_mut().for_each(|dots| dots.resize(block, 0.0));
         for first in (0..m).step_by(block) {
-            let count = block.min(m - first);
-            let part = bytes.rows(first, count);
-            for some in sought.chunks_mut(FOLD) {
-                if let [one] = some {
-                    kernel.dot_bytes(part, stride, &one.query.bytes, &mut dots[0][..count]);
-                } else {
-                    // The first stands for those that there are not.
-                    let each = std::array::from_fn(|i| &some.get(i).unwrap_or(&some[0]).query.bytes[..]);
-                    kernel.dot_bytes_folded(
-                        part,
-                        stride,
-                        each,
-                        dots.each_mut().map(|dots| &mut dots[..count]),
-                    );
-                }
-                for (one, dots) in some.iter_mut().zip(&*dots) {
-                    one.sift(bytes, kernel, first, &dots[..count], sieve);
-                }
-            }
+            let some = bytes.rows(first, block.min(m - first));
+            kernel.sieve(some, sought, room);
+            sought.iter_mut().for_each(|one| one.sift(some, kernel, first));
         }
         for one in sought {
             query.clear();
             query.extend_from_slice(&queries[one.at * d..][..d]);
             query.resize(padded(d), 0.0);
-            let rescored = one.rescore(rows, kernel, query, k, best, (&mut sieve.rests, few));
+            let rescored = one.rescore(rows, kernel, query, k, best, (logits, few));
             work[one.at] = Work::exact(m, rescored);
             best.write(&mut labels[one.at * k..][..k], &mut scores[one.at * k..][..k]);
         }
@@ -129,26 +123,24 @@ impl Certain {
 }
 
 impl Sought {
-    /// Keep those of the rows from `first` on that may be among the best; `dots` are their products with the query's bytes.
-    fn sift(&mut self, bytes: &ByteRows, kernel: Kernel, first: usize, dots: &[f32], sieve: &mut Sieve) {
-        let Sieve { places, rests } = sieve;
-        let ByteQuery { rest, step, share, reach: [coarse, fine], slack, .. } = &self.query;
-        let map = bytes.map();
-        let [scales, offsets] = [map.scales(), map.offset()].map(|each| &each[first..][..dots.len()]);
-        kernel.not_below([dots, scales, offsets], [*step, *coarse], self.bar, places);
+    /// Of these rows, the first of which is `first`, keep those that may be among the best.
+    fn sift(&mut self, some: SomeRows<'_>, kernel: Kernel, first: usize) {
+        let Sought { query, least, places, dots, rests, ids, most, .. } = self;
         if places.is_empty() {
             return;
         }
+        let &mut ByteQuery { ref rest, step, share, reach: [coarse, fine], slack, .. } = query;
+        let SomeRows { bytes, stride, scales, offsets } = some;
         rests.resize(places.len(), 0.0);
-        kernel.dot_bytes_ids(bytes.rows(first, dots.len()), map.matrix().stride(), rest, places, rests);
-        let (before, ids, most) = (self.ids.len(), &mut self.ids, &mut self.most);
-        for (&place, rest) in places.iter().zip(&*rests) {
+        kernel.dot_bytes_ids(bytes, stride, rest, places, rests);
+        let before = ids.len();
+        for ((&place, &dot), rest) in places.iter().zip(&*dots).zip(&*rests) {
             let at = place as usize;
-            let (dot, row, id) = (dots[at], [scales[at], offsets[at]], first as u32 + place);
+            let (row, id) = ([scales[at], offsets[at]], first as u32 + place);
             let both = dot + share * rest;
-            self.least.push(bound(both, row, [*step, -fine]), id);
+            least.push(bound(both, row, [step, -fine]), id);
             ids.push(id);
-            most.push(bound(dot, row, [*step, *coarse]).min(bound(both, row, [*step, *fine])));
+            most.push(bound(dot, row, [step, coarse]).min(bound(both, row, [step, fine])));
         }
         if let Some(kth) = self.least.kth() {
             self.bar = kth - 2.0 * slack;
@@ -198,28 +190,40 @@ impl Sought {
     }
 }
 
-/// List where logits are not below the bar, as far as dot products, scales, offsets, step and reach ([`bound`]) tell. Compiled into a
-/// kernel, and so of plain loops: [`Kernel::not_below`].
+/// Tell each query which of these rows its bytes do not rule out. Compiled into a kernel, whose product of rows of bytes is `dot`, and so
+/// of plain loops: [`Kernel::sieve`].
 #[inline(always)]
-pub(crate) fn not_below(
-    [dots, scales, offsets]: [&[f32]; 3],
-    of_query: [f32; 2],
-    bar: f32,
-    places: &mut Vec<u32>,
+pub(crate) fn sieve(
+    some: SomeRows<'_>,
+    sought: &mut [Sought],
+    dots: &mut Vec<f32>,
+    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
     const RUN: usize = 32;
-    places.clear();
-    let runs = dots.chunks(RUN).zip(scales.chunks(RUN)).zip(offsets.chunks(RUN));
-    for (run, ((dots, scales), offsets)) in runs.enumerate() {
-        let mut most = [f32::NEG_INFINITY; RUN];
-        let mut any = false;
-        for (most, ((&dot, &scale), &offset)) in most.iter_mut().zip(dots.iter().zip(scales).zip(offsets)) {
-            *most = bound(dot, [scale, offset], of_query);
-            any |= *most >= bar;
-        }
-        if any {
-            let there = most[..dots.len()].iter().zip(0..).filter(|(most, _)| **most >= bar);
-            places.extend(there.map(|(_, at)| (run * RUN) as u32 + at));
+    let SomeRows { bytes, stride, scales, offsets } = some;
+    dots.resize(scales.len(), 0.0);
+    for Sought { query, bar, places, dots: found, .. } in sought {
+        dot(bytes, stride, &query.bytes, dots);
+        places.clear();
+        found.clear();
+        let of_query = [query.step, query.reach[0]];
+        let runs = dots.chunks(RUN).zip(scales.chunks(RUN)).zip(offsets.chunks(RUN));
+        for (run, ((dots, scales), offsets)) in runs.enumerate() {
+            let mut most = [f32::NEG_INFINITY; RUN];
+            let mut any = false;
+            for (most, ((&dot, &scale), &offset)) in most.iter_mut().zip(dots.iter().zip(scales).zip(offsets))
+            {
+                *most = bound(dot, [scale, offset], of_query);
+                any |= *most >= *bar;
+            }
+            if any {
+                for (at, (&dot, most)) in dots.iter().zip(most).enumerate() {
+                    if most >= *bar {
+                        places.push((run * RUN + at) as u32);
+                        found.push(dot);
+                    }
+                }
+            }
         }
     }
 }

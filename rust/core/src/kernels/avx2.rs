@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, by_query,
-    each_folded, each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
+    each_four, each_pair, each_step, prefetch, prefetch_range, sieve_plainly as sieve_rows, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, MOST, Promised, TOGETHER};
 use crate::rows::Element;
@@ -157,12 +157,6 @@ pub(super) fn four_totals([a, b, c, d]: [__m256i; ROWS_OF_BYTES]) -> [f32; ROWS_
     // SAFETY: four floats are written to an array of four.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_cvtepi32_ps(all)) };
     out
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes_folded(rows: &[i8], d: usize, queries: [&[i8]; FOLD], out: [&mut [f32]; FOLD]) {
-    by_query(rows, d, queries, out, |rows, query, out| dot_bytes(rows, d, query, out));
 }
 
 #[inline]

@@ -9,8 +9,10 @@ use half::{bf16, f16};
 use super::avx2::{four_totals, sketch_each_with, tables, tree};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
-    each_step, four_in_order, prefetch_range, put_in_order, two_columns,
+    each_step, prefetch_range, sieve_plainly, two_columns,
 };
+use crate::byte_rows::SomeRows;
+use crate::certain::{Line, Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -186,55 +188,151 @@ pub(super) fn dot_bytes_each<'a>(
     });
 }
 
+/// Rows that are multiplied at once, and bytes of each.
+const TILE: usize = 16;
+const STEP: usize = 4;
+
+/// Vectors of [`TILE`] rows beside each other, and so many of their bytes: a place of each bit of a word.
+const TILES: usize = 4;
+const WORD: usize = TILE * TILES;
+
+/// Of fewer queries it is quicker to multiply rows by one after the other.
+const FEW: usize = 2 * FOLD;
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn dot_bytes_folded(rows: &[i8], d: usize, queries: [&[i8]; FOLD], mut out: [&mut [f32]; FOLD]) {
-    const STEP: usize = 2 * LANES;
-    // As in `dot_bytes_each`, four queries by four rows.
+pub(super) fn sieve_rows(
+    some: SomeRows<'_>,
+    sought: &mut [Sought],
+    room: &mut Room,
+    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
+) {
+    if sought.len() < FEW {
+        return sieve_plainly(some, sought, room, dot);
+    }
+    let SomeRows { stride, scales, offsets, .. } = some;
+    let steps = stride / STEP;
+    lay_side_by_side(some, &mut room.lines);
+    for Sought { places, dots, .. } in &mut *sought {
+        places.clear();
+        dots.clear();
+    }
+    let words = scales.chunks(WORD).zip(offsets.chunks(WORD));
+    for ((word, (scales, offsets)), lines) in words.enumerate().zip(room.lines.chunks_exact(TILES * steps)) {
+        let there = u64::MAX >> (WORD - scales.len());
+        let (mut all_scales, mut all_offsets) = ([0.0; WORD], [0.0; WORD]);
+        all_scales[..scales.len()].copy_from_slice(scales);
+        all_offsets[..offsets.len()].copy_from_slice(offsets);
+        let each: [&[Line]; TILES] = std::array::from_fn(|tile| &lines[tile * steps..][..steps]);
+        for four in sought.chunks_mut(FOLD) {
+            // The first stands for those that there are not.
+            let queries: [_; FOLD] = std::array::from_fn(|i| &four.get(i).unwrap_or(&four[0]).query);
+            let bytes = queries.map(|query| &query.bytes.as_chunks::<STEP>().0[..steps]);
+            // 128 has been added to each byte of the rows.
+            let mut sums = queries.map(|query| [_mm512_set1_epi32(-128 * query.sum); TILES]);
+            for i in 0..steps {
+                // SAFETY: a line has 64 bytes.
+                let rows = each.map(|lines| unsafe { _mm512_load_si512(lines[i].0.as_ptr().cast()) });
+                for (sums, bytes) in sums.iter_mut().zip(bytes) {
+                    let query = _mm512_set1_epi32(i32::from_le_bytes(bytes[i].map(|byte| byte as u8)));
+                    for (sum, row) in sums.iter_mut().zip(rows) {
+                        *sum = _mm512_dpbusd_epi32(*sum, row, query);
+                    }
+                }
+            }
+            for (Sought { query, bar, places, dots, .. }, sums) in four.iter_mut().zip(sums) {
+                let (step, reach) = (_mm512_set1_ps(query.step), _mm512_set1_ps(query.reach[0]));
+                let sums = sums.map(|sum| _mm512_cvtepi32_ps(sum));
+                let mut above = 0;
+                for (tile, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: lanes 16i..16i+16, i < 4, of arrays of 64 are read.
+                    let (scale, offset) = unsafe {
+                        let from = [&all_scales, &all_offsets].map(|all| all.as_ptr().add(TILE * tile));
+                        (_mm512_loadu_ps(from[0]), _mm512_loadu_ps(from[1]))
+                    };
+                    // As `bound`, without fusing.
+                    let most = _mm512_add_ps(_mm512_mul_ps(sum, step), reach);
+                    let most = _mm512_add_ps(_mm512_mul_ps(scale, most), offset);
+                    let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(most, _mm512_set1_ps(*bar));
+                    above |= u64::from(mask) << (TILE * tile);
+                }
+                above &= there;
+                if above == 0 {
+                    continue;
+                }
+                let mut all = [0.0f32; WORD];
+                for (tile, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: lanes 16i..16i+16, i < 4, of an array of 64 are written.
+                    unsafe { _mm512_storeu_ps(all.as_mut_ptr().add(TILE * tile), sum) };
+                }
+                while above != 0 {
+                    let at = above.trailing_zeros() as usize;
+                    places.push((WORD * word + at) as u32);
+                    dots.push(all[at]);
+                    above &= above - 1;
+                }
+            }
+        }
+    }
+}
+
+/// Lay the bytes of rows side by side, 128 added to each: a line has four of each of sixteen rows, the next line the next four. There are as
+/// many lines as whole words of rows have.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn lay_side_by_side(some: SomeRows<'_>, lines: &mut Vec<Line>) {
+    let SomeRows { bytes, stride, .. } = some;
     let top = _mm512_set1_epi8(i8::MIN);
-    let load = |bytes: &[i8; STEP]| {
-        // SAFETY: a step has 64 bytes.
-        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-    };
-    let half = |bytes: &[i8; LANES]| {
-        // SAFETY: half a step has 32 bytes.
-        _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
-    };
-    let add = |sum, row, query| _mm512_dpbusd_epi32(sum, row, query);
-    let n = rows.len() / d;
-    let below = queries.map(|query| {
-        let above = 128 * query.iter().map(|&byte| i32::from(byte)).sum::<i32>();
-        _mm512_zextsi128_si512(_mm_cvtsi32_si128(above.wrapping_neg()))
-    });
-    let parts = queries.map(|query| query.as_chunks::<STEP>());
-    let steps = parts[0].0.len();
-    let row = |i: usize| &rows[i * d..][..d];
-    for four in 0..n.div_ceil(ROWS_OF_BYTES) {
-        let rows = four_in_order(row, four, n).map(|row| row.as_chunks::<STEP>());
-        let mut sums = below.map(|below| [below; ROWS_OF_BYTES]);
-        for i in 0..steps {
-            let rows = rows.map(|(steps, _)| _mm512_xor_si512(load(&steps[i]), top));
-            for (sums, (steps, _)) in sums.iter_mut().zip(&parts) {
-                let query = load(&steps[i]);
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    *sum = add(*sum, row, query);
-                }
-            }
-        }
-        for (sums, (_, tail)) in sums.iter_mut().zip(&parts) {
-            if let Some(tail) = tail.first_chunk() {
-                let query = half(tail);
-                for (sum, (_, tail)) in sums.iter_mut().zip(&rows) {
-                    let row = tail.first_chunk().map_or(top, half);
-                    *sum = add(*sum, _mm512_xor_si512(row, top), query);
-                }
-            }
-        }
-        for (sums, out) in sums.into_iter().zip(&mut out) {
-            let sums = sums.map(|sum| {
-                _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
+    let steps = stride / STEP;
+    let tiles = (bytes.len() / stride).next_multiple_of(WORD) / TILE;
+    lines.resize(tiles * steps, Line([0; 64]));
+    for (rows, lines) in bytes.chunks(TILE * stride).zip(lines.chunks_exact_mut(steps)) {
+        let n = rows.len() / stride;
+        for (part, lines) in lines.chunks_mut(TILE).enumerate() {
+            let from = part * TILE * STEP;
+            let load = |row: usize| {
+                let bytes = if row < n { &rows[row * stride..][..stride][from..] } else { &[][..] };
+                let loaded = match (bytes.first_chunk::<64>(), bytes.first_chunk::<32>()) {
+                    // SAFETY: 64 bytes are read from an array of as many.
+                    (Some(bytes), _) => unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) },
+                    // SAFETY: 32 bytes are read from an array of as many.
+                    (_, Some(bytes)) => {
+                        _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+                    }
+                    _ => _mm512_setzero_si512(),
+                };
+                _mm512_xor_si512(loaded, top)
+            };
+            let fours: [[__m512i; 4]; 4] = std::array::from_fn(|four| {
+                let [a, b, c, d] = std::array::from_fn(|i| load(4 * four + i));
+                let (low, high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+                let (further_low, further_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+                // Quarter l of the i-th holds step 4l + i of four rows.
+                [
+                    _mm512_unpacklo_epi64(low, further_low),
+                    _mm512_unpackhi_epi64(low, further_low),
+                    _mm512_unpacklo_epi64(high, further_high),
+                    _mm512_unpackhi_epi64(high, further_high),
+                ]
             });
-            put_in_order(out, four, four_totals(sums));
+            for i in 0..4 {
+                let [a, b, c, d] = fours.map(|four| four[i]);
+                let even = |a, b| _mm512_shuffle_i32x4::<0b1000_1000>(a, b);
+                let odd = |a, b| _mm512_shuffle_i32x4::<0b1101_1101>(a, b);
+                let (evens, odds) = ([even(a, b), even(c, d)], [odd(a, b), odd(c, d)]);
+                let quarters = [
+                    even(evens[0], evens[1]),
+                    even(odds[0], odds[1]),
+                    odd(evens[0], evens[1]),
+                    odd(odds[0], odds[1]),
+                ];
+                for (quarter, value) in quarters.into_iter().enumerate() {
+                    if let Some(line) = lines.get_mut(4 * quarter + i) {
+                        // SAFETY: a line has 64 bytes, and lies at a multiple of them.
+                        unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), value) };
+                    }
+                }
+            }
         }
     }
 }

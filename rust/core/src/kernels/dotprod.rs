@@ -4,7 +4,9 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::{dot, dot_bytes_with, dot_folded, scan_blocks, sketch_each_with};
-use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, by_query, prefetch_range};
+use super::{
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, prefetch_range, sieve_plainly as sieve_rows,
+};
 use crate::columns::{ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
@@ -31,12 +33,6 @@ fn dot_bytes_each<'a>(
     put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
 ) {
     dot_bytes_with(fours, rows, query, put, |sum, row, query| add(sum, row, query));
-}
-
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn dot_bytes_folded(rows: &[i8], d: usize, queries: [&[i8]; FOLD], out: [&mut [f32]; FOLD]) {
-    by_query(rows, d, queries, out, |rows, query, out| dot_bytes(rows, d, query, out));
 }
 
 #[inline]

@@ -25,7 +25,7 @@ macro_rules! plain {
     };
 }
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `dot_bytes_folded`, `sketch_each`, `tables` and `scan_blocks` of
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sieve_rows`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -62,17 +62,6 @@ macro_rules! verbs {
             pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { dot_bytes(rows, d, query, out) }
-            }
-
-            pub(super) fn dot_bytes_folded(
-                self,
-                rows: &[i8],
-                d: usize,
-                queries: [&[i8]; FOLD],
-                out: [&mut [f32]; FOLD],
-            ) {
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { dot_bytes_folded(rows, d, queries, out) }
             }
 
             pub(super) fn dot_bytes_ids(
@@ -118,13 +107,12 @@ macro_rules! verbs {
             plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
                 $crate::topk::order(scores, ids, keys)
             });
-            plain!($features, not_below(
-                each: [&[f32]; 3],
-                of_query: [f32; 2],
-                bar: f32,
-                places: &mut Vec<u32>
+            plain!($features, sieve(
+                some: $crate::byte_rows::SomeRows<'_>,
+                sought: &mut [$crate::certain::Sought],
+                room: &mut $crate::certain::Room
             ) {
-                $crate::certain::not_below(each, of_query, bar, places)
+                sieve_rows(some, sought, room, |rows, d, query, out| dot_bytes(rows, d, query, out))
             });
             plain!($features, round(
                 map: &$crate::coordinates::Projection,
@@ -259,6 +247,8 @@ mod vbmi;
 
 use std::sync::OnceLock;
 
+use crate::byte_rows::SomeRows;
+use crate::certain::{self, Room, Sought};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::columns::BLOCK;
 use crate::columns::{ColumnQuery, Columns, ColumnsView, Promised};
@@ -465,14 +455,6 @@ impl Kernel {
         dispatch!(self, k => k.dot_bytes(rows, d, query, out));
     }
 
-    /// `out[j][i] = rows[i] . queries[j]`, for such rows and queries.
-    #[inline]
-    pub fn dot_bytes_folded(self, rows: &[i8], d: usize, queries: [&[i8]; FOLD], out: [&mut [f32]; FOLD]) {
-        queries.iter().for_each(|query| check_dot_bytes(d, query));
-        assert!(out.iter().all(|out| rows.len() == out.len() * d), "one score a row and query");
-        dispatch!(self, k => k.dot_bytes_folded(rows, d, queries, out));
-    }
-
     /// `out[i] = rows[ids[i]] . query`, for such rows and queries. Panics on an id outside `rows`.
     #[inline]
     pub fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
@@ -514,11 +496,16 @@ impl Kernel {
         dispatch!(self, k => k.order(scores, ids, keys))
     }
 
-    /// List where rows, by their dot products, scales and offsets, have logits that are not below a bar ([`crate::certain`]); `of_query`
-    /// are its step and its reach.
+    /// Tell each query which of these rows its bytes do not rule out ([`crate::certain`]).
     #[inline]
-    pub(crate) fn not_below(self, each: [&[f32]; 3], of_query: [f32; 2], bar: f32, places: &mut Vec<u32>) {
-        dispatch!(self, k => k.not_below(each, of_query, bar, places))
+    pub(crate) fn sieve(self, some: SomeRows<'_>, sought: &mut [Sought], room: &mut Room) {
+        let SomeRows { bytes, stride, scales, offsets } = some;
+        sought.iter().for_each(|one| check_dot_bytes(stride, &one.query.bytes));
+        assert!(
+            [scales.len(), offsets.len()].map(|n| n * stride) == [bytes.len(); 2],
+            "a scale and an offset a row"
+        );
+        dispatch!(self, k => k.sieve(some, sought, room))
     }
 
     /// Round a query to bytes, as a map reads it ([`Projection::round`]).
@@ -603,23 +590,16 @@ fn each_four<'a>(
     }
 }
 
-/// Multiply rows of bytes by one query after the other, as many rows at a time as stay in the first-level cache. Compiled into its caller,
-/// with the caller's features.
+/// The `sieve_rows` of kernels that have none of their own. Compiled into its caller, with the caller's features.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-fn by_query(
-    rows: &[i8],
-    d: usize,
-    queries: [&[i8]; FOLD],
-    mut out: [&mut [f32]; FOLD],
-    dot: impl Fn(&[i8], &[i8], &mut [f32]),
+fn sieve_plainly(
+    some: SomeRows<'_>,
+    sought: &mut [Sought],
+    room: &mut Room,
+    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
-    let some = (NEAR / 2 / d).next_multiple_of(ROWS_OF_BYTES).max(ROWS_OF_BYTES);
-    for (part, rows) in rows.chunks(some * d).enumerate() {
-        for (query, out) in queries.iter().zip(&mut out) {
-            dot(rows, query, &mut out[part * some..][..rows.len() / d]);
-        }
-    }
+    certain::sieve(some, sought, &mut room.dots, dot);
 }
 
 /// The `i`-th four of `n` rows; where fewer are left, its first stands for those that there are not.

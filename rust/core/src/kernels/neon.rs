@@ -7,8 +7,8 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, by_query,
-    each_folded, each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
+    each_four, each_pair, each_step, prefetch, prefetch_range, sieve_plainly as sieve_rows, two_columns,
 };
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;
@@ -189,12 +189,6 @@ fn add(sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {
     // Sums of 16 bits are exact: two products of at most 128 * 127.
     let low = vmull_s8(vget_low_s8(codes), vget_low_s8(weights));
     vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, weights)))
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn dot_bytes_folded(rows: &[i8], d: usize, queries: [&[i8]; FOLD], out: [&mut [f32]; FOLD]) {
-    by_query(rows, d, queries, out, |rows, query, out| dot_bytes(rows, d, query, out));
 }
 
 #[inline]

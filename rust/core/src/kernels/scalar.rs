@@ -3,6 +3,8 @@
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
 use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
+use crate::byte_rows::SomeRows;
+use crate::certain::{self, Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place, tables};
 use crate::coordinates::{Projection, Rounded};
 use crate::regions::{Centers, Nearest, Place};
@@ -74,18 +76,6 @@ impl Scalar {
         }
     }
 
-    pub(super) fn dot_bytes_folded(
-        self,
-        rows: &[i8],
-        d: usize,
-        queries: [&[i8]; FOLD],
-        out: [&mut [f32]; FOLD],
-    ) {
-        for (query, out) in queries.into_iter().zip(out) {
-            self.dot_bytes(rows, d, query, out);
-        }
-    }
-
     pub(super) fn dot_bytes_ids(self, rows: &[i8], d: usize, query: &[i8], ids: &[u32], out: &mut [f32]) {
         for (&id, score) in ids.iter().zip(out.chunks_mut(1)) {
             self.dot_bytes(&rows[id as usize * d..][..d], d, query, score);
@@ -116,8 +106,10 @@ impl Scalar {
         query.prepare(columns, z, tables);
     }
 
-    pub(super) fn not_below(self, each: [&[f32]; 3], of_query: [f32; 2], bar: f32, places: &mut Vec<u32>) {
-        crate::certain::not_below(each, of_query, bar, places);
+    pub(super) fn sieve(self, some: SomeRows<'_>, sought: &mut [Sought], room: &mut Room) {
+        certain::sieve(some, sought, &mut room.dots, |rows, d, query, out| {
+            self.dot_bytes(rows, d, query, out)
+        });
     }
 
     pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
