@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytemuck::Pod;
 
 use crate::build::Recipe;
+use crate::byte_rows::{ByteQuery, ByteRows, SomeRows};
 use crate::columns::Columns;
 use crate::coordinates::{Affine, Coordinates, Projection};
 use crate::error::{Error, Result};
@@ -742,6 +743,8 @@ pub struct Reference {
     columns: Option<Sketched>,
     /// What a coordinate is multiplied by for the distance to a center, the regions, and the rows in bytes.
     regions: Option<(Vec<f32>, Vec<Listing>, Projection)>,
+    /// All rows in bytes, where there are regions.
+    byte_rows: Option<ByteRows>,
     /// What says how far a query reads its list.
     need: Vec<f32>,
     /// Labels of a list, on average.
@@ -811,6 +814,7 @@ impl Reference {
             column_bytes: columns.as_ref().map_or(0, column_bytes),
             columns,
             regions: None,
+            byte_rows: None,
             need: Vec::new(),
             whole_list: 0,
             planes: planes.clone(),
@@ -860,6 +864,7 @@ impl Reference {
             weights: widen(rows),
             bias: rows.bias().to_vec(),
             regions,
+            byte_rows: fitted.byte_rows().cloned(),
             whole_list: fitted.regions.as_deref().map_or(0, Regions::whole),
             need: fitted
                 .regions
@@ -990,10 +995,48 @@ impl Reference {
         Some(sketched.scores(&project(map, query), ids))
     }
 
+    /// Of how many rows an exact search computes logits: of all, or of those that bounds do not rule out, sixteen at a time.
+    fn rescored(&self, query: &[f32], k: usize) -> usize {
+        let m = self.bias.len();
+        let mut read = ByteQuery::default();
+        let Some(bytes) = self.byte_rows.as_ref().filter(|bytes| 16 * k <= m && bytes.read(query, &mut read))
+        else {
+            return m;
+        };
+        let SomeRows { bytes, stride, scales, offsets } = bytes.rows(0, m);
+        let mut rows: Vec<(f32, f32, u32)> = (0..m)
+            .map(|at| {
+                let row = &bytes[at * stride..][..stride];
+                let dot = |query: &[i8]| {
+                    row.iter().zip(query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>() as f32
+                };
+                let (coarse, fine) = (dot(&read.bytes), dot(&read.bytes) + read.share * dot(&read.rest));
+                let logit = |dot: f32, reach: f32| scales[at] * (dot * read.step + reach) + offsets[at];
+                let most = logit(coarse, read.reach[0]).min(logit(fine, read.reach[1]));
+                (logit(fine, -read.reach[1]), most + 0.0, at as u32)
+            })
+            .collect();
+        rows.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let bar = rows[k - 1].0 - 2.0 * read.slack;
+        rows.retain(|&(_, most, _)| most >= bar);
+        rows.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.2.cmp(&b.2)));
+        let (mut logits, mut n) = (Vec::new(), 0);
+        for turn in rows.chunks(16) {
+            if logits.len() >= k && logits[k - 1] > turn[0].1 + read.slack {
+                break;
+            }
+            logits.extend(turn.iter().map(|&(_, _, id)| self.logit(query, id)));
+            logits.sort_by(|a: &f32, b| b.total_cmp(a));
+            n += turn.len();
+        }
+        n
+    }
+
     /// All logits, sorted.
     pub fn exact(&self, query: &[f32], k: usize) -> Answer {
         let m = self.bias.len();
-        let work = Work { candidates: m, rescored: m, step: Step::Exact, trust: 1.0, ..Work::default() };
+        let rescored = self.rescored(query, k);
+        let work = Work { candidates: m, rescored, step: Step::Exact, trust: 1.0, ..Work::default() };
         answer(&(0..m as u32).map(|id| (self.logit(query, id), id)).collect::<Vec<_>>(), k, work)
     }
 

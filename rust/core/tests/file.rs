@@ -472,6 +472,7 @@ fn contradicting_tensors_are_refused() {
         "row_bytes",
         "row_scales",
         "row_offset",
+        "row_bounds",
         "list_trust",
         "first_trust",
         "trust",
@@ -596,7 +597,7 @@ fn numbers_that_are_none_are_refused() {
         }
         n += 1;
     }
-    assert_eq!(n, 21, "tensors of numbers");
+    assert_eq!(n, 22, "tensors of numbers");
 }
 
 /// Sketches can be read by coordinates alone, whatever the planes cut.
