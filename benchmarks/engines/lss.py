@@ -78,24 +78,28 @@ class Engine(BaseEngine):
         return self.work_of(self.search(Q, 5, stats=True).stats or {})
 
     def work_of(self, counted: dict[str, np.ndarray]) -> Work:
-        """Work by lists and tables, as a search's stats count it."""
+        """Work by lists and tables, or of all rows, as a search's stats count it."""
         stats = {name: values.mean() for name, values in counted.items()}
-        d, params = self.index.d, self.index.params
+        d, params, at = self.index.d, self.index.params, self.index.operating_point
         itemsize = {"float32": 4}.get(self.index.dtype, 2)
+        step, looked_at = counted["step"], counted["candidates"]
+        # All rows are read in bytes, where there are such, and few in full.
+        rows = stats["rescored"] * (d * itemsize + 4)
+        rows += (step == 3).mean() * self.index.m * params.get("row_nbytes", 0)
+        if at.exact:
+            return Work(stats["candidates"], rows)
         tables = stats["probes"] * 8 + stats["entries"] * 4
         if params["fill"] == "queries":
             labels = stats["neighbors"] * labels_an_exemplar(params)
             tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * 8 + 4 * labels
         # A scan counts all rows as looked at; what it reads of them is something else.
-        step, looked_at = counted["step"], counted["candidates"]
         sketches = (looked_at * (step == 1)).mean() * params["sketch_bytes"]
         sketches += (step > 1).mean() * params["scan_nbytes"]
         maps = params["nbytes"]["maps"]
-        if at := self.index.operating_point.list:
-            listed = np.where(step == 0, looked_at, at.n_listed).mean()
-            sketches += listed * LISTED_BYTES + at.n_rescore * params["row_nbytes"]
+        if at.list:
+            listed = np.where(step == 0, looked_at, at.list.n_listed).mean()
+            sketches += listed * LISTED_BYTES + at.list.n_rescore * params["row_nbytes"]
             maps = maps * (step > 0).mean() + params["lead_nbytes"] + params["region_nbytes"]
-        rows = stats["rescored"] * (d * itemsize + 4)
         return Work(stats["candidates"], maps + tables + sketches + rows)
 
     def candidates(self, Q: np.ndarray) -> Labels:

@@ -16,11 +16,18 @@ def _alone(report: TuneReport) -> OperatingPoint:
     return report.frontier[-1].point if report.best.exact else report.best
 
 
+Kept = tuple[str, float]
+"""How far searches go, and what they keep."""
+
+FITTED: Kept = ("adaptive", 0.99)
+"""What a fit leaves."""
+
+
 class Engine(lss.Engine):
     """An index at the operating point that it found by itself.
 
-    Beside it there is one for searches that stay with the tables, found on the same queries when first
-    asked for.
+    Beside it there are others, for searches that stay with the tables or keep more, found on the same queries
+    when first asked for.
     """
 
     title: ClassVar[str] = "lss-rs, fit alone"
@@ -33,7 +40,7 @@ class Engine(lss.Engine):
         index = Index.from_weights(data.W, data.b, config).fit(data.Q, Y, k=5, progress=False)
         held = held_out_from(len(data.Q), None) % len(data.Q)  # none is held out of few: then all of them
         self._held = data.Q[held:], Y[held:]
-        self._points: dict[str, OperatingPoint] = {}
+        self._points: dict[Kept, OperatingPoint] = {}
         self._keep(index)
         self._fitted, self._at_fit = index.to_bytes(), self._points
 
@@ -44,16 +51,21 @@ class Engine(lss.Engine):
 
     def _keep(self, index: Index) -> None:
         self.index, self.search = index, index.search
-        self._points["adaptive"] = index.operating_point
+        self._points[FITTED] = index.operating_point
 
     # nothing is told of a fit
     stages = BaseEngine.stages
 
-    def configure(self, effort: str = "adaptive") -> None:
-        """Let searches go on where an answer is not trusted, or stay with the tables."""
-        if effort not in self._points:
-            self._points[effort] = _alone(tune(self.index, *self._held, effort=effort, progress=False))
-        self.index.apply(self._points[effort])
+    def configure(self, effort: str = FITTED[0], target: float = FITTED[1]) -> None:
+        """Let searches go on where an answer is not trusted, stay with the tables, or look at all rows ("exact")."""
+        if effort == "exact":
+            self.index.apply(self._points[FITTED]._replace(exact=True))
+            return
+        at = effort, target
+        if at not in self._points:
+            report = tune(self.index, *self._held, effort=effort, target=target, progress=False)
+            self._points[at] = _alone(report) if effort == "fixed" else report.best
+        self.index.apply(self._points[at])
 
     def observe(self, Q: np.ndarray) -> None:
         self.configure()
@@ -62,7 +74,8 @@ class Engine(lss.Engine):
     def refresh(self, Q: np.ndarray, **how: Any) -> None:
         self.configure()
         self.index.refresh(progress=False)
-        self._points = {"fixed": _alone(tune(self.index, Q, **how, effort="fixed", progress=False))}
+        alone = _alone(tune(self.index, Q, **how, effort="fixed", progress=False))
+        self._points = {("fixed", FITTED[1]): alone}
         self._keep(self.index.refresh(Q, **how, progress=False))
 
     def forget(self) -> None:
@@ -71,7 +84,5 @@ class Engine(lss.Engine):
 
     def work(self, Q: np.ndarray) -> Work:
         counted: Any = self.search(Q, 5, stats=True).stats
-        # A scan counts all rows as looked at, by their sketches; scoring them all reads them besides.
         work, further = self.work_of(counted), counted["step"]
-        exact = (further > 2).mean() * self.index.params["nbytes"]["rows"]
-        return Work(work.sample, (work.bytes_read or 0.0) + exact, float((further > 1).mean()))
+        return Work(work.sample, work.bytes_read, float((further > 1).mean()))

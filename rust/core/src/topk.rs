@@ -264,16 +264,28 @@ impl TopK {
     }
 
     /// Offer the ids `first..` with these scores, skipping whole runs below the floor.
+    #[inline(always)]
     pub fn extend_range(&mut self, scores: &[f32], first: u32) {
         const RUN: usize = 16;
-        for (run, scores) in scores.chunks(RUN).enumerate() {
-            // NaN counts as below everything; `max` ignores it.
-            let best = scores.iter().fold(f32::NEG_INFINITY, |best, &score| best.max(score));
-            if key(best, 0) > self.floor {
-                for (i, &score) in scores.iter().enumerate() {
-                    self.push(score, first + (run * RUN + i) as u32);
-                }
+        let (runs, left) = scores.as_chunks::<RUN>();
+        for (run, scores) in runs.iter().enumerate() {
+            // NaN counts as below everything, but is not below a floor that is not there yet.
+            let floor = self.floor();
+            let mut below = 0;
+            for &score in scores {
+                below += u32::from(score < floor);
             }
+            if below < RUN as u32 {
+                self.extend_from(scores, first + (run * RUN) as u32);
+            }
+        }
+        self.extend_from(left, first + (runs.len() * RUN) as u32);
+    }
+
+    #[inline(always)]
+    fn extend_from(&mut self, scores: &[f32], first: u32) {
+        for (&score, id) in scores.iter().zip(first..) {
+            self.push(score, id);
         }
     }
 

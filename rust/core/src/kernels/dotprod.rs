@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{dot, dot_bytes_with, dot_folded, scan_blocks, sketch_each_with};
+use super::neon::{QUERIES, ROWS, dot, dot_bytes_with, dot_folded, multiply, scan_blocks, sketch_each_with};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, prefetch_range, sieve_plainly as sieve_rows,
 };

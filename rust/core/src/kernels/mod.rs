@@ -25,7 +25,7 @@ macro_rules! plain {
     };
 }
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `sieve_rows`, `sketch_each`, `tables` and `scan_blocks` of
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `multiply`, `sieve_rows`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -106,6 +106,19 @@ macro_rules! verbs {
             });
             plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
                 $crate::topk::order(scores, ids, keys)
+            });
+            pub(super) fn tile(self) -> [usize; 2] {
+                [ROWS, QUERIES]
+            }
+
+            plain!($features, take_best(
+                rows_and_queries: [&[f32]; 2],
+                d: usize,
+                of_rows: (usize, &[f32]),
+                best: &mut [$crate::topk::TopK]
+            ) {
+                let multiply = |rows: &[_], queries: &[_]| multiply(rows, queries);
+                $crate::teacher::take_best(rows_and_queries, d, of_rows, best, multiply)
             });
             plain!($features, sieve(
                 some: $crate::byte_rows::SomeRows<'_>,
@@ -257,6 +270,7 @@ use crate::error::{Error, Result};
 use crate::regions::{Centers, Nearest, Place};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
+use crate::topk::TopK;
 
 /// Partial sums of a dot product.
 pub const LANES: usize = 32;
@@ -494,6 +508,24 @@ impl Kernel {
     #[inline]
     pub fn order(self, scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
         dispatch!(self, k => k.order(scores, ids, keys))
+    }
+
+    /// How many rows, and how many queries, [`Kernel::take_best`] would have side by side.
+    pub(crate) fn tile(self) -> [usize; 2] {
+        dispatch!(self, k => k.tile())
+    }
+
+    /// Offer logits of rows, the first of them and their biases given, to what is best of each query; both lie side by side
+    /// ([`crate::teacher`]).
+    #[inline]
+    pub(crate) fn take_best(
+        self,
+        rows_and_queries: [&[f32]; 2],
+        d: usize,
+        of_rows: (usize, &[f32]),
+        best: &mut [TopK],
+    ) {
+        dispatch!(self, k => k.take_best(rows_and_queries, d, of_rows, best))
     }
 
     /// Tell each query which of these rows its bytes do not rule out ([`crate::certain`]).

@@ -24,6 +24,10 @@ impl Neon {
     }
 }
 
+/// Rows and queries that [`multiply`] takes at a time: so many sums fit the registers.
+pub(super) const ROWS: usize = 8;
+pub(super) const QUERIES: usize = 8;
+
 verbs!(Neon, "neon");
 
 #[inline]
@@ -189,6 +193,32 @@ fn add(sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {
     // Sums of 16 bits are exact: two products of at most 128 * 127.
     let low = vmull_s8(vget_low_s8(codes), vget_low_s8(weights));
     vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, weights)))
+}
+
+/// Sums of products of rows side by side with queries side by side, in the order of coordinates.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
+    const EACH: usize = ROWS / 4;
+    let mut sums = [[vdupq_n_f32(0.0); EACH]; QUERIES];
+    for (row, query) in rows.iter().zip(queries) {
+        // SAFETY: lanes 4i..4i+4, i < 2, of an array of 8 are read.
+        let row: [float32x4_t; EACH] = std::array::from_fn(|i| unsafe { vld1q_f32(row.as_ptr().add(4 * i)) });
+        for (sums, &query) in sums.iter_mut().zip(query) {
+            let query = vdupq_n_f32(query);
+            for (sum, row) in sums.iter_mut().zip(row) {
+                *sum = vfmaq_f32(*sum, row, query);
+            }
+        }
+    }
+    let mut out = [[0.0; ROWS]; QUERIES];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (i, sum) in sums.into_iter().enumerate() {
+            // SAFETY: the same lanes of such an array are written.
+            unsafe { vst1q_f32(out.as_mut_ptr().add(4 * i), sum) };
+        }
+    }
+    out
 }
 
 #[inline]

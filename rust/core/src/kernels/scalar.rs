@@ -10,6 +10,7 @@ use crate::coordinates::{Projection, Rounded};
 use crate::regions::{Centers, Nearest, Place};
 use crate::rows::Element;
 use crate::sketch::{GROUP, Layout, SketchQuery, SketchView, WIDTHS, unpack};
+use crate::topk::TopK;
 
 /// Portable code, with FMA where the CPU has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,20 @@ impl Scalar {
         query.prepare(columns, z, tables);
     }
 
+    pub(super) fn tile(self) -> [usize; 2] {
+        [ROWS, QUERIES]
+    }
+
+    pub(super) fn take_best(
+        self,
+        rows_and_queries: [&[f32]; 2],
+        d: usize,
+        of_rows: (usize, &[f32]),
+        best: &mut [TopK],
+    ) {
+        with_fma!(self, take_best(rows_and_queries: [&[f32]; 2], d: usize, of_rows: (usize, &[f32]), best: &mut [TopK]) where)
+    }
+
     pub(super) fn sieve(self, some: SomeRows<'_>, sought: &mut [Sought], room: &mut Room) {
         certain::sieve(some, sought, &mut room.dots, |rows, d, query, out| {
             self.dot_bytes(rows, d, query, out)
@@ -138,6 +153,24 @@ impl Scalar {
     ) {
         with_fma!(self, scan_blocks(columns: ColumnsView<'_>, query: &ColumnQuery, blocks: &[usize], floor: f32, out: &mut [Promised]) where)
     }
+}
+
+const ROWS: usize = 8;
+const QUERIES: usize = 2;
+
+#[inline(always)]
+fn take_best(rows_and_queries: [&[f32]; 2], d: usize, of_rows: (usize, &[f32]), best: &mut [TopK]) {
+    crate::teacher::take_best(rows_and_queries, d, of_rows, best, |rows, queries| {
+        let mut sums = [[0.0f32; ROWS]; QUERIES];
+        for (row, query) in rows.iter().zip(queries) {
+            for (sums, query) in sums.iter_mut().zip(query) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum = value.mul_add(*query, *sum);
+                }
+            }
+        }
+        sums
+    });
 }
 
 #[inline(always)]

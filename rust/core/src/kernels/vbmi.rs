@@ -4,7 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::avx2::tables;
-use super::avx512::{dot, dot_bytes_each, dot_folded, scans, sieve_rows, sketch_each};
+use super::avx512::{
+    QUERIES, ROWS, dot, dot_bytes_each, dot_folded, multiply, scans, sieve_rows, sketch_each,
+};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, each_pair, prefetch_range, two_columns,
 };
