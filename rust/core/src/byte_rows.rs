@@ -139,7 +139,7 @@ impl ByteRows {
         if let Some(bad) = bounds.to_array().iter().find(|bound| !(bound.is_finite() && **bound >= 0.0)) {
             return Err(Error::format("bounds of rows that are finite and not negative", bad));
         }
-        if let Some(bad) = map.scales().iter().find(|scale| !(**scale >= 0.0)) {
+        if let Some(bad) = map.scales().iter().find(|scale| scale.is_nan() || **scale < 0.0) {
             return Err(Error::format("scales of rows that are not negative", bad));
         }
         Ok(ByteRows { map, bounds })

@@ -17,8 +17,15 @@ const PART: usize = 16;
 
 /// For each of the queries (n x d) the `t` labels with the largest logits, best first, and those logits: sums in the order of
 /// coordinates, whose last bits may differ from a search's. Outputs are n x t.
-pub fn top(rows: &Rows, queries: &[f32], t: usize, labels: &mut [i64], scores: &mut [f32]) -> Result<()> {
-    let (m, d, kernel) = (rows.m(), rows.d(), Kernel::active());
+pub fn top(
+    rows: &Rows,
+    kernel: Kernel,
+    queries: &[f32],
+    t: usize,
+    labels: &mut [i64],
+    scores: &mut [f32],
+) -> Result<()> {
+    let (m, d) = (rows.m(), rows.d());
     if t == 0 {
         return Err(Error::value("t", "at least 1", t));
     }

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{DTYPES, Rng, cases};
+use common::{DTYPES, Rng, assert_same, cases};
+use lss_core::kernels::Kernel;
 use lss_core::memory::Block;
 use lss_core::rows::Rows;
 use lss_core::{Error, teacher};
@@ -28,7 +29,13 @@ fn check(
     let n = queries.len();
     let m = rows.m();
     let (mut labels, mut scores) = (vec![i64::MIN; n * t], vec![f32::NAN; n * t]);
-    teacher::top(rows, &queries.concat(), t, &mut labels, &mut scores).unwrap();
+    teacher::top(rows, Kernel::scalar(), &queries.concat(), t, &mut labels, &mut scores).unwrap();
+    for kernel in Kernel::available() {
+        let (mut same, mut as_well) = (vec![i64::MIN; n * t], vec![f32::NAN; n * t]);
+        teacher::top(rows, kernel, &queries.concat(), t, &mut same, &mut as_well).unwrap();
+        prop_assert_eq!(&same, &labels, "{}", kernel.name());
+        assert_same(&as_well, &scores, kernel.name());
+    }
     for (i, query) in queries.iter().enumerate() {
         let (labels, scores) = (&labels[i * t..][..t], &scores[i * t..][..t]);
         let exact = exact(weights, bias, query);
@@ -86,7 +93,7 @@ proptest! {
         if exact_sums {
             // Sums have no rounding, so labels and scores are those of the reference, ties and all.
             let (mut labels, mut scores) = (vec![0i64; n * t], vec![0.0f32; n * t]);
-            teacher::top(&rows, &queries.concat(), t, &mut labels, &mut scores).unwrap();
+            teacher::top(&rows, Kernel::active(), &queries.concat(), t, &mut labels, &mut scores).unwrap();
             for (i, query) in queries.iter().enumerate() {
                 let logits = exact(&weights, &bias, query);
                 let scored: Vec<(f32, u32)> = logits.iter().zip(0..).map(|(&(logit, _), id)| (logit as f32, id)).collect();
@@ -102,5 +109,8 @@ proptest! {
 #[test]
 fn no_labels_wanted_is_an_error() {
     let rows = Rows::new(1, DTYPES[0].store(&[1.0]), Block::copy_of(&[0.0])).unwrap();
-    assert!(matches!(teacher::top(&rows, &[1.0], 0, &mut [], &mut []), Err(Error::Value { arg: "t", .. })));
+    assert!(matches!(
+        teacher::top(&rows, Kernel::active(), &[1.0], 0, &mut [], &mut []),
+        Err(Error::Value { arg: "t", .. })
+    ));
 }

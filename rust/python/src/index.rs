@@ -6,6 +6,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use lss_core::coordinates::Projection;
 use lss_core::exemplars::{Exemplars, Lists};
+use lss_core::kernels::Kernel;
 use lss_core::memory::{Block, Bytes};
 use lss_core::rows::{Rows, Weights};
 use lss_core::search::STAGES;
@@ -307,7 +308,7 @@ impl Index {
         {
             let (mut labels, mut scores) = (labels.readwrite(), scores.readwrite());
             let (labels, scores) = (labels.as_slice_mut()?, scores.as_slice_mut()?);
-            enter(py, || teacher::top(self.0.rows(), &queries, t, labels, scores))?;
+            enter(py, || teacher::top(self.0.rows(), Kernel::active(), &queries, t, labels, scores))?;
         }
         Ok((labels, scores))
     }

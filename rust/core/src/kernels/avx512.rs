@@ -299,8 +299,8 @@ fn lay_side_by_side(some: SomeRows<'_>, lines: &mut Vec<Line>) {
                 let loaded = match (bytes.first_chunk::<64>(), bytes.first_chunk::<32>()) {
                     // SAFETY: 64 bytes are read from an array of as many.
                     (Some(bytes), _) => unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) },
-                    // SAFETY: 32 bytes are read from an array of as many.
                     (_, Some(bytes)) => {
+                        // SAFETY: 32 bytes are read from an array of as many.
                         _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
                     }
                     _ => _mm512_setzero_si512(),
