@@ -72,7 +72,7 @@ chosen() {
 # CPUs with and without dot products of bytes.
 export QEMU_CPU
 for QEMU_CPU in max cortex-a72; do
-  tests --test kernels --test sketch --test columns --test topk --
+  tests --test kernels --test sketch --test columns --test topk --test exact --test teacher --
   chosen scalar scalar
   chosen neon neon
   case $QEMU_CPU in

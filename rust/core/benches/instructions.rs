@@ -12,7 +12,9 @@ use std::io::Write;
 use lss_core::kernels::Kernel;
 use lss_core::kernels::gemm::{View, product};
 use lss_core::trust::{LISTED, SCAN, TABLES};
-use lss_core::{Answers, Effort, How, Index, ListPoint, OnShort, OperatingPoint, Step, Trust, Work, threads};
+use lss_core::{
+    Answers, Effort, How, Index, ListPoint, OnShort, OperatingPoint, Step, Trust, Work, teacher, threads,
+};
 use synthetic::{Layer, Rng, Shape};
 
 const K: usize = 5;
@@ -101,7 +103,16 @@ fn workloads() {
     workload("batch_lists", || batch(&long, &all, false, Effort::ADAPTIVE));
     workload("search_exact", || batch(index, &queries[0], true, Effort::FIXED));
     workload("batch_tables", || batch(index, &all, false, Effort::FIXED));
-    workload("batch_exact", || batch(index, &all[..16 * SHAPE.d], true, Effort::FIXED));
+    let some = &all[..16 * SHAPE.d];
+    workload("batch_exact", || batch(index, some, true, Effort::FIXED));
+    workload("search_exact_bytes", || batch(&listing.index, &queries[0], true, Effort::FIXED));
+    workload("batch_exact_bytes", || batch(&listing.index, some, true, Effort::FIXED));
+
+    let (mut labels, mut scores) = (vec![0; 16 * K], vec![0.0; 16 * K]);
+    workload("teacher", || {
+        teacher::top(index.rows(), Kernel::active(), some, K, &mut labels, &mut scores).expect("answers");
+        black_box(&labels);
+    });
 
     let (n, m, d) = (200, 300, 250);
     let mut rng = Rng(2);
