@@ -17,6 +17,9 @@ from lss_rs import Index
 
 __all__ = ["measure"]
 
+_TAUGHT, _BLOCK, _ROUNDS = 4096, 512, 5
+"""Queries whose best labels are found, those that torch and numpy multiply at a time, and rounds."""
+
 
 def measure(
     bundles: Iterable[str] | None = None, path_of: Callable[[str], Path] = run.bundle_path
@@ -62,6 +65,34 @@ def measure(
                 **run.ratio("p1", one.ratio),
                 **run.ratio("p5", five.ratio),
                 fit_s=seconds,
+                **_teachers(index, W, Q),
             )
         )
     return run.head(set()), rows
+
+
+def _teachers(index: Index, W: np.ndarray, Q: np.ndarray) -> dict[str, float]:
+    """Time ways to find the best labels of all rows: microseconds a query, the median of rounds in turns."""
+    import torch
+
+    top = index.params["teacher_top"]
+    rows, some = np.array(W, np.float32), np.ascontiguousarray(Q[:_TAUGHT], np.float32)
+    blocks = [some[lo : lo + _BLOCK] for lo in range(0, len(some), _BLOCK)]
+    by_torch = torch.from_numpy(rows).T
+
+    def of_torch() -> None:
+        for block in blocks:
+            torch.topk(torch.from_numpy(block) @ by_torch, min(top, len(rows)))
+
+    def of_numpy() -> None:
+        for block in blocks:
+            block @ rows.T
+
+    ways = {"teacher_us": lambda: index._core.teacher(some, top), "torch_us": of_torch, "numpy_us": of_numpy}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(_ROUNDS):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            taken[name].append(1e6 * (time.perf_counter() - start) / len(some))
+    return {name: float(np.median(values)) for name, values in taken.items()}

@@ -223,6 +223,12 @@ class FitRow(NamedTuple):
     p5_high: float | None
     fit_s: float
     """Seconds of all of it on all threads: learning, filling, tuning."""
+    teacher_us: float
+    """Microseconds a query, on all threads, in which the teacher finds the best labels of all rows."""
+    torch_us: float
+    """The same by torch's product and its ``topk``."""
+    numpy_us: float
+    """Those of numpy's product alone."""
 
 
 class QueriesRow(NamedTuple):

@@ -156,7 +156,8 @@ def records(tmp_path):
     record.write(folder / "cpu" / "2026-01-02-defaults.csv", HEAD, [default])
     methods = [method_row("IUL", "rows"), method_row("refined", gain=0.04)]
     record.write(folder / "cpu" / "2026-01-02-methods.csv", HEAD, methods)
-    fit = record.FitRow("lm-smollm2", 92_160, "n_probes=64", fit_s=150.0, **P_RATIOS)
+    taught = {"teacher_us": 200.0, "torch_us": 300.0, "numpy_us": 250.0}
+    fit = record.FitRow("lm-smollm2", 92_160, "n_probes=64", fit_s=150.0, **taught, **P_RATIOS)
     record.write(folder / "cpu" / "2026-01-02-fit.csv", HEAD, [fit])
     queries = record.QueriesRow(
         "lm-smollm2",

@@ -662,3 +662,31 @@ def test_list_points_are_checked(index, change, words):
         with pytest.raises(ValueError, match="'point' must be of numbers in range"):
             index.apply(point._replace(list=point.list._replace(**change)))
     assert index.params["list"] == point.list
+
+
+# Exact search, which reads rows in bytes
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 20), k=st.integers(1, 200), size=st.integers(-30, 30))
+def test_exact_search_answers_as_if_all_rows_were_scored(fitted, seed, n, k, size):
+    rng = np.random.default_rng(seed)
+    near, far = Q[rng.integers(N, size=n)], rng.standard_normal((n, D), dtype=np.float32)
+    queries = np.where(rng.random((n, 1)) < 0.5, near, far * np.float32(10.0**size))
+    bare = Index.from_weights(W)
+    expected = bare.search(queries, k=k, exact=True)
+    for x, labels, scores in [(queries, *expected), (queries[0], expected.labels[0], expected.scores[0])]:
+        found = fitted.search(x, k=k, exact=True)
+        np.testing.assert_array_equal(found.labels, labels)
+        np.testing.assert_array_equal(found.scores.view(np.int32), scores.view(np.int32))
+
+
+def test_exact_search_scores_few_rows(index):
+    exact = index.search(Q[5000:], k=5, exact=True, stats=True).stats
+    assert (exact["step"] == 3).all()
+    assert (exact["candidates"] == M).all()
+    assert (exact["rescored"] >= 5).all()
+    assert exact["rescored"].mean() < 60
+    alone = [index.search(query, k=5, exact=True, stats=True).stats["rescored"] for query in Q[5000:5050]]
+    np.testing.assert_array_equal(alone, exact["rescored"][:50])
+    again = Index.from_bytes(index.to_bytes()).search(Q[5000:], k=5, exact=True, stats=True).stats
+    np.testing.assert_array_equal(again["rescored"], exact["rescored"])

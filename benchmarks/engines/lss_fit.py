@@ -57,7 +57,7 @@ class Engine(lss.Engine):
     stages = BaseEngine.stages
 
     def configure(self, effort: str = FITTED[0], target: float = FITTED[1]) -> None:
-        """Let searches go on where an answer is not trusted, stay with the tables, or read all rows ("exact")."""
+        """Have searches go on where an answer is doubted, stay with tables, or read all rows ("exact")."""
         if effort == "exact":
             self.index.apply(self._points[FITTED]._replace(exact=True))
             return

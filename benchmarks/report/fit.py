@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.record import FitRow
-from benchmarks.report.markdown import seconds, share, table
+from benchmarks.report.markdown import seconds, share, table, us
 
 __all__ = ["block"]
 
@@ -23,9 +23,12 @@ def block(found: tuple[dict[str, Any], list[FitRow]] | None) -> str:
             share(row.p5_ratio, row.p5_low, row.p5_high),
             row.point,
             seconds(row.fit_s),
+            us(row.teacher_us),
+            us(row.torch_us),
+            us(row.numpy_us),
         ]
         for row in rows
     ]
-    return f"\n**fit(target=0.99)**, recorded in `{head['record']}`.\n\n" + table(
-        ["bundle", "training queries", "P@1/full", "P@5/full", "operating point", "fit"], lines
-    )
+    heads = ["bundle", "training queries", "P@1/full", "P@5/full", "operating point", "fit"]
+    heads += ["teacher, a query", "torch's product and topk", "numpy's product alone"]
+    return f"\n**fit(target=0.99)**, recorded in `{head['record']}`.\n\n" + table(heads, lines)

@@ -109,7 +109,7 @@ class OperatingPoint(NamedTuple):
     n_probes, max_entries, n_neighbors, n_rescore : int
         As in :class:`LSSConfig`.
     exact : bool
-        Score every row: where nothing less is good enough.
+        Find the best of all rows: where nothing less is good enough.
     reach : float, optional
         With ``fill="queries"`` and planes of "refine" or "aligned", no further bucket is visited once nothing
         in it is likely to be among the nearest: once the cost of the next, the sum of the squared margins of
@@ -241,8 +241,8 @@ class LSSConfig:
         500 to 2,000 queries does well: the more there are, the fewer labels each needs, and the fewer queries
         tell which. Each lists the labels that its queries needed, and searches read that
         first where tuning finds it quicker. It suits traffic that stays as it was: of queries of another kind
-        fewer are noticed. An index is larger by a byte for each weight of the layer, and by 40 for each label
-        that a region lists, 8,192 at most. 0: none.
+        fewer are noticed. An index is larger by a byte for each weight of the layer, by which exact searches
+        are several times quicker, and by 40 for each label that a region lists, 8,192 at most. 0: none.
     capacity : int, optional
         With ``fill="queries"``, how many training queries an index keeps at most, those that it observes
         while it serves among them. Default: twice as many as it is fitted from.

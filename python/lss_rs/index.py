@@ -80,7 +80,7 @@ class SearchResult(_Pair):
         With ``stats=True``, what each query cost: "probes" (buckets visited), "entries" (ids read from
         them, repeats included), "neighbors" (training queries whose labels were taken), "candidates"
         (distinct labels), "rescored" (rows read in full) and "step" (how far it went: 0 the list of its
-        region, 1 tables, 2 a scan by sketches, 3 all rows in full), each an int64 array (n,), or a number for
+        region, 1 tables, 2 a scan by sketches, 3 all rows), each an int64 array (n,), or a number for
         a single query; and "trust" (float32), as far as the index can tell: after tables, the probability
         that the candidates hold the full layer's best labels; after a list or a scan, that its labels are the
         full layer's; NaN where none has been learned.

@@ -77,7 +77,7 @@ impl Searchable {
     /// num_threads : int, optional
     ///     Threads for a batch; by default what :func:`lss_rs.set_num_threads` set.
     /// exact : bool
-    ///     Score every row. Works on an unfitted index, too.
+    ///     Find the full layer's best labels: of all rows. Works on an unfitted index, too.
     /// on_short : {"pad", "exact", "raise"}
     ///     What to do for a query with fewer than k candidates, as far as it went: pad with label -1 and
     ///     score -inf, score every row, or raise.
