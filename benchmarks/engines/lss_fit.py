@@ -85,4 +85,5 @@ class Engine(lss.Engine):
     def work(self, Q: np.ndarray) -> Work:
         counted: Any = self.search(Q, 5, stats=True).stats
         work, further = self.work_of(counted), counted["step"]
-        return Work(work.sample, work.bytes_read, float((further > 1).mean()))
+        beyond = 0.0 if self.index.operating_point.exact else float((further > 1).mean())
+        return Work(work.sample, work.bytes_read, beyond)

@@ -5,29 +5,36 @@
 
 use rayon::prelude::*;
 
-use crate::coordinates::{Projection, round_to_bytes};
+use crate::coordinates::{Projection, round_to_bytes, take_away};
 use crate::error::{Error, Result};
 use crate::kernels::LANES;
-
 use crate::rows::Rows;
 
 /// Rows whose sum, and whose bounds, are made at a time.
-const PART: usize = 1024;
+const TOGETHER: usize = 1024;
 
 /// What is known of all rows together: [`Bounds`] as a file holds them.
-pub const BOUNDS: usize = 5;
+pub const BOUNDS: usize = 4;
 
-/// Half of what single precision tells apart beside one, and of that so much for the dozen operations that make an estimate and a bound.
+/// What rounding makes of one operation in single precision, at most, as a share of its result.
 const UNIT: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Of so many operations, at most, rounding counts as a share of a logit: two make a coordinate of a query and one of a row, six what bytes
+/// leave and their step, nine an estimate, two an offset, two a bar, and one adds a bias.
 const OPERATIONS: f64 = 32.0;
 
-/// More than rows can have that have no steps.
-const NONE: f64 = 1e-42;
+/// The same of an offset, in a bound of its row: what others have does not matter.
+const SHARE: f32 = (OPERATIONS * UNIT) as f32;
 
-/// Numbers so large could make sums that single precision has not.
+/// What a number can be off by that is too small for single precision, or for a processor that is told to make nothing of it; and what a
+/// row can have, a coordinate, whose step is too small.
+const NOTHING: f64 = 4.0 * f32::MIN_POSITIVE as f64;
+const NO_STEP: f64 = 127.0 * f32::MIN_POSITIVE as f64;
+
+/// Of larger numbers sums could be infinite.
 const LARGE: f64 = f32::MAX as f64 / 8.0;
 
-/// Sums of the bounds are rounded up by more than they were rounded down before.
+/// So much more than computed: for the rounding of these bounds, and of their products with the steps of rows.
 const UP: f64 = 1.0 + 1e-5;
 
 /// Rows in bytes, and after them their mean.
@@ -48,20 +55,18 @@ pub struct Bounds {
     pub weighted: f32,
     /// Length of the row.
     pub length: f32,
-    /// Logit for the mean query, without sign.
-    pub offset: f32,
 }
 
 impl Bounds {
     /// As a file holds them.
     pub fn to_array(self) -> [f32; BOUNDS] {
-        let Bounds { rest, bytes, weighted, length, offset } = self;
-        [rest, bytes, weighted, length, offset]
+        let Bounds { rest, bytes, weighted, length } = self;
+        [rest, bytes, weighted, length]
     }
 
     /// What [`Bounds::to_array`] made.
-    pub fn from_array([rest, bytes, weighted, length, offset]: [f32; BOUNDS]) -> Self {
-        Bounds { rest, bytes, weighted, length, offset }
+    pub fn from_array([rest, bytes, weighted, length]: [f32; BOUNDS]) -> Self {
+        Bounds { rest, bytes, weighted, length }
     }
 
     fn max(self, other: Self) -> Self {
@@ -110,13 +115,13 @@ impl ByteRows {
         // Parts of one size, and their sums in one order, whatever the threads.
         let part = |from: usize| {
             let (mut sums, mut some) = (vec![0.0f64; d], Vec::new());
-            rows.widen_into(from, PART.min(m - from), &mut some);
+            rows.widen_into(from, TOGETHER.min(m - from), &mut some);
             for row in some.chunks_exact(d) {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
             }
             sums
         };
-        let parts: Vec<Vec<f64>> = (0..m).into_par_iter().step_by(PART).map(part).collect();
+        let parts: Vec<Vec<f64>> = (0..m).into_par_iter().step_by(TOGETHER).map(part).collect();
         let mean = |i: usize| (parts.iter().map(|sums| sums[i]).sum::<f64>() / m as f64) as f32;
         let mean: Vec<f32> = (0..d).map(mean).collect();
         let of_bias: f64 = rows.bias().iter().map(|&bias| f64::from(bias)).sum();
@@ -139,8 +144,11 @@ impl ByteRows {
         if let Some(bad) = bounds.to_array().iter().find(|bound| !(bound.is_finite() && **bound >= 0.0)) {
             return Err(Error::format("bounds of rows that are finite and not negative", bad));
         }
-        if let Some(bad) = map.scales().iter().find(|scale| scale.is_nan() || **scale < 0.0) {
-            return Err(Error::format("scales of rows that are not negative", bad));
+        if let Some(bad) = map.scales().iter().find(|scale| !scale.is_finite() || **scale < 0.0) {
+            return Err(Error::format("scales of rows that are finite and not negative", bad));
+        }
+        if let Some(bad) = map.offset().iter().find(|offset| !offset.is_finite()) {
+            return Err(Error::format("offsets of rows that are finite", bad));
         }
         Ok(ByteRows { map, bounds })
     }
@@ -166,7 +174,7 @@ impl ByteRows {
         }
     }
 
-    /// Round a query; false where nothing can be said of its logits, because numbers are too large.
+    /// Round a query; false where nothing can be said of its logits, because numbers are too large or too small.
     ///
     /// Of a weighted query x, its bytes a, and what these leave, and of a weighted row y = s b + f (steps s, bytes b), x y differs from
     /// s a b by what a leaves times s b, and by x f (Cauchy and Schwarz).
@@ -182,38 +190,48 @@ impl ByteRows {
         let finer = round_to_bytes(values, stride, rest);
         *share = if finer > 0.0 { finer / *step } else { 0.0 };
         take_away(values, rest, finer);
-        let [of_rest, of_bytes, of_weighted, of_row, offset] = self.bounds.to_array().map(f64::from);
+        let bounds = self.bounds.to_array();
+        let [of_rest, of_bytes, of_weighted, of_row] = bounds.map(f64::from);
         *reach = [left, length(values)].map(|left| ((weighted * of_rest + left * of_bytes) * UP) as f32);
-        let estimate = weighted * of_weighted + offset;
+        let estimate = weighted * of_weighted;
         let logit = length(query) * of_row;
         // Products are added up in lanes, and these then. Offsets are sums in double precision.
         let added = 2.0 * (query.len().div_ceil(LANES) + LANES) as f64;
-        let of_floats = OPERATIONS * estimate + added * logit + length(&self.map.center()[..]) * of_row;
-        let of_none = weighted * (query.len() as f64).sqrt() * NONE + f64::from(f32::MIN_POSITIVE);
-        *slack = ((of_floats * UNIT + of_none) * UP) as f32;
-        let large = (weighted * of_bytes).max(estimate).max(logit) + offset;
-        let told = weighted == 0.0 || *step > f32::MIN_POSITIVE;
-        told && weighted.max(large) < LARGE && reach.iter().chain([&*slack]).all(|bound| bound.is_finite())
+        let of_center = length(&self.map.center()[..]);
+        let of_floats = OPERATIONS * estimate + added * logit + of_center * of_row;
+        let d = query.len() as f64;
+        let factors = of_weighted + of_row + length(query) + of_center;
+        let too_small = d.sqrt() * (NO_STEP * weighted + NOTHING * factors) + d * NOTHING;
+        *slack = ((of_floats * UNIT + too_small) * UP) as f32;
+        let large = weighted.max(weighted * of_bytes).max(estimate).max(logit);
+        let known = bounds.iter().all(|&bound| bound < f32::MAX);
+        let stepped = *step > 0.0 || weighted == 0.0;
+        known && stepped && large < LARGE && reach.iter().chain([&*slack]).all(|bound| bound.is_finite())
     }
 }
 
-/// What is said of the logit of a row with this scale and offset: of the query's bytes the product with the row's and the step, and what is
-/// added to it in steps of the row.
+/// What the logit of a row with this scale and offset is at most, but for [`ByteQuery::slack`]: `dot` is the product of its bytes with
+/// those of a query of this step and this reach.
 #[inline(always)]
-pub(crate) fn bound(dot: f32, [scale, offset]: [f32; 2], [step, reach]: [f32; 2]) -> f32 {
-    scale * (dot * step + reach) + offset
+pub(crate) fn at_most(dot: f32, [scale, offset]: [f32; 2], [step, reach]: [f32; 2]) -> f32 {
+    scale * (dot * step + reach) + raised(offset)
+}
+
+/// The same, at least.
+#[inline(always)]
+pub(crate) fn at_least(dot: f32, [scale, offset]: [f32; 2], [step, reach]: [f32; 2]) -> f32 {
+    scale * (dot * step - reach) + (offset - SHARE * offset.abs())
+}
+
+/// What an offset is at most, whatever rounding has made of it.
+#[inline(always)]
+pub(crate) fn raised(offset: f32) -> f32 {
+    offset + SHARE * offset.abs()
 }
 
 /// The length of a vector.
 fn length(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
-}
-
-/// Take bytes of this step away.
-fn take_away(values: &mut [f32], bytes: &[i8], step: f32) {
-    for (value, &byte) in values.iter_mut().zip(bytes) {
-        *value -= f32::from(byte) * step;
-    }
 }
 
 /// Of all rows but their mean.
@@ -222,7 +240,7 @@ fn bounds(rows: &Rows, map: &Projection) -> Bounds {
     let part = |from: usize| {
         let mut some = Vec::new();
         let mut largest = Bounds::default();
-        rows.widen_into(from, PART.min(m - from), &mut some);
+        rows.widen_into(from, TOGETHER.min(m - from), &mut some);
         for (label, row) in (from..).zip(some.chunks_exact(d)) {
             let scale = f64::from(map.scales()[label]);
             let (mut rest, mut bytes, mut weighted, mut all) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
@@ -237,12 +255,13 @@ fn bounds(rows: &Rows, map: &Projection) -> Bounds {
             }
             // A row without steps is of zeros, or of numbers that are as good as none.
             let rest = if scale > 0.0 { rest.sqrt() / scale } else { 0.0 };
-            let offset = f64::from(map.offset()[label].abs());
-            let own = [rest, bytes.sqrt(), weighted.sqrt(), all.sqrt(), offset];
-            largest = largest
-                .max(Bounds::from_array(own.map(|bound| (bound * UP).min(f64::from(f32::MAX)) as f32)));
+            let own = [rest, bytes.sqrt(), weighted.sqrt(), all.sqrt()];
+            // What single precision has no number for is not known; nor is anything where an offset is none.
+            let own = own.map(|bound| (bound * UP).min(f64::from(f32::MAX)) as f32);
+            let own = if map.offset()[label].is_finite() { own } else { [f32::MAX; BOUNDS] };
+            largest = largest.max(Bounds::from_array(own));
         }
         largest
     };
-    (0..m).into_par_iter().step_by(PART).map(part).reduce(Bounds::default, Bounds::max)
+    (0..m).into_par_iter().step_by(TOGETHER).map(part).reduce(Bounds::default, Bounds::max)
 }

@@ -3,10 +3,10 @@
 //! The bytes of a query tell most rows from the best. Of rows that they do not rule out what they leave of the query is read, too. The
 //! k-th largest of what logits are at least is a bar for what others are at most.
 
-use crate::byte_rows::{ByteQuery, ByteRows, SomeRows, bound};
+use crate::byte_rows::{ByteQuery, ByteRows, SomeRows, at_least, at_most};
 use crate::index::Answers;
 use crate::kernels::Kernel;
-use crate::memory::padded;
+use crate::memory::{Line, padded};
 use crate::rows::Rows;
 use crate::search::Work;
 use crate::topk::{Few, TopK};
@@ -14,11 +14,17 @@ use crate::topk::{Few, TopK};
 /// Bytes of rows that stay in the second-level cache while queries are multiplied with them.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// Where as large a part of all rows is asked for, too few are ruled out.
-const PART: usize = 16;
+/// Where as large a part of all rows is asked for, or as many answers, bounds rule out too few rows; and they have ruled out too few where a
+/// larger part than the last is left.
+pub(crate) const ASKED: usize = 16;
+pub(crate) const MOST: usize = 1024;
+pub(crate) const LEFT: usize = 8;
 
 /// Rows scored in full precision before it is asked whether others can be among the best.
-const TURN: usize = 16;
+pub(crate) const TURN: usize = 16;
+
+/// So many rows may be left whatever part of all they are, while not all have been read.
+const ENOUGH: usize = 4096;
 
 /// Rows that may be among the best are looked through again once they are twice as many as the last time, and so many more.
 const MORE: usize = 1024;
@@ -27,6 +33,7 @@ const MORE: usize = 1024;
 #[derive(Default)]
 pub struct Certain {
     sought: Vec<Sought>,
+    untold: Vec<usize>,
     room: Room,
     logits: Vec<f32>,
     query: Vec<f32>,
@@ -43,11 +50,6 @@ pub(crate) struct Room {
     pub lines: Vec<Line>,
 }
 
-/// Bytes that are read at once.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct Line(pub [u8; 64]);
-
 /// A query on its way through the rows.
 #[derive(Default)]
 pub(crate) struct Sought {
@@ -61,39 +63,43 @@ pub(crate) struct Sought {
     /// Of the rows at hand those that the query's bytes do not rule out, rising, and their products with these.
     pub places: Vec<u32>,
     pub dots: Vec<f32>,
+    /// Products of these rows with what the bytes leave.
     rests: Vec<f32>,
-    /// Rows that may be among the best, and what their logits are at most.
+    /// Rows that may be among the best, what their logits are at most, and how many they were when they were looked through last.
     ids: Vec<u32>,
     most: Vec<f32>,
     kept: usize,
+    /// Whether these are so many that it does not pay.
+    lost: bool,
 }
 
 /// Whether bytes are worth reading for the best `k` of `m` rows.
 pub fn pays(k: usize, m: usize) -> bool {
-    k.saturating_mul(PART) <= m
+    k <= MOST && k * ASKED <= m
 }
 
 impl Certain {
-    /// Answer a group of queries (n x d); returns those of which bytes say nothing, which have no answer.
+    /// Answer a group of queries (n x d), k of them each, but those of which bytes say too little: these are returned.
     pub fn search(
         &mut self,
         rows: &Rows,
         bytes: &ByteRows,
         kernel: Kernel,
         queries: &[f32],
+        k: usize,
         out: Answers<'_>,
-    ) -> Vec<usize> {
+    ) -> &[usize] {
         let (m, d) = (rows.m(), rows.d());
         let Answers { labels, scores, work } = out;
-        let k = labels.len() / work.len();
-        let Certain { sought, room, logits, query, best, few } = self;
+        let Certain { sought, untold, room, logits, query, best, few } = self;
         sought.resize_with(sought.len().max(queries.len() / d), Sought::default);
-        let (mut n, mut untold) = (0, Vec::new());
+        untold.clear();
+        let mut n = 0;
         for (at, query) in queries.chunks_exact(d).enumerate() {
             let next = &mut sought[n];
             next.at = at;
             next.least.reset(k);
-            (next.bar, next.kept) = (f32::NEG_INFINITY, 0);
+            (next.bar, next.kept, next.lost) = (f32::NEG_INFINITY, 0, false);
             next.ids.clear();
             next.most.clear();
             if bytes.read(query, &mut next.query) {
@@ -105,28 +111,34 @@ impl Certain {
         let sought = &mut sought[..n];
         let stride = bytes.map().matrix().stride();
         let block = (BLOCK_BYTES / stride).clamp(1, m);
+        let enough = (m / LEFT).max(ENOUGH);
         for first in (0..m).step_by(block) {
             let some = bytes.rows(first, block.min(m - first));
             kernel.sieve(some, sought, room);
-            sought.iter_mut().for_each(|one| one.sift(some, kernel, first));
+            sought.iter_mut().for_each(|one| one.sift(some, kernel, first, enough));
         }
         for one in sought {
             query.clear();
             query.extend_from_slice(&queries[one.at * d..][..d]);
             query.resize(padded(d), 0.0);
-            let rescored = one.rescore(rows, kernel, query, k, best, (logits, few));
-            work[one.at] = Work::exact(m, rescored);
-            best.write(&mut labels[one.at * k..][..k], &mut scores[one.at * k..][..k]);
+            match one.rescore(rows, kernel, query, k, best, (logits, few)) {
+                Some(rescored) => {
+                    work[one.at] = Work::exact(m, rescored);
+                    best.write(&mut labels[one.at * k..][..k], &mut scores[one.at * k..][..k]);
+                }
+                None => untold.push(one.at),
+            }
         }
         untold
     }
 }
 
 impl Sought {
-    /// Of these rows, the first of which is `first`, keep those that may be among the best.
-    fn sift(&mut self, some: SomeRows<'_>, kernel: Kernel, first: usize) {
-        let Sought { query, least, places, dots, rests, ids, most, .. } = self;
-        if places.is_empty() {
+    /// Of these rows, the first of which is `first`, keep those that may be among the best. Where more than `enough` are left of all so
+    /// far, the query is lost.
+    fn sift(&mut self, some: SomeRows<'_>, kernel: Kernel, first: usize, enough: usize) {
+        let Sought { query, least, places, dots, rests, ids, most, lost, .. } = self;
+        if *lost || places.is_empty() {
             return;
         }
         let &mut ByteQuery { ref rest, step, share, reach: [coarse, fine], slack, .. } = query;
@@ -138,21 +150,26 @@ impl Sought {
             let at = place as usize;
             let (row, id) = ([scales[at], offsets[at]], first as u32 + place);
             let both = dot + share * rest;
-            least.push(bound(both, row, [step, -fine]), id);
+            least.push(at_least(both, row, [step, fine]), id);
             ids.push(id);
-            most.push(bound(dot, row, [step, coarse]).min(bound(both, row, [step, fine])));
+            most.push(at_most(dot, row, [step, coarse]).min(at_most(both, row, [step, fine])));
         }
         if let Some(kth) = self.least.kth() {
-            self.bar = kth - 2.0 * slack;
+            self.bar = kth.min(f32::MAX) - 2.0 * slack;
         }
         let all = self.ids.len() > 2 * self.kept + MORE;
         self.leave(if all { 0 } else { before });
         if all {
             self.kept = self.ids.len();
+            self.lost = self.kept > enough;
+            if self.lost {
+                self.bar = f32::INFINITY;
+            }
         }
     }
 
-    /// Score them in full precision, the most promising first, until no other can be among the best; returns how many.
+    /// Score them in full precision, the most promising first, until no other can be among the best; returns how many. None where too many
+    /// are left.
     fn rescore(
         &mut self,
         rows: &Rows,
@@ -161,8 +178,11 @@ impl Sought {
         k: usize,
         best: &mut TopK,
         (logits, few): (&mut Vec<f32>, &mut Few),
-    ) -> usize {
+    ) -> Option<usize> {
         self.leave(0);
+        if self.lost || self.ids.len() * LEFT > rows.m() {
+            return None;
+        }
         let Sought { ids, most, query: ByteQuery { slack, .. }, .. } = self;
         few.order(kernel, most, ids);
         best.reset(k);
@@ -174,7 +194,7 @@ impl Sought {
             best.extend(logits, some);
             n += some.len();
         }
-        n
+        Some(n)
     }
 
     /// Of the rows from `from` on, leave those that the bar does not rule out.
@@ -213,7 +233,7 @@ pub(crate) fn sieve(
             let mut any = false;
             for (most, ((&dot, &scale), &offset)) in most.iter_mut().zip(dots.iter().zip(scales).zip(offsets))
             {
-                *most = bound(dot, [scale, offset], of_query);
+                *most = at_most(dot, [scale, offset], of_query);
                 any |= *most >= *bar;
             }
             if any {

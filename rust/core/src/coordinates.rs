@@ -84,9 +84,7 @@ impl Rounded {
         self.step = round_to_bytes(&self.values, len, &mut self.bytes);
         self.share = 0.0;
         if self.step > 0.0 && self.coarse() {
-            for (value, &byte) in self.values.iter_mut().zip(&self.bytes) {
-                *value -= f32::from(byte) * self.step;
-            }
+            take_away(&mut self.values, &self.bytes, self.step);
             self.share = round_to_bytes(&self.values, len, &mut self.rest) / self.step;
         }
     }
@@ -121,6 +119,14 @@ pub(crate) fn round_to_bytes(values: &[f32], len: usize, bytes: &mut Vec<i8>) ->
     bytes.extend(values.iter().map(|value| round_to_byte(value * inverse)));
     bytes.resize(len, 0);
     step
+}
+
+/// Take bytes of this step away from what they were rounded from.
+#[inline(always)]
+pub(crate) fn take_away(values: &mut [f32], bytes: &[i8], step: f32) {
+    for (value, &byte) in values.iter_mut().zip(bytes) {
+        *value -= f32::from(byte) * step;
+    }
 }
 
 /// What bytes must come to on average, without sign and but for the largest, or what they leave is rounded, too.
@@ -185,6 +191,10 @@ impl Projection {
             *offset = (f64::from(given) + of_mean) as f32;
             values.iter_mut().zip(&weights[..]).for_each(|(value, weight)| *value /= weight);
             *scale = largest(values) / LARGEST_BYTE;
+            // Of a smaller step bytes would not be near to what they stand for.
+            if *scale < f32::MIN_POSITIVE {
+                *scale = 0.0;
+            }
             if *scale > 0.0 {
                 for (byte, value) in bytes.iter_mut().zip(values) {
                     *byte = round_to_byte(*value / *scale);

@@ -1,10 +1,10 @@
 //! Exact search: the best of all rows. Rows are read in blocks, once for a group of queries: those in bytes where there are such
-//! ([`crate::certain`]), and else all in full precision. Answers are the same, bit for bit.
+//! ([`crate::certain`]), and else all in full precision. Of finite rows answers are the same, bit for bit.
 
 use std::cell::Cell;
 
 use crate::byte_rows::ByteRows;
-use crate::certain::{self, Certain};
+use crate::certain::{self, Certain, MOST};
 use crate::index::Answers;
 use crate::kernels::{FOLD, Folded, Kernel, fold};
 use crate::memory::padded;
@@ -27,16 +27,24 @@ pub fn together(d: usize, n: usize) -> usize {
 }
 
 /// Up to so many answers a query, a thread keeps the memory of its last search for the next.
-const KEPT: usize = 1024;
+const KEPT: usize = MOST;
 
 /// What a search writes to beside its answers.
 #[derive(Default)]
 struct Scratch {
+    certain: Certain,
+    floats: Floats,
+    /// Queries of which bytes say too little, and their answers.
+    aside: (Vec<f32>, Vec<i64>, Vec<f32>),
+}
+
+/// The same, where rows are scored in full precision.
+#[derive(Default)]
+struct Floats {
     folded: Vec<Vec<Folded>>,
     alone: Vec<f32>,
     best: Vec<TopK>,
     logits: Vec<f32>,
-    certain: Certain,
 }
 
 thread_local! {
@@ -47,19 +55,32 @@ thread_local! {
 pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[f32], out: Answers<'_>) {
     let (m, d) = (rows.m(), rows.d());
     let Answers { labels, scores, work } = out;
-    let k = labels.len() / work.len().max(1);
-    let mut scratch = SCRATCH.take().unwrap_or_default();
+    if work.is_empty() {
+        return;
+    }
+    let k = labels.len() / work.len();
     work.fill(Work::exact(m, m));
-    match bytes.filter(|_| certain::pays(k, m)) {
-        None => by_floats(rows, kernel, queries, k, (labels, scores), &mut scratch),
-        Some(bytes) => {
-            let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
-            let untold = scratch.certain.search(rows, bytes, kernel, queries, out);
-            for at in untold {
-                let out = (&mut labels[at * k..][..k], &mut scores[at * k..][..k]);
-                by_floats(rows, kernel, &queries[at * d..][..d], k, out, &mut scratch);
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    let Scratch { certain, floats, aside: (asked, found, theirs) } = &mut *scratch;
+    let all = work.len();
+    let untold = bytes.filter(|_| certain::pays(k, m)).map(|bytes| {
+        let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
+        certain.search(rows, bytes, kernel, queries, k, out)
+    });
+    match untold {
+        Some([]) => {}
+        Some(untold) if untold.len() < all => {
+            asked.clear();
+            asked.extend(untold.iter().flat_map(|at| &queries[at * d..][..d]));
+            found.resize(untold.len() * k, 0);
+            theirs.resize(untold.len() * k, 0.0);
+            by_floats(rows, kernel, asked, k, (found, theirs), floats);
+            for ((at, found), theirs) in untold.iter().zip(found.chunks(k)).zip(theirs.chunks(k)) {
+                labels[at * k..][..k].copy_from_slice(found);
+                scores[at * k..][..k].copy_from_slice(theirs);
             }
         }
+        _ => by_floats(rows, kernel, queries, k, (labels, scores), floats),
     }
     if k.min(m) <= KEPT {
         SCRATCH.set(Some(scratch));
@@ -73,11 +94,11 @@ fn by_floats(
     queries: &[f32],
     k: usize,
     (labels, scores): (&mut [i64], &mut [f32]),
-    scratch: &mut Scratch,
+    scratch: &mut Floats,
 ) {
     let (m, d) = (rows.m(), rows.d());
     let n = queries.len() / d;
-    let Scratch { folded, alone, best, logits, .. } = scratch;
+    let Floats { folded, alone, best, logits } = scratch;
     if n == 1 {
         alone.clear();
         alone.extend_from_slice(queries);

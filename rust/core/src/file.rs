@@ -26,7 +26,7 @@
 //! | `region_scales`, `region_map_offset` | F32 (C x l,) | fitted, with regions |
 //! | `row_bytes` | I8 ((m + 1) x (d padded to 32),) | fitted, with regions |
 //! | `row_scales`, `row_offset` | F32 (m + 1,) | fitted, with regions |
-//! | `row_bounds` | F32 (5,) | fitted, with regions |
+//! | `row_bounds` | F32 (4,) | fitted, with regions |
 //! | `list_trust` | F32 (9,) | fitted, where lists are read |
 //! | `first_trust` | F32 (9,) | fitted, where lists are read in two parts |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |

@@ -16,9 +16,10 @@ pub const LINE: usize = 64;
 /// would else wait for the address of every small page.
 const HUGE: usize = 2 << 20;
 
+/// A cache line of memory.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([u8; LINE]);
+pub(crate) struct Line(pub(crate) [u8; LINE]);
 
 #[derive(Clone)]
 enum Owner {

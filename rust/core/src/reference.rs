@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytemuck::Pod;
 
 use crate::build::Recipe;
-use crate::byte_rows::{ByteQuery, ByteRows, SomeRows};
+use crate::byte_rows::{ByteQuery, ByteRows, SomeRows, at_least, at_most};
+use crate::certain::{ASKED, LEFT, MOST, TURN};
 use crate::columns::Columns;
 use crate::coordinates::{Affine, Coordinates, Projection};
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ use crate::exemplars::Exemplars;
 use crate::fitted::{Fill, Fitted, ListPoint, OperatingPoint};
 use crate::hash::{Planes, Space};
 use crate::memory::{Block, Matrix};
-use crate::need::{MOST, SHOWN};
+use crate::need::{self, SHOWN};
 use crate::regions::{ENDS, Region, Regions};
 use crate::rows::{Rows, Weights};
 use crate::search::{Effort, OnShort, Step, Work};
@@ -999,8 +1000,8 @@ impl Reference {
     fn rescored(&self, query: &[f32], k: usize) -> usize {
         let m = self.bias.len();
         let mut read = ByteQuery::default();
-        let Some(bytes) = self.byte_rows.as_ref().filter(|bytes| 16 * k <= m && bytes.read(query, &mut read))
-        else {
+        let pays = k <= MOST && ASKED * k <= m;
+        let Some(bytes) = self.byte_rows.as_ref().filter(|bytes| pays && bytes.read(query, &mut read)) else {
             return m;
         };
         let SomeRows { bytes, stride, scales, offsets } = bytes.rows(0, m);
@@ -1011,17 +1012,21 @@ impl Reference {
                     row.iter().zip(query).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>() as f32
                 };
                 let (coarse, fine) = (dot(&read.bytes), dot(&read.bytes) + read.share * dot(&read.rest));
-                let logit = |dot: f32, reach: f32| scales[at] * (dot * read.step + reach) + offsets[at];
-                let most = logit(coarse, read.reach[0]).min(logit(fine, read.reach[1]));
-                (logit(fine, -read.reach[1]), most + 0.0, at as u32)
+                let (row, [wide, narrow]) =
+                    ([scales[at], offsets[at]], read.reach.map(|reach| [read.step, reach]));
+                let most = at_most(coarse, row, wide).min(at_most(fine, row, narrow));
+                (at_least(fine, row, narrow), most + 0.0, at as u32)
             })
             .collect();
         rows.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let bar = rows[k - 1].0 - 2.0 * read.slack;
+        let bar = rows[k - 1].0.min(f32::MAX) - 2.0 * read.slack;
         rows.retain(|&(_, most, _)| most >= bar);
+        if rows.len() * LEFT > m {
+            return m;
+        }
         rows.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.2.cmp(&b.2)));
         let (mut logits, mut n) = (Vec::new(), 0);
-        for turn in rows.chunks(16) {
+        for turn in rows.chunks(TURN) {
             if logits.len() >= k && logits[k - 1] > turn[0].1 + read.slack {
                 break;
             }
@@ -1190,7 +1195,7 @@ impl Reference {
         let along = eight_sums(z.iter().zip(&self.need[SHOWN..]).map(|(z, weight)| z * weight));
         let of_place = shown[0] + shown[1] * near + shown[2] * second + shown[3] * mean + along;
         let factor = (of_place + shown[4] * length).exp();
-        if factor.is_nan() { 1.0 } else { factor.clamp(1.0 / MOST, MOST) }
+        if factor.is_nan() { 1.0 } else { factor.clamp(1.0 / need::MOST, need::MOST) }
     }
 
     /// The answer from the list of the query's region: from the first of it, or from all that is to be read.
@@ -1467,7 +1472,7 @@ fn first(answer: &Answer, k: usize) -> Answer {
 /// The work of an exact search after that of another.
 fn after(work: Work, exact: Work) -> Work {
     let Work { candidates, rescored, step, trust, .. } = exact;
-    Work { candidates, rescored, step, trust, ..work }
+    Work { candidates, rescored: work.rescored + rescored, step, trust, ..work }
 }
 
 /// The largest estimate that was not scored, where the first `enough` of these were; else the least of those that were `kept`

@@ -890,7 +890,7 @@ impl Searcher<'_> {
     /// The same where less was not enough: the work done before counts, too.
     fn exact_after(&self, work: Work, scratch: &Scratch, labels: &mut [i64], scores: &mut [f32]) -> Work {
         let Work { candidates, rescored, step, trust, .. } = self.exact(scratch, labels, scores);
-        Work { candidates, rescored, step, trust, ..work }
+        Work { candidates, rescored: work.rescored + rescored, step, trust, ..work }
     }
 
     /// Find the candidates: project, probe, and where buckets hold exemplars look up what the nearest needed.

@@ -1,5 +1,6 @@
 //! The teacher: top-t of the full layer for many queries, by a blocked product with the selection fused in.
-//! No more than the logits of some rows and a few queries exist at any time.
+//! No more than the logits of some rows and a few queries exist at any time; each thread has a copy of its queries, and what is
+//! best of each.
 
 use rayon::prelude::*;
 
@@ -31,7 +32,7 @@ pub fn top(
     }
     let [rows_beside, queries_beside] = kernel.tile();
     let block = (BLOCK_BYTES / (rows_beside * d * size_of::<f32>())).max(1) * rows_beside;
-    let n = (queries.len() / d).div_ceil(threads::get_num_threads()).max(1);
+    let n = (queries.len() / d).div_ceil(threads::get_num_threads()).max(1).next_multiple_of(queries_beside);
     threads::install(0, || {
         let outputs = labels.par_chunks_mut(n * t).zip(scores.par_chunks_mut(n * t));
         outputs.zip(queries.par_chunks(n * d)).for_each(|((labels, scores), queries)| {

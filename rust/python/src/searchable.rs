@@ -84,13 +84,13 @@ impl Searchable {
     /// effort : {"adaptive", "fixed"}
     ///     "adaptive": begin with the list of the query's region, where the operating point says so; where an
     ///     answer is trusted less than the point asks, go on to the tables, to a scan of all rows by their
-    ///     sketches, and from there to all rows in full. "fixed": the tables alone.
+    ///     sketches, and from there to all rows. "fixed": the tables alone.
     /// max_cost : float, optional
     ///     Where effort ends, in full rows, for all steps together, a sketch, long or short, or a row in
     ///     bytes being as much of a row as it has of its bytes. A query whose next step would cost more stays
     ///     where it is, also where ``on_short`` or the operating point would have every row scored. Lists and
     ///     tables are searched in any case: their cost is bounded by the operating point, that of lists on
-    ///     average.
+    ///     average. Exact search counts as all rows in full, also where it reads most of them in bytes.
     /// observe : bool
     ///     Learn from these queries afterwards, as :meth:`observe` does.
     /// out : (labels, scores), optional

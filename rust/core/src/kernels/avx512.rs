@@ -11,9 +11,10 @@ use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
     each_step, prefetch_range, sieve_plainly, two_columns,
 };
-use crate::byte_rows::SomeRows;
-use crate::certain::{Line, Room, Sought};
+use crate::byte_rows::{self, SomeRows};
+use crate::certain::{Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
+use crate::memory::Line;
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
 
@@ -226,7 +227,7 @@ pub(super) fn sieve_rows(
         let there = u64::MAX >> (WORD - scales.len());
         let (mut all_scales, mut all_offsets) = ([0.0; WORD], [0.0; WORD]);
         all_scales[..scales.len()].copy_from_slice(scales);
-        all_offsets[..offsets.len()].copy_from_slice(offsets);
+        all_offsets.iter_mut().zip(offsets).for_each(|(raised, &offset)| *raised = byte_rows::raised(offset));
         let each: [&[Line]; TILES] = std::array::from_fn(|tile| &lines[tile * steps..][..steps]);
         for four in sought.chunks_mut(FOLD) {
             // The first stands for those that there are not.
@@ -235,7 +236,7 @@ pub(super) fn sieve_rows(
             // 128 has been added to each byte of the rows.
             let mut sums = queries.map(|query| [_mm512_set1_epi32(-128 * query.sum); TILES]);
             for i in 0..steps {
-                // SAFETY: a line has 64 bytes.
+                // SAFETY: a line has 64 bytes, and lies at a multiple of them.
                 let rows = each.map(|lines| unsafe { _mm512_load_si512(lines[i].0.as_ptr().cast()) });
                 for (sums, bytes) in sums.iter_mut().zip(bytes) {
                     let query = _mm512_set1_epi32(i32::from_le_bytes(bytes[i].map(|byte| byte as u8)));
@@ -254,7 +255,7 @@ pub(super) fn sieve_rows(
                         let from = [&all_scales, &all_offsets].map(|all| all.as_ptr().add(TILE * tile));
                         (_mm512_loadu_ps(from[0]), _mm512_loadu_ps(from[1]))
                     };
-                    // As `bound`, without fusing.
+                    // As `at_most`, without fusing.
                     let most = _mm512_add_ps(_mm512_mul_ps(sum, step), reach);
                     let most = _mm512_add_ps(_mm512_mul_ps(scale, most), offset);
                     let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(most, _mm512_set1_ps(*bar));
@@ -281,7 +282,7 @@ pub(super) fn sieve_rows(
 }
 
 /// Lay the bytes of rows side by side, 128 added to each: a line has four of each of sixteen rows, the next line the next four. There are as
-/// many lines as whole words of rows have.
+/// many lines as whole words of rows have; those of rows that there are not hold anything.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn lay_side_by_side(some: SomeRows<'_>, lines: &mut Vec<Line>) {

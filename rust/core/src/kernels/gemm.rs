@@ -1,4 +1,4 @@
-//! Blocked matrix products for building and teaching: the `gemm` crate behind a safe face.
+//! Blocked matrix products for building: the `gemm` crate behind a safe face.
 
 /// A row-major matrix in which rows begin `stride` floats apart.
 #[derive(Clone, Copy)]

@@ -10,6 +10,8 @@
 //! * **sketch**: eight lanes; for each of the four widths lane l sums, as one exact integer, coordinates
 //!   4l..4l+4 of every group of that width, and fuses the sum into the lane with the width's scale, the widest
 //!   first; a pairwise tree (4, 2, 1 apart); then `+ base`, then `+ offset`.
+//! * **multiply**: one sum, element after element, each fused into it; then `+ bias`.
+//! * **sieve**: one exact integer a row, then a float, of which a bound is made without fusing.
 //! * **scan**: one exact integer a row, the sum of entries of tables, fused with the step into the base logit.
 
 /// A verb of plain loops of another module, compiled for `$features`.
