@@ -216,7 +216,7 @@ impl Sought {
 pub(crate) fn sieve(
     some: SomeRows<'_>,
     sought: &mut [Sought],
-    dots: &mut Vec<f32>,
+    Room { dots, .. }: &mut Room,
     dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
     const RUN: usize = 32;

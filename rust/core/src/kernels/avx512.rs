@@ -9,10 +9,10 @@ use half::{bf16, f16};
 use super::avx2::{four_totals, sketch_each_with, tables, tree};
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
-    each_step, prefetch_range, sieve_plainly, two_columns,
+    each_step, prefetch_range, two_columns,
 };
 use crate::byte_rows::{self, SomeRows};
-use crate::certain::{Room, Sought};
+use crate::certain::{self, Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::memory::Line;
 use crate::rows::Element;
@@ -213,7 +213,7 @@ pub(super) fn sieve_rows(
     dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
     if sought.len() < FEW {
-        return sieve_plainly(some, sought, room, dot);
+        return certain::sieve(some, sought, room, dot);
     }
     let SomeRows { stride, scales, offsets, .. } = some;
     let steps = stride / STEP;

@@ -263,7 +263,7 @@ mod vbmi;
 use std::sync::OnceLock;
 
 use crate::byte_rows::SomeRows;
-use crate::certain::{self, Room, Sought};
+use crate::certain::{Room, Sought};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::columns::BLOCK;
 use crate::columns::{ColumnQuery, Columns, ColumnsView, Promised};
@@ -622,18 +622,6 @@ fn each_four<'a>(
     for four in 0..fours {
         put(four, sum(rows(four)));
     }
-}
-
-/// The `sieve_rows` of kernels that have none of their own. Compiled into its caller, with the caller's features.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn sieve_plainly(
-    some: SomeRows<'_>,
-    sought: &mut [Sought],
-    room: &mut Room,
-    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
-) {
-    certain::sieve(some, sought, &mut room.dots, dot);
 }
 
 /// The `i`-th four of `n` rows; where fewer are left, its first stands for those that there are not.

@@ -8,8 +8,9 @@ use half::{bf16, f16};
 
 use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
-    each_four, each_pair, each_step, prefetch, prefetch_range, sieve_plainly as sieve_rows, two_columns,
+    each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
 };
+use crate::certain::sieve as sieve_rows;
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SketchQuery, SketchView};

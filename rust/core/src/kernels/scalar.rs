@@ -122,9 +122,7 @@ impl Scalar {
     }
 
     pub(super) fn sieve(self, some: SomeRows<'_>, sought: &mut [Sought], room: &mut Room) {
-        certain::sieve(some, sought, &mut room.dots, |rows, d, query, out| {
-            self.dot_bytes(rows, d, query, out)
-        });
+        certain::sieve(some, sought, room, |rows, d, query, out| self.dot_bytes(rows, d, query, out));
     }
 
     pub(super) fn nth(self, scores: &[f32], rank: usize, keys: &mut Vec<i32>) -> f32 {
