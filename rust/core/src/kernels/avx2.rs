@@ -164,32 +164,15 @@ pub(super) fn four_totals([a, b, c, d]: [__m256i; ROWS_OF_BYTES]) -> [f32; ROWS_
     out
 }
 
-/// Sums of products of rows side by side with queries side by side, in the order of coordinates.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
-    const EACH: usize = ROWS / 8;
-    let mut sums = [[_mm256_setzero_ps(); EACH]; QUERIES];
-    for (row, query) in rows.iter().zip(queries) {
-        // SAFETY: lanes 8i..8i+8, i < 2, of an array of 16 are read.
-        let row: [__m256; EACH] =
-            std::array::from_fn(|i| unsafe { _mm256_loadu_ps(row.as_ptr().add(8 * i)) });
-        for (sums, &query) in sums.iter_mut().zip(query) {
-            let query = _mm256_set1_ps(query);
-            for (sum, row) in sums.iter_mut().zip(row) {
-                *sum = _mm256_fmadd_ps(row, query, *sum);
-            }
-        }
-    }
-    let mut out = [[0.0; ROWS]; QUERIES];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (i, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the same lanes of such an array are written.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * i), sum) };
-        }
-    }
-    out
-}
+multiplies!(
+    "avx2,fma,f16c",
+    8,
+    _mm256_setzero_ps(),
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    |sum, row, query| { _mm256_fmadd_ps(row, query, sum) }
+);
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -342,32 +342,15 @@ fn lay_side_by_side(some: SomeRows<'_>, lines: &mut Vec<Line>) {
     }
 }
 
-/// Sums of products of rows side by side with queries side by side, in the order of coordinates.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
-    const EACH: usize = ROWS / 16;
-    let mut sums = [[_mm512_setzero_ps(); EACH]; QUERIES];
-    for (row, query) in rows.iter().zip(queries) {
-        // SAFETY: lanes 16i..16i+16, i < 2, of an array of 32 are read.
-        let row: [__m512; EACH] =
-            std::array::from_fn(|i| unsafe { _mm512_loadu_ps(row.as_ptr().add(16 * i)) });
-        for (sums, &query) in sums.iter_mut().zip(query) {
-            let query = _mm512_set1_ps(query);
-            for (sum, row) in sums.iter_mut().zip(row) {
-                *sum = _mm512_fmadd_ps(row, query, *sum);
-            }
-        }
-    }
-    let mut out = [[0.0; ROWS]; QUERIES];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (i, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the same lanes of such an array are written.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), sum) };
-        }
-    }
-    out
-}
+multiplies!(
+    "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c",
+    16,
+    _mm512_setzero_ps(),
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    |sum, row, query| _mm512_fmadd_ps(row, query, sum)
+);
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]

@@ -247,6 +247,40 @@ macro_rules! verbs {
     };
 }
 
+/// The module's `multiply`, compiled for `$features`: vectors of so many lanes, how they are made, filled with one number, read, written and
+/// fused into a sum.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! multiplies {
+    ($features:literal, $lanes:literal, $zero:expr, $fill:ident, $load:ident, $store:ident, $fuse:expr) => {
+        /// Sums of products of rows side by side with queries side by side, in the order of coordinates.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(super) fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
+            const EACH: usize = ROWS / $lanes;
+            let fuse = $fuse;
+            let mut sums = [[$zero; EACH]; QUERIES];
+            for (row, query) in rows.iter().zip(queries) {
+                // SAFETY: of an array of ROWS the lanes of each of its whole vectors are read.
+                let row: [_; EACH] = std::array::from_fn(|i| unsafe { $load(row.as_ptr().add($lanes * i)) });
+                for (sums, &query) in sums.iter_mut().zip(query) {
+                    let query = $fill(query);
+                    for (sum, row) in sums.iter_mut().zip(row) {
+                        *sum = fuse(*sum, row, query);
+                    }
+                }
+            }
+            let mut out = [[0.0; ROWS]; QUERIES];
+            for (out, sums) in out.iter_mut().zip(sums) {
+                for (i, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: the same lanes of such an array are written.
+                    unsafe { $store(out.as_mut_ptr().add($lanes * i), sum) };
+                }
+            }
+            out
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -196,31 +196,9 @@ fn add(sum: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4_t {
     vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, weights)))
 }
 
-/// Sums of products of rows side by side with queries side by side, in the order of coordinates.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
-    const EACH: usize = ROWS / 4;
-    let mut sums = [[vdupq_n_f32(0.0); EACH]; QUERIES];
-    for (row, query) in rows.iter().zip(queries) {
-        // SAFETY: lanes 4i..4i+4, i < 2, of an array of 8 are read.
-        let row: [float32x4_t; EACH] = std::array::from_fn(|i| unsafe { vld1q_f32(row.as_ptr().add(4 * i)) });
-        for (sums, &query) in sums.iter_mut().zip(query) {
-            let query = vdupq_n_f32(query);
-            for (sum, row) in sums.iter_mut().zip(row) {
-                *sum = vfmaq_f32(*sum, row, query);
-            }
-        }
-    }
-    let mut out = [[0.0; ROWS]; QUERIES];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (i, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the same lanes of such an array are written.
-            unsafe { vst1q_f32(out.as_mut_ptr().add(4 * i), sum) };
-        }
-    }
-    out
-}
+multiplies!("neon", 4, vdupq_n_f32(0.0), vdupq_n_f32, vld1q_f32, vst1q_f32, |sum, row, query| {
+    vfmaq_f32(sum, row, query)
+});
 
 #[inline]
 #[target_feature(enable = "neon")]
