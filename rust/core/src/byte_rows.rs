@@ -9,15 +9,13 @@ use crate::coordinates::{Projection, round_to_bytes, take_away};
 use crate::error::{Error, Result};
 use crate::kernels::LANES;
 use crate::rows::Rows;
+use crate::sums::{LARGE, NOTHING, UNIT};
 
 /// Rows whose sum, and whose bounds, are made at a time.
 const TOGETHER: usize = 1024;
 
 /// What is known of all rows together: [`Bounds`] as a file holds them.
 pub const BOUNDS: usize = 4;
-
-/// What rounding makes of one operation in single precision, at most, as a share of its result.
-const UNIT: f64 = f32::EPSILON as f64 / 2.0;
 
 /// Of so many operations, at most, rounding counts as a share of a logit: two make a coordinate of a query and one of a row, six what bytes
 /// leave and their step, nine an estimate, two an offset, two a bar, and one adds a bias.
@@ -26,13 +24,8 @@ const OPERATIONS: f64 = 32.0;
 /// The same of an offset, in a bound of its row: what others have does not matter.
 const SHARE: f32 = (OPERATIONS * UNIT) as f32;
 
-/// What a number can be off by that is too small for single precision, or for a processor that is told to make nothing of it; and what a
-/// row can have, a coordinate, whose step is too small.
-const NOTHING: f64 = 4.0 * f32::MIN_POSITIVE as f64;
+/// What a row can have, a coordinate, whose step is too small.
 const NO_STEP: f64 = 127.0 * f32::MIN_POSITIVE as f64;
-
-/// Of larger numbers sums could be infinite.
-const LARGE: f64 = f32::MAX as f64 / 8.0;
 
 /// So much more than computed: for the rounding of these bounds, and of their products with the steps of rows.
 const UP: f64 = 1.0 + 1e-5;

@@ -1,29 +1,31 @@
 //! Exact search: the best of all rows. Rows are read in blocks, once for a group of queries: those in bytes where there are such
-//! ([`crate::certain`]), and else all in full precision. Of finite rows answers are the same, bit for bit.
+//! ([`crate::certain`]), and else all in full precision, for many queries by their product ([`crate::product`]). Of finite rows answers are the
+//! same, bit for bit.
 
 use std::cell::Cell;
 
 use crate::byte_rows::ByteRows;
 use crate::certain::{self, Certain, MOST};
 use crate::index::Answers;
-use crate::kernels::{FOLD, Folded, Kernel, fold};
+use crate::kernels::Kernel;
 use crate::memory::padded;
+use crate::product::{self, Product};
 use crate::rows::Rows;
 use crate::search::Work;
 use crate::topk::TopK;
 
-/// Bytes of rows that stay in the second-level cache while a group of queries is scored against them.
+/// Bytes of rows that stay in the second-level cache while one query after the other is scored against them.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// Bytes of queries that share a pass over the rows, at most, and how many they are: they stay in the second-level
-/// cache, too.
-const GROUP_BYTES: usize = 512 * 1024;
+/// Rows that are scored as any search scores them, beside k, so that no others are among the best: their sums are too far below.
+const SPARE: usize = 16;
+
+/// Queries whose bytes share a pass over the rows, at most.
 const GROUP: usize = 128;
 
 /// Queries of dimension `d`, of `n` for each thread, that are answered together.
-pub fn together(d: usize, n: usize) -> usize {
-    let most = (GROUP_BYTES / (padded(d) * size_of::<f32>())).clamp(1, GROUP);
-    n.clamp(1, most).next_multiple_of(FOLD)
+pub fn together(bytes: Option<&ByteRows>, kernel: Kernel, d: usize, n: usize) -> usize {
+    if bytes.is_some() { n.clamp(1, GROUP) } else { product::together(kernel, d, n) }
 }
 
 /// Up to so many answers a query, a thread keeps the memory of its last search for the next.
@@ -33,16 +35,30 @@ const KEPT: usize = MOST;
 #[derive(Default)]
 struct Scratch {
     certain: Certain,
+    multiplied: Multiplied,
     floats: Floats,
-    /// Queries of which bytes say too little, and their answers.
+    /// Queries of which these say too little, and their answers.
     aside: (Vec<f32>, Vec<i64>, Vec<f32>),
+}
+
+/// The same, where queries are multiplied with all rows.
+#[derive(Default)]
+struct Multiplied {
+    product: Product,
+    each: Vec<TopK>,
+    untold: Vec<usize>,
+    query: Vec<f32>,
+    ids: Vec<u32>,
+    sums: Vec<f32>,
+    logits: Vec<f32>,
+    best: TopK,
 }
 
 /// The same, where rows are scored in full precision.
 #[derive(Default)]
 struct Floats {
-    folded: Vec<Vec<Folded>>,
-    alone: Vec<f32>,
+    /// Zero-padded queries.
+    padded: Vec<f32>,
     best: Vec<TopK>,
     logits: Vec<f32>,
 }
@@ -61,12 +77,17 @@ pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[
     let k = labels.len() / work.len();
     work.fill(Work::exact(m, m));
     let mut scratch = SCRATCH.take().unwrap_or_default();
-    let Scratch { certain, floats, aside: (asked, found, theirs) } = &mut *scratch;
+    let Scratch { certain, multiplied, floats, aside: (asked, found, theirs) } = &mut *scratch;
     let all = work.len();
-    let untold = bytes.filter(|_| certain::pays(k, m)).map(|bytes| {
-        let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
-        certain.search(rows, bytes, kernel, queries, k, out)
-    });
+    let untold = match bytes {
+        _ if !certain::pays(k, m) => None,
+        Some(bytes) => {
+            let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
+            Some(certain.search(rows, bytes, kernel, queries, k, out))
+        }
+        None if all == 1 || k + SPARE >= m => None,
+        None => Some(multiplied.search(rows, kernel, queries, k, (&mut *labels, &mut *scores))),
+    };
     match untold {
         Some([]) => {}
         Some(untold) if untold.len() < all => {
@@ -87,6 +108,45 @@ pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[
     }
 }
 
+impl Multiplied {
+    /// Answer a group of queries, k of them each, but those of which their product with all rows says too little: these are returned.
+    fn search(
+        &mut self,
+        rows: &Rows,
+        kernel: Kernel,
+        queries: &[f32],
+        k: usize,
+        (labels, scores): (&mut [i64], &mut [f32]),
+    ) -> &[usize] {
+        let d = rows.d();
+        let n = queries.len() / d;
+        let Multiplied { product, each, untold, query, ids, sums, logits, best } = self;
+        each.resize_with(each.len().max(n), TopK::default);
+        let each = &mut each[..n];
+        each.iter_mut().for_each(|best| best.reset(k + SPARE));
+        product.take_best(rows, kernel, queries, each);
+        untold.clear();
+        for (at, (own, each)) in queries.chunks_exact(d).zip(each).enumerate() {
+            each.unordered(ids, sums);
+            query.clear();
+            query.extend_from_slice(own);
+            query.resize(padded(d), 0.0);
+            logits.resize(ids.len(), 0.0);
+            rows.logits(kernel, query, ids, logits);
+            best.reset(k);
+            best.extend(logits, ids);
+            let least = sums.iter().copied().fold(f32::INFINITY, f32::min);
+            let most = product::at_most(least, own, rows.most_squares());
+            if best.kth().is_some_and(|kth| f64::from(kth) > most) {
+                best.write(&mut labels[at * k..][..k], &mut scores[at * k..][..k]);
+            } else {
+                untold.push(at);
+            }
+        }
+        untold
+    }
+}
+
 /// The same, by scoring all rows in full precision.
 fn by_floats(
     rows: &Rows,
@@ -97,38 +157,22 @@ fn by_floats(
     scratch: &mut Floats,
 ) {
     let (m, d) = (rows.m(), rows.d());
-    let n = queries.len() / d;
-    let Floats { folded, alone, best, logits } = scratch;
-    if n == 1 {
-        alone.clear();
-        alone.extend_from_slice(queries);
-        alone.resize(padded(d), 0.0);
-    } else {
-        let folds = queries.chunks(FOLD * d);
-        folded.resize_with(folded.len().max(folds.len()), Vec::new);
-        for (some, folded) in folds.zip(&mut *folded) {
-            fold(some, d, folded);
-        }
+    let (n, stride) = (queries.len() / d, padded(d));
+    let Floats { padded, best, logits } = scratch;
+    padded.clear();
+    for query in queries.chunks_exact(d) {
+        padded.extend_from_slice(query);
+        padded.resize(padded.len().next_multiple_of(stride), 0.0);
     }
     best.resize_with(best.len().max(n), TopK::default);
     let best = &mut best[..n];
     best.iter_mut().for_each(|best| best.reset(k.min(m)));
     let block = (BLOCK_BYTES / (rows.weights().nbytes() / m)).clamp(1, m);
-    logits.resize(FOLD * block, 0.0);
     for first in (0..m).step_by(block) {
-        let count = block.min(m - first);
-        if let [best] = best {
-            rows.logits_range(kernel, alone, first, &mut logits[..count]);
-            best.extend_range(&logits[..count], first as u32);
-            continue;
-        }
-        for (queries, best) in folded.iter().zip(best.chunks_mut(FOLD)) {
-            let mut each = logits.chunks_exact_mut(block);
-            let each = std::array::from_fn(|_| each.next().map(|all| &mut all[..count]).unwrap_or_default());
-            rows.logits_folded(kernel, queries, first, each);
-            for (best, logits) in best.iter_mut().zip(logits.chunks_exact(block)) {
-                best.extend_range(&logits[..count], first as u32);
-            }
+        logits.resize(block.min(m - first), 0.0);
+        for (query, best) in padded.chunks_exact(stride).zip(&mut *best) {
+            rows.logits_range(kernel, query, first, logits);
+            best.extend_range(logits, first as u32);
         }
     }
     for ((best, labels), scores) in best.iter_mut().zip(labels.chunks_mut(k)).zip(scores.chunks_mut(k)) {

@@ -413,7 +413,7 @@ impl Index {
             let kernel = Kernel::active();
             let now = self.fitted();
             let bytes = now.as_deref().and_then(Fitted::byte_rows);
-            let together = exact::together(d, n.div_ceil(threads));
+            let together = exact::together(bytes, kernel, d, n.div_ceil(threads));
             let (places, values) = (together * k, together * d);
             type Part<'a> = (((&'a mut [i64], &'a mut [f32]), &'a mut [Work]), &'a [f32]);
             let group = |(((labels, scores), work), queries): Part<'_>| {

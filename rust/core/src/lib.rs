@@ -27,6 +27,7 @@ pub mod memory;
 pub mod need;
 pub mod observed;
 pub mod probe;
+mod product;
 pub mod reference;
 pub mod regions;
 pub mod rows;

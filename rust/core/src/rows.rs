@@ -1,11 +1,17 @@
 //! Rows: the output layer's weights, one row a label, kept in the dtype given, and its bias.
 
+use std::sync::OnceLock;
+
 use bytemuck::Pod;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::kernels::{FOLD, Folded, Kernel};
+use crate::kernels::Kernel;
 use crate::memory::Block;
+use crate::sums::sum;
+
+/// Rows that are widened at a time.
+const TOGETHER: usize = 64;
 
 mod sealed {
     pub trait Sealed {}
@@ -90,6 +96,7 @@ pub struct Rows {
     d: usize,
     weights: Weights,
     bias: Block<f32>,
+    most_squares: OnceLock<f32>,
 }
 
 impl Rows {
@@ -113,7 +120,7 @@ impl Rows {
                 m,
             ));
         }
-        Ok(Rows { m, d, weights, bias })
+        Ok(Rows { m, d, weights, bias, most_squares: OnceLock::new() })
     }
 
     /// Number of labels.
@@ -169,20 +176,6 @@ impl Rows {
         self.add_bias(first, out);
     }
 
-    /// The same for queries laid side by side.
-    pub fn logits_folded(
-        &self,
-        kernel: Kernel,
-        queries: &[Folded],
-        first: usize,
-        mut out: [&mut [f32]; FOLD],
-    ) {
-        let range = first * self.d..(first + out[0].len()) * self.d;
-        let each = out.each_mut().map(|out| &mut **out);
-        with_weights!(&self.weights, block => kernel.dot_rows_folded(&block[range], self.d, queries, each));
-        out.into_iter().for_each(|out| self.add_bias(first, out));
-    }
-
     /// Add the biases of consecutive rows.
     fn add_bias(&self, first: usize, out: &mut [f32]) {
         for (score, bias) in out.iter_mut().zip(&self.bias[first..]) {
@@ -195,6 +188,29 @@ impl Rows {
         let range = first * self.d..(first + n) * self.d;
         out.clear();
         with_weights!(&self.weights, block => out.extend(block[range].iter().map(|value| value.widen())));
+    }
+
+    /// The same where they lie, if that is how they are stored; else in `room`.
+    pub fn widened<'a>(&'a self, first: usize, n: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+        if let Weights::F32(block) = &self.weights {
+            return &block[first * self.d..][..n * self.d];
+        }
+        self.widen_into(first, n, room);
+        room
+    }
+
+    /// The largest sum of a row's squares, in single precision; the first to ask waits until all rows are read.
+    pub fn most_squares(&self) -> f32 {
+        *self.most_squares.get_or_init(|| {
+            let mut wide = Vec::new();
+            let mut most = 0.0f32;
+            for first in (0..self.m).step_by(TOGETHER) {
+                let rows = self.widened(first, TOGETHER.min(self.m - first), &mut wide);
+                most =
+                    rows.chunks_exact(self.d).fold(most, |most, row| most.max(sum(row, row, |a, b| a * b)));
+            }
+            most
+        })
     }
 }
 

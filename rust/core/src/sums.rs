@@ -1,4 +1,14 @@
-//! Sums of floats, and the largest of them, side by side: one after the other each would wait for the one before.
+//! Sums of floats, and the largest of them, side by side: one after the other each would wait for the one before. And what rounding can make
+//! of sums.
+
+/// What rounding makes of one operation in single precision, at most, as a share of its result.
+pub(crate) const UNIT: f64 = f32::EPSILON as f64 / 2.0;
+
+/// What a number can be off by that is too small for single precision, or for a processor that is told to make nothing of it.
+pub(crate) const NOTHING: f64 = 4.0 * f32::MIN_POSITIVE as f64;
+
+/// Of larger numbers sums could be infinite.
+pub(crate) const LARGE: f64 = f32::MAX as f64 / 8.0;
 
 /// Partial sums.
 const LANES: usize = 8;

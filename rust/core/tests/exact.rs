@@ -1,4 +1,4 @@
-//! Exact search by rows in bytes: bounds hold, and answers are those of all rows in full precision, bit for bit.
+//! Exact search, by rows in bytes, by the product of many queries, or row by row: bounds hold, and answers are the same, bit for bit.
 
 mod common;
 
@@ -18,15 +18,32 @@ struct Made {
     queries: Vec<Vec<f32>>,
 }
 
-fn made(rng: &mut Rng, [m, d, n]: [usize; 3], dtype: Dtype, alike: bool) -> Made {
+/// How much rows are like each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Alike {
+    /// Not at all.
+    Not,
+    /// So much that many logits are the same; their sums are exact.
+    Often,
+    /// So much that logits differ by what sums of another order do.
+    Nearly,
+}
+
+fn made(rng: &mut Rng, [m, d, n]: [usize; 3], dtype: Dtype, alike: Alike) -> Made {
     let size = 10f32.powi(rng.below(5) as i32 - 2);
     let deviations = rng.vector(d, |rng| [0.0, 0.01, 1.0, 1.0, 1.0, 30.0][rng.below(6)]);
     let mean = rng.vector(d, |rng| 3.0 * rng.normal());
     let weight = |rng: &mut Rng| {
         let outlier = if rng.below(50) == 0 { 20.0 } else { 1.0 };
-        dtype.round(if alike { rng.dyadic(0.5, 2) } else { size * outlier * rng.normal() })
+        dtype.round(if alike == Alike::Often { rng.dyadic(0.5, 2) } else { size * outlier * rng.normal() })
     };
     let mut weights = rng.matrix(m, d, weight);
+    if alike == Alike::Nearly {
+        let first = weights[0].clone();
+        for value in weights.iter_mut().flat_map(|row| row.iter_mut().zip(&first)) {
+            *value.0 = dtype.round(value.1 * (1.0 + 2.0 * f32::EPSILON * rng.normal()));
+        }
+    }
     for row in &mut weights {
         match rng.below(12) {
             0 => row.fill(0.0),
@@ -41,7 +58,7 @@ fn made(rng: &mut Rng, [m, d, n]: [usize; 3], dtype: Dtype, alike: bool) -> Made
     let mask = [0.0, 0.0, -1e4, -1e9, f32::MIN][rng.below(5)];
     let bias = |rng: &mut Rng| match rng.below(8) {
         0 if mask < 0.0 => mask,
-        _ if alike => 0.0,
+        _ if alike != Alike::Not => 0.0,
         _ => size * rng.normal(),
     };
     let bias = rng.vector(m, bias);
@@ -66,6 +83,18 @@ fn made(rng: &mut Rng, [m, d, n]: [usize; 3], dtype: Dtype, alike: bool) -> Made
     Made { rows, bytes, queries }
 }
 
+/// What each query is answered that scores all rows in full, one after the other.
+fn full(rows: &Rows, queries: &[Vec<f32>], k: usize) -> Found {
+    let each =
+        queries.iter().map(|query| search(rows, None, Kernel::scalar(), std::slice::from_ref(query), k));
+    each.fold(Found::default(), |mut all, one| {
+        all.labels.extend(one.labels);
+        all.scores.extend(one.scores);
+        all.work.extend(one.work);
+        all
+    })
+}
+
 /// What a group of queries is answered: labels, scores and work.
 fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[Vec<f32>], k: usize) -> Found {
     let n = queries.len();
@@ -79,6 +108,7 @@ fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[Vec<
     found
 }
 
+#[derive(Default)]
 struct Found {
     labels: Vec<i64>,
     scores: Vec<f32>,
@@ -93,20 +123,24 @@ proptest! {
         seed: u64,
         m in prop_oneof![1 => 1usize..40, 4 => 16usize..300, 1 => 2000usize..4500],
         d in prop_oneof![4 => 1usize..100, 1 => 100usize..300],
-        n in 1usize..20,
+        n in prop_oneof![4 => 1usize..20, 1 => 30usize..70],
         k in prop_oneof![4 => 1usize..8, 1 => 1usize..40],
         dtype in prop::sample::select(&DTYPES[..]),
-        alike: bool,
+        alike in prop::sample::select(&[Alike::Not, Alike::Often, Alike::Nearly][..]),
     ) {
         let rng = &mut Rng(seed);
         let Made { rows, bytes, queries } = made(rng, [m, d, n], dtype, alike);
-        let full = search(&rows, None, Kernel::scalar(), &queries, k);
+        let full = full(&rows, &queries, k);
         let alone: Vec<Found> =
             queries.iter().map(|query| search(&rows, Some(&bytes), Kernel::scalar(), std::slice::from_ref(query), k)).collect();
         for kernel in Kernel::available() {
             let found = search(&rows, Some(&bytes), kernel, &queries, k);
             prop_assert_eq!(&found.labels, &full.labels, "{}", kernel.name());
             assert_same(&found.scores, &full.scores, kernel.name());
+            let multiplied = search(&rows, None, kernel, &queries, k);
+            prop_assert_eq!(&multiplied.labels, &full.labels, "{} by their product", kernel.name());
+            assert_same(&multiplied.scores, &full.scores, kernel.name());
+            prop_assert_eq!(&multiplied.work, &full.work);
             for (at, (work, alone)) in found.work.iter().zip(&alone).enumerate() {
                 // What a query takes does not depend on the others, or on the kernel.
                 prop_assert_eq!(*work, alone.work[0], "{} query {}", kernel.name(), at);
@@ -120,7 +154,7 @@ proptest! {
     #[test]
     fn bounds_hold(seed: u64, m in 1usize..60, d in 1usize..200, dtype in prop::sample::select(&DTYPES[..])) {
         let rng = &mut Rng(seed);
-        let Made { rows, bytes, queries } = made(rng, [m, d, 12], dtype, false);
+        let Made { rows, bytes, queries } = made(rng, [m, d, 12], dtype, Alike::Not);
         let (mut read, mut told) = (ByteQuery::default(), 0);
         for query in &queries {
             if !bytes.read(query, &mut read) {
@@ -211,7 +245,7 @@ fn numbers_at_the_ends_of_single_precision() {
     let masked = layer(1.0, (1.0, f32::MIN), (2.0, 0.0), f32::MIN);
     for ((rows, bytes), query) in [(of_small, 1e-45), (of_large, 0.0), (masked, 1.0)] {
         let queries = [vec![query], vec![1.0], vec![-1.0]];
-        let full = search(&rows, None, Kernel::scalar(), &queries, 1);
+        let full = full(&rows, &queries, 1);
         for kernel in Kernel::available() {
             let found = search(&rows, Some(&bytes), kernel, &queries, 1);
             assert_eq!(found.labels, full.labels, "{} {query}", kernel.name());

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{DTYPES, Rng, assert_same, cases, pad, same};
 use half::{bf16, f16};
 use lss_core::kernels::gemm::{View, product};
-use lss_core::kernels::{FOLD, Folded, Kernel, LANES, MOST_BYTES, fold};
+use lss_core::kernels::{Kernel, LANES, MOST_BYTES};
 use lss_core::memory::padded;
 use lss_core::reference;
 use lss_core::rows::Element;
@@ -95,26 +95,6 @@ fn every_length<T: Wild>() {
                 kernel.dot_rows(rows, d, padded_query, &mut out[out_shift..]);
                 assert_same(&out[out_shift..], &expected, &format!("{what} rows"));
                 kernel.dot_rows(&rows[..0], d, padded_query, &mut []);
-                // Beside others, in any place, and beside none.
-                let place = rng.below(FOLD);
-                for beside in [place, 3] {
-                    let mut queries: Vec<f32> = (0..beside * d).map(|_| rng.normal()).collect();
-                    queries.extend_from_slice(&query);
-                    let mut folded = Vec::new();
-                    fold(&queries, d, &mut folded);
-                    let mut out = [(); FOLD].map(|()| vec![f32::NAN; n]);
-                    kernel.dot_rows_folded(rows, d, &folded, out.each_mut().map(|out| &mut out[..]));
-                    assert_same(&out[beside], &expected, &format!("{what} beside {beside}"));
-                    let mut even = [(); FOLD].map(|()| vec![f32::NAN; n - 1]);
-                    let rows = &rows[..(n - 1) * d];
-                    kernel.dot_rows_folded(rows, d, &folded, even.each_mut().map(|out| &mut out[..]));
-                    assert_same(&even[beside], &expected[..n - 1], &format!("{what} in pairs"));
-                    for (out, query) in out.iter().zip(queries.chunks(d)).take(beside) {
-                        let expected: Vec<f32> =
-                            single.chunks(d).map(|row| reference::dot(row, query)).collect();
-                        assert_same(out, &expected, &format!("{what} others"));
-                    }
-                }
                 for ids in lists {
                     let mut out = vec![f32::NAN; out_shift + ids.len()];
                     kernel.dot_ids(rows, d, padded_query, ids, &mut out[out_shift..]);
@@ -283,25 +263,6 @@ fn kernels_refuse_what_lies_outside() {
         };
         assert!(!dot_rows(&rows, 3));
         assert!(dot_rows(&rows, 2) && dot_rows(&rows, 4) && dot_rows(&rows[..14], 3));
-        let folded_of = |n: usize, d: usize| {
-            let mut folded = Vec::new();
-            fold(&vec![1.0; n * d], d, &mut folded);
-            folded
-        };
-        let dot_rows_folded = |rows: &[f32], d: usize, queries: &[Folded], sizes: [usize; FOLD]| {
-            let mut out = sizes.map(|n| vec![0.0; n]);
-            let out = out.each_mut().map(|out| &mut out[..]);
-            catch_unwind(AssertUnwindSafe(|| kernel.dot_rows_folded(rows, d, queries, out))).is_err()
-        };
-        let queries = folded_of(FOLD, 5);
-        assert!(!dot_rows_folded(&rows, 5, &queries, [3; FOLD]));
-        assert!(!dot_rows_folded(&[], 5, &queries, [0; FOLD]), "no rows");
-        assert!(dot_rows_folded(&rows, 5, &queries, [3, 3, 3, 2]), "fewer scores than rows");
-        assert!(dot_rows_folded(&rows, 5, &queries, [4, 3, 3, 3]), "more scores than rows");
-        assert!(dot_rows_folded(&rows, 5, &folded_of(1, LANES + 1), [3; FOLD]), "longer queries");
-        assert!(dot_rows_folded(&rows[..14], 5, &queries, [2; FOLD]), "a row cut short");
-        assert!(dot_rows_folded(&rows, 0, &[], [0; FOLD]), "no dimension");
-        assert!(catch_unwind(|| folded_of(FOLD + 1, 5)).is_err(), "more queries than go together");
     }
 }
 

@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
-    each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, LANES, ROWS_OF_BYTES, each_four, each_pair, each_step,
+    prefetch, prefetch_range, two_columns,
 };
 use crate::certain::sieve as sieve_rows;
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, MOST, Promised, TOGETHER};
@@ -27,9 +27,9 @@ impl Avx2 {
     }
 }
 
-/// Rows and queries that [`multiply`] takes at a time: so many sums fit the registers.
-const ROWS: usize = 16;
-const QUERIES: usize = 6;
+/// Rows that [`multiply`] takes at a time, with two vectors of queries, so many side by side: their sums fit the registers.
+const ROWS: usize = 6;
+const BESIDE: usize = 8;
 
 verbs!(Avx2, "avx2,fma,f16c");
 
@@ -40,33 +40,6 @@ fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     each_step(row, query, |row, query| step(&mut sums, row, query));
     let [a, b, c, d] = sums;
     total(a, b, c, d)
-}
-
-/// Queries go in pairs: the sums of more have no place in sixteen registers.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_folded<T: Element, const ROWS: usize>(rows: [&[T]; ROWS], queries: &[Folded]) -> [[f32; FOLD]; ROWS] {
-    let mut out = [[0.0; FOLD]; ROWS];
-    for (row, out) in rows.into_iter().zip(&mut out) {
-        for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let mut sums = [[_mm256_setzero_ps(); 4]; 2];
-            each_folded([row], queries, |[row], queries| {
-                let queries = &queries.as_chunks::<2>().0[pair];
-                for i in 0..4 {
-                    // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
-                    let value = unsafe { load8(row.as_ptr().add(8 * i)) };
-                    for (sums, query) in sums.iter_mut().zip(queries) {
-                        // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
-                        let q = unsafe { _mm256_loadu_ps(query.as_ptr().add(8 * i)) };
-                        sums[i] = _mm256_fmadd_ps(value, q, sums[i]);
-                    }
-                }
-            });
-            let [[a, b, c, d], [e, f, g, h]] = sums;
-            *out = [total(a, b, c, d), total(e, f, g, h)];
-        }
-    }
-    out
 }
 
 /// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.

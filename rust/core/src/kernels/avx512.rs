@@ -8,8 +8,8 @@ use half::{bf16, f16};
 
 use super::avx2::{four_totals, sketch_each_with, tables, tree};
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded, each_four, each_pair,
-    each_step, prefetch_range, two_columns,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, LANES, ROWS_OF_BYTES, each_four, each_pair, each_step, prefetch_range,
+    two_columns,
 };
 use crate::byte_rows::{self, SomeRows};
 use crate::certain::{self, Room, Sought};
@@ -33,9 +33,9 @@ impl Avx512 {
     }
 }
 
-/// Rows and queries that [`multiply`] takes at a time: so many sums fit the registers.
-pub(super) const ROWS: usize = 32;
-pub(super) const QUERIES: usize = 14;
+/// Rows that [`multiply`] takes at a time, with two vectors of queries, so many side by side: their sums fit the registers.
+pub(super) const ROWS: usize = 12;
+pub(super) const BESIDE: usize = 16;
 
 verbs!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");
 
@@ -47,33 +47,6 @@ pub(super) fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     total(sums)
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-pub(super) fn dot_folded<T: Element, const ROWS: usize>(
-    rows: [&[T]; ROWS],
-    queries: &[Folded],
-) -> [[f32; FOLD]; ROWS] {
-    let mut sums = [[[_mm512_setzero_ps(); 2]; FOLD]; ROWS];
-    each_folded(rows, queries, |rows, queries| {
-        for i in 0..2 {
-            // SAFETY: lanes 16i..16i+16 of arrays of 32 are read; `load16` needs sixteen elements.
-            let values = rows.map(|row| unsafe { load16(row.as_ptr().add(16 * i)) });
-            for (j, query) in queries.iter().enumerate() {
-                // SAFETY: lanes 16i..16i+16 of an array of 32 are read.
-                let q = unsafe { _mm512_loadu_ps(query.as_ptr().add(16 * i)) };
-                for (sums, value) in sums.iter_mut().zip(values) {
-                    sums[j][i] = _mm512_fmadd_ps(value, q, sums[j][i]);
-                }
-            }
-        }
-    });
-    let mut out = [[0.0; FOLD]; ROWS];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        *out = totals(sums);
-    }
-    out
-}
-
 /// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx2")]
@@ -82,34 +55,6 @@ fn total(sums: [__m512; 2]) -> f32 {
     let high =
         _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b0000_1110>(_mm512_castps_pd(both), _mm512_castps_pd(both)));
     tree(_mm256_add_ps(_mm512_castps512_ps256(both), _mm512_castps512_ps256(high)))
-}
-
-/// The same for the sums of four queries at once: what is added to what is the same.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn totals([a, b, c, d]: [[__m512; 2]; FOLD]) -> [f32; FOLD] {
-    let [a, b, c, d] = [
-        _mm512_add_ps(a[0], a[1]),
-        _mm512_add_ps(b[0], b[1]),
-        _mm512_add_ps(c[0], c[1]),
-        _mm512_add_ps(d[0], d[1]),
-    ];
-    // Of two vectors of 256 bits, their lower halves and their upper ones.
-    let halves = |x, y| {
-        _mm512_add_ps(_mm512_shuffle_f32x4::<0b0100_0100>(x, y), _mm512_shuffle_f32x4::<0b1110_1110>(x, y))
-    };
-    let (ab, cd) = (halves(a, b), halves(c, d));
-    let four = _mm512_add_ps(
-        _mm512_shuffle_f32x4::<0b1000_1000>(ab, cd),
-        _mm512_shuffle_f32x4::<0b1101_1101>(ab, cd),
-    );
-    let two = _mm512_add_ps(four, _mm512_permute_ps::<0b0000_1110>(four));
-    let one = _mm512_add_ps(two, _mm512_permute_ps::<0b0000_0001>(two));
-    let places = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    let mut out = [0.0; FOLD];
-    // SAFETY: four floats are written to an array of four.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(places, one))) };
-    out
 }
 
 #[inline]
@@ -201,8 +146,8 @@ const STEP: usize = 4;
 const TILES: usize = 4;
 const WORD: usize = TILE * TILES;
 
-/// Of fewer queries it is quicker to multiply rows by one after the other.
-const FEW: usize = 2 * FOLD;
+/// Queries that share a pass over the rows. Of fewer than twice as many it is quicker to multiply rows by one after the other.
+const TOGETHER: usize = 4;
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -212,7 +157,7 @@ pub(super) fn sieve_rows(
     room: &mut Room,
     dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
-    if sought.len() < FEW {
+    if sought.len() < 2 * TOGETHER {
         return certain::sieve(some, sought, room, dot);
     }
     let SomeRows { stride, scales, offsets, .. } = some;
@@ -229,9 +174,9 @@ pub(super) fn sieve_rows(
         all_scales[..scales.len()].copy_from_slice(scales);
         all_offsets.iter_mut().zip(offsets).for_each(|(raised, &offset)| *raised = byte_rows::raised(offset));
         let each: [&[Line]; TILES] = std::array::from_fn(|tile| &lines[tile * steps..][..steps]);
-        for four in sought.chunks_mut(FOLD) {
+        for four in sought.chunks_mut(TOGETHER) {
             // The first stands for those that there are not.
-            let queries: [_; FOLD] = std::array::from_fn(|i| &four.get(i).unwrap_or(&four[0]).query);
+            let queries: [_; TOGETHER] = std::array::from_fn(|i| &four.get(i).unwrap_or(&four[0]).query);
             let bytes = queries.map(|query| &query.bytes.as_chunks::<STEP>().0[..steps]);
             // 128 has been added to each byte of the rows.
             let mut sums = queries.map(|query| [_mm512_set1_epi32(-128 * query.sum); TILES]);

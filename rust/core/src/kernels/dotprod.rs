@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{QUERIES, ROWS, dot, dot_bytes_with, dot_folded, multiply, scan_blocks, sketch_each_with};
-use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, prefetch_range};
+use super::neon::{BESIDE, ROWS, dot, dot_bytes_with, multiply, scan_blocks, sketch_each_with};
+use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, ROWS_OF_BYTES, prefetch_range};
 use crate::certain::sieve as sieve_rows;
 use crate::columns::{ColumnQuery, ColumnsView, Promised, tables};
 use crate::rows::Element;

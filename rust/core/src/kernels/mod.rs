@@ -27,7 +27,7 @@ macro_rules! plain {
     };
 }
 
-/// The verbs of a kernel of one CPU family, over the `dot`, `dot_folded`, `dot_bytes_each`, `multiply`, `sieve_rows`, `sketch_each`, `tables` and `scan_blocks` of
+/// The verbs of a kernel of one CPU family, over the `dot`, `dot_bytes_each`, `multiply`, `sieve_rows`, `sketch_each`, `tables` and `scan_blocks` of
 /// the module, all compiled for `$features`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! verbs {
@@ -48,17 +48,6 @@ macro_rules! verbs {
             pub(super) fn dot_rows<T: Element>(self, rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
                 // SAFETY: `self` exists only on CPUs with these features.
                 unsafe { dot_rows(rows, d, query, out) }
-            }
-
-            pub(super) fn dot_rows_folded<T: Element>(
-                self,
-                rows: &[T],
-                d: usize,
-                queries: &[Folded],
-                out: [&mut [f32]; FOLD],
-            ) {
-                // SAFETY: `self` exists only on CPUs with these features.
-                unsafe { dot_rows_folded(rows, d, queries, out) }
             }
 
             pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
@@ -109,8 +98,8 @@ macro_rules! verbs {
             plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
                 $crate::topk::order(scores, ids, keys)
             });
-            pub(super) fn tile(self) -> [usize; 2] {
-                [ROWS, QUERIES]
+            pub(super) fn queries_beside(self) -> usize {
+                BESIDE
             }
 
             plain!($features, take_best(
@@ -119,8 +108,14 @@ macro_rules! verbs {
                 of_rows: (usize, &[f32]),
                 best: &mut [$crate::topk::TopK]
             ) {
-                let multiply = |rows: &[_], queries: &[_]| multiply(rows, queries);
-                $crate::teacher::take_best(rows_and_queries, d, of_rows, best, multiply)
+                $crate::product::take_best(
+                    rows_and_queries,
+                    d,
+                    of_rows,
+                    best,
+                    |rows: [&[f32]; ROWS], queries| multiply::<2>(rows, queries),
+                    |rows: [&[f32]; ROWS], queries| multiply::<1>(rows, queries),
+                )
             });
             plain!($features, sieve(
                 some: $crate::byte_rows::SomeRows<'_>,
@@ -219,31 +214,6 @@ macro_rules! verbs {
                 |i, sums| super::put_in_order(out, i, sums),
             );
         }
-
-        #[target_feature(enable = $features)]
-        fn dot_rows_folded<T: Element>(
-            rows: &[T],
-            d: usize,
-            queries: &[Folded],
-            mut out: [&mut [f32]; FOLD],
-        ) {
-            let mut put = |i: usize, scores: [f32; FOLD]| {
-                for (out, score) in out.iter_mut().zip(scores) {
-                    out[i] = score;
-                }
-            };
-            let pairs = rows.chunks_exact(2 * d);
-            let (last, n) = (pairs.remainder(), pairs.len());
-            for (i, pair) in pairs.enumerate() {
-                let (first, second) = pair.split_at(d);
-                let scores = dot_folded([first, second], queries);
-                put(2 * i, scores[0]);
-                put(2 * i + 1, scores[1]);
-            }
-            if !last.is_empty() {
-                put(2 * n, dot_folded([last], queries)[0]);
-            }
-        }
     };
 }
 
@@ -252,29 +222,36 @@ macro_rules! verbs {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! multiplies {
     ($features:literal, $lanes:literal, $zero:expr, $fill:ident, $load:ident, $store:ident, $fuse:expr) => {
-        /// Sums of products of rows side by side with queries side by side, in the order of coordinates.
+        /// Sums of products of rows with queries, groups of which lie side by side, in the order of coordinates.
         #[inline]
         #[target_feature(enable = $features)]
-        pub(super) fn multiply(rows: &[[f32; ROWS]], queries: &[[f32; QUERIES]]) -> [[f32; ROWS]; QUERIES] {
-            const EACH: usize = ROWS / $lanes;
+        pub(super) fn multiply<const GROUPS: usize>(
+            rows: [&[f32]; ROWS],
+            queries: [&[[f32; BESIDE]]; GROUPS],
+        ) -> [[[f32; BESIDE]; GROUPS]; ROWS] {
+            const {
+                assert!(BESIDE == $lanes, "a vector of queries");
+            }
+            let d = queries[0].len();
+            assert!(queries.iter().all(|group| group.len() == d), "queries of one length");
+            assert!(rows.iter().all(|row| row.len() == d), "rows as long as queries");
             let fuse = $fuse;
-            let mut sums = [[$zero; EACH]; QUERIES];
-            for (row, query) in rows.iter().zip(queries) {
-                // SAFETY: of an array of ROWS the lanes of each of its whole vectors are read.
-                let row: [_; EACH] = std::array::from_fn(|i| unsafe { $load(row.as_ptr().add($lanes * i)) });
-                for (sums, &query) in sums.iter_mut().zip(query) {
-                    let query = $fill(query);
-                    for (sum, row) in sums.iter_mut().zip(row) {
-                        *sum = fuse(*sum, row, query);
+            let mut sums = [[$zero; GROUPS]; ROWS];
+            for at in 0..d {
+                // SAFETY: there are `d` coordinates of each group, as was asserted, each of as many lanes as a vector has.
+                let query = queries.map(|group| unsafe { $load(group.get_unchecked(at).as_ptr()) });
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    // SAFETY: there are `d` coordinates of each row, as was asserted.
+                    let value = $fill(unsafe { *row.get_unchecked(at) });
+                    for (sum, query) in sums.iter_mut().zip(query) {
+                        *sum = fuse(*sum, query, value);
                     }
                 }
             }
-            let mut out = [[0.0; ROWS]; QUERIES];
-            for (out, sums) in out.iter_mut().zip(sums) {
-                for (i, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: the same lanes of such an array are written.
-                    unsafe { $store(out.as_mut_ptr().add($lanes * i), sum) };
-                }
+            let mut out = [[[0.0; BESIDE]; GROUPS]; ROWS];
+            for (out, sum) in out.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                // SAFETY: the lanes of a vector are written, as many as `out` has.
+                unsafe { $store(out.as_mut_ptr(), *sum) };
             }
             out
         }
@@ -321,24 +298,6 @@ const ROWS_OF_BYTES: usize = 4;
 /// Rows of bytes are fetched this many list elements before they are used.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const AHEAD_ROWS_OF_BYTES: usize = 8;
-
-/// Queries that share a pass over rows.
-pub const FOLD: usize = 4;
-
-/// Elements i * LANES .. (i + 1) * LANES of [`FOLD`] queries.
-pub type Folded = [[f32; LANES]; FOLD];
-
-/// Lay up to [`FOLD`] queries of dimension `d` side by side, zeros where there are none.
-pub fn fold(queries: &[f32], d: usize, folded: &mut Vec<Folded>) {
-    assert!(queries.len() <= FOLD * d, "no more queries than go together");
-    folded.clear();
-    folded.resize(d.div_ceil(LANES), [[0.0; LANES]; FOLD]);
-    for (place, query) in queries.chunks_exact(d).enumerate() {
-        for (part, folded) in query.chunks(LANES).zip(&mut *folded) {
-            folded[place][..part.len()].copy_from_slice(part);
-        }
-    }
-}
 
 /// So many bytes are near enough to be read in order. Others are read from several places in turns: processors read ahead in each
 /// page that is being read, and more of them at once than of one.
@@ -480,22 +439,6 @@ impl Kernel {
         dispatch!(self, k => k.dot_rows(rows, d, query, out));
     }
 
-    /// `out[j][i] = rows[i] . queries[j]` for consecutive rows and queries laid side by side by [`fold`]: the same sums as
-    /// those of [`Kernel::dot_rows`], rows read once.
-    #[inline]
-    pub fn dot_rows_folded<T: Element>(
-        self,
-        rows: &[T],
-        d: usize,
-        queries: &[Folded],
-        out: [&mut [f32]; FOLD],
-    ) {
-        assert!(d > 0 && rows.len().is_multiple_of(d), "whole rows");
-        assert_eq!(queries.len(), d.div_ceil(LANES), "folded queries");
-        assert!(out.iter().all(|out| rows.len() == out.len() * d), "one score a row and query");
-        dispatch!(self, k => k.dot_rows_folded(rows, d, queries, out));
-    }
-
     /// `out[i] = rows[i] . query` for consecutive rows of bytes, whose length `d` is a multiple of [`LANES`] and at most
     /// [`MOST_BYTES`]; those of the query lie within -127..=127.
     #[inline]
@@ -546,13 +489,13 @@ impl Kernel {
         dispatch!(self, k => k.order(scores, ids, keys))
     }
 
-    /// How many rows, and how many queries, [`Kernel::take_best`] would have side by side.
-    pub(crate) fn tile(self) -> [usize; 2] {
-        dispatch!(self, k => k.tile())
+    /// How many queries [`Kernel::take_best`] would have side by side.
+    pub(crate) fn queries_beside(self) -> usize {
+        dispatch!(self, k => k.queries_beside())
     }
 
-    /// Offer logits of rows, the first of them and their biases given, to what is best of each query; both lie side by side
-    /// ([`crate::teacher`]).
+    /// Offer logits of rows, the first of them and their biases given, to what is best of each query; so many queries lie side by side
+    /// ([`crate::product`]).
     #[inline]
     pub(crate) fn take_best(
         self,
@@ -605,8 +548,7 @@ impl Kernel {
     }
 }
 
-/// The steps of a dot product: [`LANES`] elements of a row and of the padded query, or of several, at a time, zeros where
-/// the row has ended. Compiled into its caller, with the caller's features.
+/// The steps of a dot product: [`LANES`] elements of a row and of the padded query at a time, zeros where the row has ended. Compiled into its caller, with the caller's features.
 #[inline(always)]
 fn each_step<T: Element>(row: &[T], query: &[f32], mut step: impl FnMut(&[T; LANES], &[f32; LANES])) {
     let (rows, tail) = row.as_chunks::<LANES>();
@@ -618,29 +560,6 @@ fn each_step<T: Element>(row: &[T], query: &[f32], mut step: impl FnMut(&[T; LAN
         let mut last = [T::zeroed(); LANES];
         last[..tail.len()].copy_from_slice(tail);
         step(&last, &queries[rows.len()]);
-    }
-}
-
-/// The same for rows of one length and queries laid side by side.
-#[inline(always)]
-fn each_folded<T: Element, const ROWS: usize>(
-    rows: [&[T]; ROWS],
-    queries: &[Folded],
-    mut step: impl FnMut([&[T; LANES]; ROWS], &Folded),
-) {
-    let parts = rows.map(|row| row.as_chunks::<LANES>());
-    let whole = parts[0].0.len();
-    assert!(parts.iter().all(|(parts, _)| parts.len() == whole), "rows of one length");
-    for (i, queries) in queries[..whole].iter().enumerate() {
-        // SAFETY: every row has `whole` parts, as was asserted, and i is less.
-        step(parts.map(|(parts, _)| unsafe { parts.get_unchecked(i) }), queries);
-    }
-    if !parts[0].1.is_empty() {
-        let mut last = [[T::zeroed(); LANES]; ROWS];
-        for (last, (_, tail)) in last.iter_mut().zip(parts) {
-            last[..tail.len()].copy_from_slice(tail);
-        }
-        step(last.each_ref(), &queries[whole]);
     }
 }
 
@@ -779,7 +698,7 @@ pub fn prefetch<T>(slice: &[T], at: usize) {
 
 /// Ask for every cache line of `slice[from..from + len]`.
 #[inline(always)]
-fn prefetch_range<T>(slice: &[T], from: usize, len: usize) {
+pub(crate) fn prefetch_range<T>(slice: &[T], from: usize, len: usize) {
     let step = (crate::memory::LINE / size_of::<T>()).max(1);
     let mut at = from;
     while at < from + len {

@@ -7,8 +7,8 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, FOLD, Folded, LANES, ROWS_OF_BYTES, each_folded,
-    each_four, each_pair, each_step, prefetch, prefetch_range, two_columns,
+    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, LANES, ROWS_OF_BYTES, each_four, each_pair, each_step,
+    prefetch, prefetch_range, two_columns,
 };
 use crate::certain::sieve as sieve_rows;
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised, tables};
@@ -25,9 +25,9 @@ impl Neon {
     }
 }
 
-/// Rows and queries that [`multiply`] takes at a time: so many sums fit the registers.
+/// Rows that [`multiply`] takes at a time, with two vectors of queries, so many side by side: their sums fit the registers.
 pub(super) const ROWS: usize = 8;
-pub(super) const QUERIES: usize = 8;
+pub(super) const BESIDE: usize = 4;
 
 verbs!(Neon, "neon");
 
@@ -37,39 +37,6 @@ pub(super) fn dot<T: Element>(row: &[T], query: &[f32]) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 8];
     each_step(row, query, |row, query| step(&mut sums, row, query));
     total(sums)
-}
-
-/// Queries go in pairs: the sums of more leave too few of 32 registers.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) fn dot_folded<T: Element, const ROWS: usize>(
-    rows: [&[T]; ROWS],
-    queries: &[Folded],
-) -> [[f32; FOLD]; ROWS] {
-    let mut out = [[0.0; FOLD]; ROWS];
-    for (row, out) in rows.into_iter().zip(&mut out) {
-        for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let mut sums = [[vdupq_n_f32(0.0); 8]; 2];
-            each_folded([row], queries, |[row], queries| {
-                let queries = &queries.as_chunks::<2>().0[pair];
-                for i in 0..4 {
-                    // SAFETY: lanes 8i..8i+8 of an array of 32 are read; `load8` needs eight elements.
-                    let [a, b] = unsafe { load8(row.as_ptr().add(8 * i)) };
-                    for (sums, query) in sums.iter_mut().zip(queries) {
-                        // SAFETY: lanes 8i..8i+8 of an array of 32 are read.
-                        let (p, q) = unsafe {
-                            let query = query.as_ptr().add(8 * i);
-                            (vld1q_f32(query), vld1q_f32(query.add(4)))
-                        };
-                        sums[2 * i] = vfmaq_f32(sums[2 * i], a, p);
-                        sums[2 * i + 1] = vfmaq_f32(sums[2 * i + 1], b, q);
-                    }
-                }
-            });
-            *out = [total(sums[0]), total(sums[1])];
-        }
-    }
-    out
 }
 
 /// Sum 32 lanes pairwise: 16 apart, then 8 apart, then as eight lanes.

@@ -2,7 +2,7 @@
 //!
 //! The same source is compiled a second time with FMA, because `mul_add` without it is a library call.
 
-use super::{AHEAD_ROWS, FOLD, Folded, LANES, each_folded, each_step, prefetch_range};
+use super::{AHEAD_ROWS, LANES, each_step, prefetch_range};
 use crate::byte_rows::SomeRows;
 use crate::certain::{self, Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, Columns, ColumnsView, Promised, place, tables};
@@ -60,16 +60,6 @@ impl Scalar {
         with_fma!(self, dot_rows(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) where T)
     }
 
-    pub(super) fn dot_rows_folded<T: Element>(
-        self,
-        rows: &[T],
-        d: usize,
-        queries: &[Folded],
-        out: [&mut [f32]; FOLD],
-    ) {
-        with_fma!(self, dot_rows_folded(rows: &[T], d: usize, queries: &[Folded], out: [&mut [f32]; FOLD]) where T)
-    }
-
     pub(super) fn dot_bytes(self, rows: &[i8], d: usize, query: &[i8], out: &mut [f32]) {
         for (row, score) in rows.chunks_exact(d).zip(out) {
             let products = row.iter().zip(query).map(|(&a, &b)| i32::from(a) * i32::from(b));
@@ -107,8 +97,8 @@ impl Scalar {
         query.prepare(columns, z, tables);
     }
 
-    pub(super) fn tile(self) -> [usize; 2] {
-        [ROWS, QUERIES]
+    pub(super) fn queries_beside(self) -> usize {
+        BESIDE
     }
 
     pub(super) fn take_best(
@@ -153,22 +143,31 @@ impl Scalar {
     }
 }
 
-const ROWS: usize = 8;
-const QUERIES: usize = 2;
+/// Rows that are multiplied at a time, and queries that lie side by side.
+const ROWS: usize = 2;
+const BESIDE: usize = 8;
 
 #[inline(always)]
 fn take_best(rows_and_queries: [&[f32]; 2], d: usize, of_rows: (usize, &[f32]), best: &mut [TopK]) {
-    crate::teacher::take_best(rows_and_queries, d, of_rows, best, |rows, queries| {
-        let mut sums = [[0.0f32; ROWS]; QUERIES];
-        for (row, query) in rows.iter().zip(queries) {
-            for (sums, query) in sums.iter_mut().zip(query) {
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum = value.mul_add(*query, *sum);
+    crate::product::take_best(rows_and_queries, d, of_rows, best, multiply::<2>, multiply::<1>);
+}
+
+#[inline(always)]
+fn multiply<const GROUPS: usize>(
+    rows: [&[f32]; ROWS],
+    queries: [&[[f32; BESIDE]]; GROUPS],
+) -> [[[f32; BESIDE]; GROUPS]; ROWS] {
+    let mut sums = [[[0.0f32; BESIDE]; GROUPS]; ROWS];
+    for (sums, row) in sums.iter_mut().zip(rows) {
+        for (sums, queries) in sums.iter_mut().zip(queries) {
+            for (value, query) in row.iter().zip(queries) {
+                for (sum, query) in sums.iter_mut().zip(query) {
+                    *sum = query.mul_add(*value, *sum);
                 }
             }
         }
-        sums
-    });
+    }
+    sums
 }
 
 #[inline(always)]
@@ -185,21 +184,6 @@ fn dot_ids<T: Element>(rows: &[T], d: usize, query: &[f32], ids: &[u32], out: &m
 fn dot_rows<T: Element>(rows: &[T], d: usize, query: &[f32], out: &mut [f32]) {
     for (row, score) in rows.chunks_exact(d).zip(out) {
         *score = dot(row, query);
-    }
-}
-
-#[inline(always)]
-fn dot_rows_folded<T: Element>(rows: &[T], d: usize, queries: &[Folded], mut out: [&mut [f32]; FOLD]) {
-    for (i, row) in rows.chunks_exact(d).enumerate() {
-        let mut sums = [[0.0f32; LANES]; FOLD];
-        each_folded([row], queries, |[row], queries| {
-            for (sums, query) in sums.iter_mut().zip(queries) {
-                step(sums, row, query);
-            }
-        });
-        for (out, sums) in out.iter_mut().zip(&mut sums) {
-            out[i] = tree(sums);
-        }
     }
 }
 

@@ -4,12 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::tables;
-use super::avx512::{
-    QUERIES, ROWS, dot, dot_bytes_each, dot_folded, multiply, scans, sieve_rows, sketch_each,
-};
-use super::{
-    AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, FOLD, Folded, ROWS_OF_BYTES, each_pair, prefetch_range, two_columns,
-};
+use super::avx512::{BESIDE, ROWS, dot, dot_bytes_each, multiply, scans, sieve_rows, sketch_each};
+use super::{AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, ROWS_OF_BYTES, each_pair, prefetch_range, two_columns};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, Promised};
 use crate::rows::Element;
 use crate::sketch::{SketchQuery, SketchView};
