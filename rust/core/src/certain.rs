@@ -44,7 +44,7 @@ pub struct Certain {
 /// What multiplying some rows by some queries writes to.
 #[derive(Default)]
 pub(crate) struct Room {
-    /// Products of all rows with a query.
+    /// Products of all rows with a query, or with several.
     pub dots: Vec<f32>,
     /// The rows as a kernel would have them.
     pub lines: Vec<Line>,
@@ -219,11 +219,21 @@ pub(crate) fn sieve(
     Room { dots, .. }: &mut Room,
     dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
 ) {
-    const RUN: usize = 32;
-    let SomeRows { bytes, stride, scales, offsets } = some;
-    dots.resize(scales.len(), 0.0);
-    for Sought { query, bar, places, dots: found, .. } in sought {
-        dot(bytes, stride, &query.bytes, dots);
+    dots.resize(some.scales.len(), 0.0);
+    for one in sought {
+        dot(some.bytes, some.stride, &one.query.bytes, dots);
+        one.meet(some, dots);
+    }
+}
+
+impl Sought {
+    /// Note which of these rows the query's bytes do not rule out, whose products with them are `dots`. Compiled into a kernel, and so of plain
+    /// loops.
+    #[inline(always)]
+    pub(crate) fn meet(&mut self, some: SomeRows<'_>, dots: &[f32]) {
+        const RUN: usize = 32;
+        let SomeRows { scales, offsets, .. } = some;
+        let Sought { query, bar, places, dots: found, .. } = self;
         places.clear();
         found.clear();
         let of_query = [query.step, query.reach[0]];

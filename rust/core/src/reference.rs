@@ -1439,7 +1439,7 @@ fn margin(best: &Answer, (shift, error): (f64, f64), least: f32) -> f64 {
     if least == f32::NEG_INFINITY && kth > f64::NEG_INFINITY {
         30.0
     } else if above > exact_to {
-        (above / error.max(exact_to)).min(30.0)
+        ((above - exact_to) / error.max(exact_to)).min(30.0)
     } else {
         0.0
     }

@@ -205,12 +205,12 @@ pub struct Scanned {
 
 impl Scanned {
     fn features(&self) -> [f32; SCAN] {
-        let above = self.kth - self.shift - self.cut;
-        // Less than sums of such numbers are exact to is nothing.
+        // What sums of such numbers are exact to is nothing.
         let exact_to = EXACT * (self.kth.abs() + self.shift.abs() + self.cut.abs());
+        let above = self.kth - self.shift - self.cut - exact_to;
         let margin = if self.cut == f32::NEG_INFINITY && self.kth > f32::NEG_INFINITY {
             FAR
-        } else if above > exact_to {
+        } else if above > 0.0 {
             bounded(above / self.error.max(exact_to))
         } else {
             0.0

@@ -9,7 +9,8 @@ use super::{
     AHEAD_ROWS, AHEAD_ROWS_OF_BYTES, AHEAD_SKETCHES, LANES, ROWS_OF_BYTES, each_four, each_pair, each_step,
     prefetch, prefetch_range, two_columns,
 };
-use crate::certain::sieve as sieve_rows;
+use crate::byte_rows::SomeRows;
+use crate::certain::{self, Room, Sought};
 use crate::columns::{BLOCK, ColumnQuery, ColumnsView, MOST, Promised, TOGETHER};
 use crate::rows::Element;
 use crate::sketch::{GROUP, SHIFT, SketchQuery, SketchView};
@@ -123,6 +124,70 @@ fn dot_bytes_each<'a>(
         }
         four_totals(sums)
     });
+}
+
+/// Queries, and rows, of which bytes are multiplied together: so many sums fit the registers.
+const FOUR: usize = 4;
+const PAIR: usize = 2;
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sieve_rows(
+    some: SomeRows<'_>,
+    sought: &mut [Sought],
+    room: &mut Room,
+    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
+) {
+    let (fours, others) = sought.as_chunks_mut::<FOUR>();
+    let SomeRows { bytes, stride, scales, .. } = some;
+    let n = scales.len();
+    room.dots.resize(FOUR * n, 0.0);
+    for four in fours {
+        let queries = four.each_ref().map(|one| &one.query.bytes.as_chunks::<LANES>().0[..stride / LANES]);
+        let pairs = bytes.chunks(PAIR * stride);
+        for (pair, rows) in pairs.enumerate() {
+            let (first, second) = rows.split_at(stride);
+            // The first of the last one stands for a second that there is not.
+            let sums = multiply_bytes([first, if second.is_empty() { first } else { second }], queries);
+            for (row, sums) in (PAIR * pair..n).zip(sums) {
+                for (query, sum) in four_totals(sums).into_iter().enumerate() {
+                    room.dots[query * n + row] = sum;
+                }
+            }
+        }
+        for (one, dots) in four.iter_mut().zip(room.dots.chunks_exact(n)) {
+            one.meet(some, dots);
+        }
+    }
+    certain::sieve(some, others, room, dot);
+}
+
+/// Sums of products of rows of bytes with queries, eight for each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_bytes(rows: [&[i8]; PAIR], queries: [&[[i8; LANES]]; FOUR]) -> [[__m256i; FOUR]; PAIR] {
+    let ones = _mm256_set1_epi16(1);
+    // SAFETY: a step has 32 bytes.
+    let load = |bytes: &[i8; LANES]| unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+    // One by one, and as long as the first: what an array's `map` is told is not compiled into this.
+    let steps = queries[0].len();
+    let rows = [&rows[0].as_chunks::<LANES>().0[..steps], &rows[1].as_chunks::<LANES>().0[..steps]];
+    let [first, second, third, fourth] = queries;
+    let queries = [first, &second[..steps], &third[..steps], &fourth[..steps]];
+    let mut sums = [[_mm256_setzero_si256(); FOUR]; PAIR];
+    for at in 0..steps {
+        let rows = [load(&rows[0][at]), load(&rows[1][at])];
+        let sizes = [_mm256_abs_epi8(rows[0]), _mm256_abs_epi8(rows[1])];
+        for (query, bytes) in queries.iter().enumerate() {
+            let bytes = load(&bytes[at]);
+            for ((sums, row), size) in sums.iter_mut().zip(rows).zip(sizes) {
+                // Sums of 16 bits are exact: two products of at most 128 * 127.
+                let products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(bytes, row));
+                sums[query] = _mm256_add_epi32(sums[query], _mm256_madd_epi16(products, ones));
+            }
+        }
+    }
+    sums
 }
 
 /// The sum of each vector's lanes, as a float.
