@@ -46,8 +46,10 @@ pub struct Certain {
 pub(crate) struct Room {
     /// Products of all rows with a query, or with several.
     pub dots: Vec<f32>,
-    /// The rows as a kernel would have them.
+    /// The rows, or the queries, as a kernel would have them.
     pub lines: Vec<Line>,
+    /// Whether these are the queries at hand.
+    pub laid: bool,
 }
 
 /// A query on its way through the rows.
@@ -109,6 +111,7 @@ impl Certain {
             }
         }
         let sought = &mut sought[..n];
+        room.laid = false;
         let stride = bytes.map().matrix().stride();
         let block = (BLOCK_BYTES / stride).clamp(1, m);
         let enough = (m / LEFT).max(ENOUGH);

@@ -317,7 +317,7 @@ macro_rules! scans {
     ($features:literal, $look_up:expr) => {
         #[inline]
         #[target_feature(enable = $features)]
-        fn scan_blocks(
+        pub(super) fn scan_blocks(
             columns: ColumnsView<'_>,
             query: &ColumnQuery,
             blocks: &[usize],

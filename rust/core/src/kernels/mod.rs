@@ -258,6 +258,8 @@ macro_rules! multiplies {
     };
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -329,6 +331,9 @@ pub enum Kernel {
     /// The same, and look-ups in 64 bytes.
     #[cfg(target_arch = "x86_64")]
     Vbmi(vbmi::Vbmi),
+    /// The same, and tiles of bytes.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx(amx::Amx),
     /// 128-bit vectors of aarch64.
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
@@ -347,6 +352,8 @@ macro_rules! dispatch {
             Kernel::Avx512($k) => $body,
             #[cfg(target_arch = "x86_64")]
             Kernel::Vbmi($k) => $body,
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx($k) => $body,
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon($k) => $body,
             #[cfg(target_arch = "aarch64")]
@@ -371,6 +378,8 @@ impl Kernel {
             kernels.extend(avx512::Avx512::detect().map(Kernel::Avx512));
             kernels.extend(vbmi::Vbmi::detect().map(Kernel::Vbmi));
         }
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        kernels.extend(amx::Amx::detect().map(Kernel::Amx));
         #[cfg(target_arch = "aarch64")]
         {
             kernels.extend(neon::Neon::detect().map(Kernel::Neon));
@@ -389,6 +398,8 @@ impl Kernel {
             Kernel::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kernel::Vbmi(_) => "vbmi",
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx(_) => "amx",
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
