@@ -14,6 +14,9 @@ use crate::topk::{Few, TopK};
 /// Bytes of rows that stay in the second-level cache while queries are multiplied with them.
 const BLOCK_BYTES: usize = 256 * 1024;
 
+/// So many rows are read at first, and then as many as before, up to a block: while few are known, few can be ruled out.
+const BEGIN: usize = 64;
+
 /// Where as large a part of all rows is asked for, or as many answers, bounds rule out too few rows; and they have ruled out too few where a
 /// larger part than the last is left.
 pub(crate) const ASKED: usize = 16;
@@ -115,10 +118,12 @@ impl Certain {
         let stride = bytes.map().matrix().stride();
         let block = (BLOCK_BYTES / stride).clamp(1, m);
         let enough = (m / LEFT).max(ENOUGH);
-        for first in (0..m).step_by(block) {
-            let some = bytes.rows(first, block.min(m - first));
+        let mut first = 0;
+        while first < m {
+            let some = bytes.rows(first, block.min(first.max(BEGIN)).min(m - first));
             kernel.sieve(some, sought, room);
             sought.iter_mut().for_each(|one| one.sift(some, kernel, first, enough));
+            first += some.scales.len();
         }
         for one in sought {
             query.clear();

@@ -21,7 +21,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 const SPARE: usize = 16;
 
 /// Queries whose bytes share a pass over the rows, at most.
-const GROUP: usize = 128;
+const GROUP: usize = 256;
 
 /// Queries of dimension `d`, of `n` for each thread, that are answered together.
 pub fn together(bytes: Option<&ByteRows>, kernel: Kernel, d: usize, n: usize) -> usize {

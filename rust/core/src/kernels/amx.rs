@@ -42,8 +42,9 @@ verbs!(Amx, "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
 const TILE: usize = 16;
 const STEP: usize = LINE;
 
-/// Tiles of rows, and of queries, that are multiplied together.
+/// Tiles of rows, and of queries, that are multiplied together, and how many rows, or queries, these are.
 const PAIR: usize = 2;
+const MANY: usize = PAIR * TILE;
 
 /// Of fewer queries it is quicker to multiply in vectors.
 const FEW: usize = TILE;
@@ -62,31 +63,32 @@ fn sieve_rows(
     let SomeRows { bytes, stride, scales, offsets } = some;
     let (n, steps) = (scales.len(), stride.div_ceil(STEP));
     let Room { lines, laid, dots: told, .. } = room;
-    let of_pair = PAIR * TILE * steps;
-    let pairs = sought.len().div_ceil(PAIR * TILE);
+    let of_pair = MANY * steps;
+    let pairs = sought.len().div_ceil(MANY);
     if !*laid {
         lay_side_by_side(sought, steps, lines);
         *laid = true;
     }
-    // What is said of each query: steps, reaches and bars; nothing reaches the bars of those that there are not.
+    // For each two tiles of queries their steps, reaches and bars. What is not a number reaches none.
     told.clear();
-    told.resize(3 * pairs * PAIR * TILE, f32::INFINITY);
+    told.resize(3 * pairs * MANY, f32::NAN);
     for (at, one) in sought.iter_mut().enumerate() {
         one.places.clear();
         one.dots.clear();
-        let from = at / (PAIR * TILE) * 3 * PAIR * TILE + at % (PAIR * TILE);
+        let from = at / MANY * 3 * MANY + at % MANY;
         for (i, value) in [one.query.step, one.query.reach[0], one.bar].into_iter().enumerate() {
-            told[from + i * PAIR * TILE] = value;
+            told[from + i * MANY] = value;
         }
     }
     let (queries, spare) = lines.split_at_mut(pairs * of_pair);
     // SAFETY: the features that `Amx` proves.
     let _tiles = unsafe { Tiles::configure() };
     let mut sums = [[[[0i32; TILE]; TILE]; PAIR]; PAIR];
-    for first in (0..n).step_by(PAIR * TILE) {
-        let count = (PAIR * TILE).min(n - first);
+    for first in (0..n).step_by(MANY) {
+        let count = MANY.min(n - first);
         let rows = &bytes[first * stride..];
-        let (rows, apart) = if rows.len() >= (PAIR * TILE - 1) * stride + steps * STEP {
+        prefetch_range(bytes, (first + MANY) * stride, MANY * stride);
+        let (rows, apart) = if rows.len() >= (MANY - 1) * stride + steps * STEP {
             (rows, stride)
         } else {
             // The last ones would be read beyond their end.
@@ -96,10 +98,8 @@ fn sieve_rows(
             }
             (bytemuck::cast_slice(&*spare), steps * STEP)
         };
-        for ((queries, told), sought) in queries
-            .chunks_exact(of_pair)
-            .zip(told.chunks_exact(3 * PAIR * TILE))
-            .zip(sought.chunks_mut(PAIR * TILE))
+        for ((queries, told), sought) in
+            queries.chunks_exact(of_pair).zip(told.chunks_exact(3 * MANY)).zip(sought.chunks_mut(MANY))
         {
             multiply_tiles(rows, apart, queries, steps, &mut sums);
             for (place, (scale, offset)) in
@@ -133,12 +133,12 @@ fn sieve_rows(
 /// Lay the bytes of queries side by side, zeros where there are none: for each two tiles of queries, and each step of their bytes, a tile after the
 /// other, of which a line has four bytes of each of sixteen queries. After them there is room for as many rows.
 fn lay_side_by_side(sought: &[Sought], steps: usize, lines: &mut Vec<Line>) {
-    let of_pair = PAIR * TILE * steps;
-    let pairs = sought.len().div_ceil(PAIR * TILE);
+    let of_pair = MANY * steps;
+    let pairs = sought.len().div_ceil(MANY);
     lines.clear();
     lines.resize((pairs + 1) * of_pair, Line([0; LINE]));
     for (at, one) in sought.iter().enumerate() {
-        let (pair, tile, column) = (at / (PAIR * TILE), at / TILE % PAIR, at % TILE);
+        let (pair, tile, column) = (at / MANY, at / TILE % PAIR, at % TILE);
         for (four, bytes) in one.query.bytes.as_chunks::<4>().0.iter().enumerate() {
             let line = pair * of_pair + (four / TILE * PAIR + tile) * TILE + four % TILE;
             lines[line].0[4 * column..][..4].copy_from_slice(bytemuck::cast_slice(bytes));
@@ -182,8 +182,8 @@ fn multiply_tiles(
     steps: usize,
     sums: &mut [[[[i32; TILE]; TILE]; PAIR]; PAIR],
 ) {
-    assert!(rows.len() >= (PAIR * TILE - 1) * apart + steps * STEP, "two tiles of rows");
-    assert!(queries.len() == PAIR * TILE * steps && steps > 0, "two tiles of queries a step");
+    assert!(rows.len() >= (MANY - 1) * apart + steps * STEP, "two tiles of rows");
+    assert!(queries.len() == MANY * steps && steps > 0, "two tiles of queries a step");
     // SAFETY: by the assertions there are 64 bytes of each row and two tiles of queries for each of the steps, and `sums` has room for
     // four tiles of 16 lines of 64 bytes. Tiles are used by nothing else.
     unsafe {
