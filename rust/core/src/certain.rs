@@ -29,6 +29,9 @@ pub(crate) const TURN: usize = 16;
 /// So many rows may be left whatever part of all they are, while not all have been read.
 const ENOUGH: usize = 4096;
 
+/// Room for so many rows a query is kept for the next search.
+const KEPT: usize = 1 << 14;
+
 /// Rows that may be among the best are looked through again once they are twice as many as the last time, and so many more.
 const MORE: usize = 1024;
 
@@ -136,6 +139,8 @@ impl Certain {
                 }
                 None => untold.push(one.at),
             }
+            one.ids.shrink_to(KEPT);
+            one.most.shrink_to(KEPT);
         }
         untold
     }

@@ -20,6 +20,9 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// Rows that are scored as any search scores them, beside k, so that no others are among the best: their sums are too far below.
 const SPARE: usize = 16;
 
+/// So few queries are as quick one after the other.
+const FEW: usize = 2;
+
 /// Queries whose bytes share a pass over the rows, at most.
 const GROUP: usize = 256;
 
@@ -35,10 +38,26 @@ const KEPT: usize = MOST;
 #[derive(Default)]
 struct Scratch {
     certain: Certain,
+    /// Queries of which bytes say too little.
+    aside: Aside,
+    in_full: InFull,
+}
+
+/// The same, where rows are scored in full precision.
+#[derive(Default)]
+struct InFull {
     multiplied: Multiplied,
-    floats: Floats,
-    /// Queries of which these say too little, and their answers.
-    aside: (Vec<f32>, Vec<i64>, Vec<f32>),
+    /// Queries of which their product with all rows says too little.
+    aside: Aside,
+    one_by_one: Floats,
+}
+
+/// Some queries of a group, and their answers.
+#[derive(Default)]
+struct Aside {
+    asked: Vec<f32>,
+    found: Vec<i64>,
+    theirs: Vec<f32>,
 }
 
 /// The same, where queries are multiplied with all rows.
@@ -54,7 +73,7 @@ struct Multiplied {
     best: TopK,
 }
 
-/// The same, where rows are scored in full precision.
+/// The same, where one query after the other is scored.
 #[derive(Default)]
 struct Floats {
     /// Zero-padded queries.
@@ -69,7 +88,7 @@ thread_local! {
 
 /// Answer a group of queries (n x d).
 pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[f32], out: Answers<'_>) {
-    let (m, d) = (rows.m(), rows.d());
+    let m = rows.m();
     let Answers { labels, scores, work } = out;
     if work.is_empty() {
         return;
@@ -77,34 +96,65 @@ pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[
     let k = labels.len() / work.len();
     work.fill(Work::exact(m, m));
     let mut scratch = SCRATCH.take().unwrap_or_default();
-    let Scratch { certain, multiplied, floats, aside: (asked, found, theirs) } = &mut *scratch;
-    let all = work.len();
-    let untold = match bytes {
-        _ if !certain::pays(k, m) => None,
-        Some(bytes) => {
-            let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
-            Some(certain.search(rows, bytes, kernel, queries, k, out))
-        }
-        None if all == 1 || k + SPARE >= m => None,
-        None => Some(multiplied.search(rows, kernel, queries, k, (&mut *labels, &mut *scores))),
-    };
-    match untold {
-        Some([]) => {}
-        Some(untold) if untold.len() < all => {
-            asked.clear();
-            asked.extend(untold.iter().flat_map(|at| &queries[at * d..][..d]));
-            found.resize(untold.len() * k, 0);
-            theirs.resize(untold.len() * k, 0.0);
-            by_floats(rows, kernel, asked, k, (found, theirs), floats);
-            for ((at, found), theirs) in untold.iter().zip(found.chunks(k)).zip(theirs.chunks(k)) {
-                labels[at * k..][..k].copy_from_slice(found);
-                scores[at * k..][..k].copy_from_slice(theirs);
-            }
-        }
-        _ => by_floats(rows, kernel, queries, k, (labels, scores), floats),
+    let Scratch { certain, aside, in_full } = &mut *scratch;
+    if let Some(bytes) = bytes.filter(|_| certain::pays(k, m)) {
+        let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
+        let untold = certain.search(rows, bytes, kernel, queries, k, out);
+        aside.answer(untold, (queries, rows.d()), k, (labels, scores), |queries, out| {
+            in_full.search(rows, kernel, queries, k, out)
+        });
+    } else {
+        in_full.search(rows, kernel, queries, k, (labels, scores));
     }
     if k.min(m) <= KEPT {
         SCRATCH.set(Some(scratch));
+    }
+}
+
+impl Aside {
+    /// Have some of the queries answered otherwise.
+    fn answer(
+        &mut self,
+        some: &[usize],
+        (queries, d): (&[f32], usize),
+        k: usize,
+        (labels, scores): (&mut [i64], &mut [f32]),
+        answer: impl FnOnce(&[f32], (&mut [i64], &mut [f32])),
+    ) {
+        if some.is_empty() {
+            return;
+        }
+        let Aside { asked, found, theirs } = self;
+        asked.clear();
+        asked.extend(some.iter().flat_map(|at| &queries[at * d..][..d]));
+        found.resize(some.len() * k, 0);
+        theirs.resize(some.len() * k, 0.0);
+        answer(asked, (found, theirs));
+        for ((at, found), theirs) in some.iter().zip(found.chunks(k)).zip(theirs.chunks(k)) {
+            labels[at * k..][..k].copy_from_slice(found);
+            scores[at * k..][..k].copy_from_slice(theirs);
+        }
+    }
+}
+
+impl InFull {
+    /// Answer a group of queries, k of them each.
+    fn search(
+        &mut self,
+        rows: &Rows,
+        kernel: Kernel,
+        queries: &[f32],
+        k: usize,
+        (labels, scores): (&mut [i64], &mut [f32]),
+    ) {
+        let InFull { multiplied, aside, one_by_one } = self;
+        if queries.len() <= FEW * rows.d() || k > MOST || k + SPARE >= rows.m() {
+            return by_floats(rows, kernel, queries, k, (labels, scores), one_by_one);
+        }
+        let untold = multiplied.search(rows, kernel, queries, k, (&mut *labels, &mut *scores));
+        aside.answer(untold, (queries, rows.d()), k, (labels, scores), |queries, out| {
+            by_floats(rows, kernel, queries, k, out, one_by_one)
+        });
     }
 }
 

@@ -16,7 +16,7 @@ const GROUP: usize = 512;
 /// Queries of dimension `d`, of `n` for each thread, that are multiplied with all rows together.
 pub fn together(kernel: Kernel, d: usize, n: usize) -> usize {
     let most = (GROUP_BYTES / (d * size_of::<f32>())).clamp(1, GROUP);
-    n.clamp(1, most).next_multiple_of(kernel.queries_beside())
+    n.clamp(1, most).next_multiple_of(kernel.tile()[1])
 }
 
 /// Coordinates that are laid side by side at a time.
@@ -37,8 +37,9 @@ impl Product {
     pub fn take_best(&mut self, rows: &Rows, kernel: Kernel, queries: &[f32], best: &mut [TopK]) {
         let (m, d) = (rows.m(), rows.d());
         let Product { wide, queries: all } = self;
-        side_by_side(queries, d, kernel.queries_beside(), all);
-        let block = (BLOCK_BYTES / (d * size_of::<f32>())).clamp(1, m);
+        let [rows_together, beside] = kernel.tile();
+        side_by_side(queries, d, beside, all);
+        let block = (BLOCK_BYTES / (d * size_of::<f32>())).max(1).next_multiple_of(rows_together);
         for first in (0..m).step_by(block) {
             let count = block.min(m - first);
             let some = rows.widened(first, count, wide);

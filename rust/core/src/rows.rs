@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -186,8 +187,12 @@ impl Rows {
     /// Rows `first..first + n` in single precision, appended nowhere: `out` is overwritten.
     pub fn widen_into(&self, first: usize, n: usize, out: &mut Vec<f32>) {
         let range = first * self.d..(first + n) * self.d;
-        out.clear();
-        with_weights!(&self.weights, block => out.extend(block[range].iter().map(|value| value.widen())));
+        out.resize(range.len(), 0.0);
+        match &self.weights {
+            Weights::F32(block) => out.copy_from_slice(&block[range]),
+            Weights::F16(block) => block[range].convert_to_f32_slice(out),
+            Weights::Bf16(block) => block[range].convert_to_f32_slice(out),
+        }
     }
 
     /// The same where they lie, if that is how they are stored; else in `room`.

@@ -21,10 +21,8 @@ pub struct Amx(());
 
 impl Amx {
     pub(super) fn detect() -> Option<Self> {
-        const TILE_AND_INT8: u32 = 0b11 << 24;
         super::vbmi::Vbmi::detect()?;
-        let has = __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8;
-        (has && permitted()).then_some(Amx(()))
+        (super::has_tiles_of_bytes() && permitted()).then_some(Amx(()))
     }
 }
 
@@ -82,7 +80,7 @@ fn sieve_rows(
     }
     let (queries, spare) = lines.split_at_mut(pairs * of_pair);
     // SAFETY: the features that `Amx` proves.
-    let _tiles = unsafe { Tiles::configure() };
+    let tiles = unsafe { Tiles::configure() };
     let mut sums = [[[[0i32; TILE]; TILE]; PAIR]; PAIR];
     for first in (0..n).step_by(MANY) {
         let count = MANY.min(n - first);
@@ -101,7 +99,7 @@ fn sieve_rows(
         for ((queries, told), sought) in
             queries.chunks_exact(of_pair).zip(told.chunks_exact(3 * MANY)).zip(sought.chunks_mut(MANY))
         {
-            multiply_tiles(rows, apart, queries, steps, &mut sums);
+            multiply_tiles(&tiles, rows, apart, queries, steps, &mut sums);
             for (place, (scale, offset)) in
                 scales[first..].iter().zip(&offsets[first..]).take(count).enumerate()
             {
@@ -173,9 +171,10 @@ impl Drop for Tiles {
 }
 
 /// Products of two tiles of rows, which lie so far `apart`, with two of queries, as [`lay_side_by_side`] lays them: for each tile of rows, and each
-/// tile of queries, and each row, sixteen. [`Tiles`] are configured.
+/// tile of queries, and each row, sixteen.
 #[inline(always)]
 fn multiply_tiles(
+    _: &Tiles,
     rows: &[i8],
     apart: usize,
     queries: &[Line],
@@ -185,7 +184,7 @@ fn multiply_tiles(
     assert!(rows.len() >= (MANY - 1) * apart + steps * STEP, "two tiles of rows");
     assert!(queries.len() == MANY * steps && steps > 0, "two tiles of queries a step");
     // SAFETY: by the assertions there are 64 bytes of each row and two tiles of queries for each of the steps, and `sums` has room for
-    // four tiles of 16 lines of 64 bytes. Tiles are used by nothing else.
+    // four tiles of 16 lines of 64 bytes. Tiles are there, as whoever made them promised, and used by nothing else.
     unsafe {
         asm!(
             "tilezero tmm0",

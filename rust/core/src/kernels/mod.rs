@@ -98,8 +98,8 @@ macro_rules! verbs {
             plain!($features, order(scores: &mut [f32], ids: &mut [u32], keys: &mut Vec<u64>) {
                 $crate::topk::order(scores, ids, keys)
             });
-            pub(super) fn queries_beside(self) -> usize {
-                BESIDE
+            pub(super) fn tile(self) -> [usize; 2] {
+                [ROWS, BESIDE]
             }
 
             plain!($features, take_best(
@@ -368,8 +368,17 @@ impl Kernel {
         Kernel::Scalar(scalar::Scalar::detect())
     }
 
-    /// Every kernel that this CPU can run, the best last.
+    /// Every kernel that this CPU can run, the best last. For that of AMX the system is asked whether this process may run it.
     pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "other architectures have no more")]
+        let mut kernels = Self::available_unasked();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        kernels.extend(amx::Amx::detect().map(Kernel::Amx));
+        kernels
+    }
+
+    /// The same, but for those that a process has to ask for.
+    fn available_unasked() -> Vec<Self> {
         #[allow(unused_mut, reason = "other architectures have the scalar kernel alone")]
         let mut kernels = vec![Kernel::scalar()];
         #[cfg(target_arch = "x86_64")]
@@ -378,8 +387,6 @@ impl Kernel {
             kernels.extend(avx512::Avx512::detect().map(Kernel::Avx512));
             kernels.extend(vbmi::Vbmi::detect().map(Kernel::Vbmi));
         }
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        kernels.extend(amx::Amx::detect().map(Kernel::Amx));
         #[cfg(target_arch = "aarch64")]
         {
             kernels.extend(neon::Neon::detect().map(Kernel::Neon));
@@ -409,16 +416,19 @@ impl Kernel {
 
     /// The best kernel, or the one that `LSS_SIMD` names.
     pub fn from_env() -> Result<Self> {
-        let available = Self::available();
-        match std::env::var("LSS_SIMD") {
-            Ok(name) if !name.is_empty() => {
-                available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| {
-                    let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
-                    Error::value("LSS_SIMD", format!("one of {} on this CPU", names.join(", ")), name)
-                })
-            }
-            _ => Ok(available[available.len() - 1]),
+        let name = std::env::var("LSS_SIMD").unwrap_or_default();
+        let named = |kernels: &[Self]| kernels.iter().copied().find(|kernel| kernel.name() == name);
+        if let Some(kernel) = named(&Self::available_unasked()) {
+            return Ok(kernel);
         }
+        let available = Self::available();
+        if name.is_empty() {
+            return Ok(available[available.len() - 1]);
+        }
+        named(&available).ok_or_else(|| {
+            let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
+            Error::value("LSS_SIMD", format!("one of {} on this CPU", names.join(", ")), &name)
+        })
     }
 
     /// The kernel of this process, chosen once. A bad `LSS_SIMD` is reported by [`Kernel::from_env`]; here it
@@ -500,9 +510,9 @@ impl Kernel {
         dispatch!(self, k => k.order(scores, ids, keys))
     }
 
-    /// How many queries [`Kernel::take_best`] would have side by side.
-    pub(crate) fn queries_beside(self) -> usize {
-        dispatch!(self, k => k.queries_beside())
+    /// How many rows [`Kernel::take_best`] multiplies at a time, and how many queries it would have side by side.
+    pub(crate) fn tile(self) -> [usize; 2] {
+        dispatch!(self, k => k.tile())
     }
 
     /// Offer logits of rows, the first of them and their biases given, to what is best of each query; so many queries lie side by side
@@ -661,6 +671,16 @@ fn check_dot(len: usize, d: usize, query: &[f32]) {
     assert_eq!(query.len(), d.next_multiple_of(LANES), "a padded query");
 }
 
+/// Whether this CPU has AMX for bytes; not whether a process may use it.
+#[cfg(target_arch = "x86_64")]
+fn has_tiles_of_bytes() -> bool {
+    const TILES_AND_BYTES: u32 = 0b11 << 24;
+    #[allow(unused_unsafe, reason = "younger compilers than the oldest supported know that this is safe")]
+    // SAFETY: every CPU of this family has the instruction; of what it does not know it says nothing.
+    let features = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
+    features.edx & TILES_AND_BYTES == TILES_AND_BYTES
+}
+
 /// CPU features that kernels look for, and whether this CPU has them.
 pub fn cpu_features() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
@@ -671,6 +691,7 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ("avx512vbmi", is_x86_feature_detected!("avx512vbmi")),
+        ("amx-int8", has_tiles_of_bytes()),
     ];
     #[cfg(target_arch = "aarch64")]
     return vec![

@@ -97,8 +97,8 @@ impl Scalar {
         query.prepare(columns, z, tables);
     }
 
-    pub(super) fn queries_beside(self) -> usize {
-        BESIDE
+    pub(super) fn tile(self) -> [usize; 2] {
+        [ROWS, BESIDE]
     }
 
     pub(super) fn take_best(
