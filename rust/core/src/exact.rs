@@ -43,13 +43,13 @@ struct Scratch {
     in_full: InFull,
 }
 
-/// The same, where rows are scored in full precision.
+/// What scoring all rows in full precision writes to.
 #[derive(Default)]
 struct InFull {
     multiplied: Multiplied,
     /// Queries of which their product with all rows says too little.
     aside: Aside,
-    one_by_one: Floats,
+    one_by_one: OneByOne,
 }
 
 /// Some queries of a group, and their answers.
@@ -60,7 +60,7 @@ struct Aside {
     theirs: Vec<f32>,
 }
 
-/// The same, where queries are multiplied with all rows.
+/// What multiplying queries with all rows writes to.
 #[derive(Default)]
 struct Multiplied {
     product: Product,
@@ -73,9 +73,9 @@ struct Multiplied {
     best: TopK,
 }
 
-/// The same, where one query after the other is scored.
+/// What scoring all rows for one query after the other writes to.
 #[derive(Default)]
-struct Floats {
+struct OneByOne {
     /// Zero-padded queries.
     padded: Vec<f32>,
     best: Vec<TopK>,
@@ -149,11 +149,11 @@ impl InFull {
     ) {
         let InFull { multiplied, aside, one_by_one } = self;
         if queries.len() <= FEW * rows.d() || k > MOST || k + SPARE >= rows.m() {
-            return by_floats(rows, kernel, queries, k, (labels, scores), one_by_one);
+            return one_by_one.search(rows, kernel, queries, k, (labels, scores));
         }
         let untold = multiplied.search(rows, kernel, queries, k, (&mut *labels, &mut *scores));
         aside.answer(untold, (queries, rows.d()), k, (labels, scores), |queries, out| {
-            by_floats(rows, kernel, queries, k, out, one_by_one)
+            one_by_one.search(rows, kernel, queries, k, out)
         });
     }
 }
@@ -197,35 +197,37 @@ impl Multiplied {
     }
 }
 
-/// The same, by scoring all rows in full precision.
-fn by_floats(
-    rows: &Rows,
-    kernel: Kernel,
-    queries: &[f32],
-    k: usize,
-    (labels, scores): (&mut [i64], &mut [f32]),
-    scratch: &mut Floats,
-) {
-    let (m, d) = (rows.m(), rows.d());
-    let (n, stride) = (queries.len() / d, padded(d));
-    let Floats { padded, best, logits } = scratch;
-    padded.clear();
-    for query in queries.chunks_exact(d) {
-        padded.extend_from_slice(query);
-        padded.resize(padded.len().next_multiple_of(stride), 0.0);
-    }
-    best.resize_with(best.len().max(n), TopK::default);
-    let best = &mut best[..n];
-    best.iter_mut().for_each(|best| best.reset(k.min(m)));
-    let block = (BLOCK_BYTES / (rows.weights().nbytes() / m)).clamp(1, m);
-    for first in (0..m).step_by(block) {
-        logits.resize(block.min(m - first), 0.0);
-        for (query, best) in padded.chunks_exact(stride).zip(&mut *best) {
-            rows.logits_range(kernel, query, first, logits);
-            best.extend_range(logits, first as u32);
+impl OneByOne {
+    /// Answer a group of queries, k of them each.
+    fn search(
+        &mut self,
+        rows: &Rows,
+        kernel: Kernel,
+        queries: &[f32],
+        k: usize,
+        (labels, scores): (&mut [i64], &mut [f32]),
+    ) {
+        let (m, d) = (rows.m(), rows.d());
+        let (n, stride) = (queries.len() / d, padded(d));
+        let OneByOne { padded, best, logits } = self;
+        padded.clear();
+        for query in queries.chunks_exact(d) {
+            padded.extend_from_slice(query);
+            padded.resize(padded.len().next_multiple_of(stride), 0.0);
         }
-    }
-    for ((best, labels), scores) in best.iter_mut().zip(labels.chunks_mut(k)).zip(scores.chunks_mut(k)) {
-        best.write(labels, scores);
+        best.resize_with(best.len().max(n), TopK::default);
+        let best = &mut best[..n];
+        best.iter_mut().for_each(|best| best.reset(k.min(m)));
+        let block = (BLOCK_BYTES / (rows.weights().nbytes() / m)).clamp(1, m);
+        for first in (0..m).step_by(block) {
+            logits.resize(block.min(m - first), 0.0);
+            for (query, best) in padded.chunks_exact(stride).zip(&mut *best) {
+                rows.logits_range(kernel, query, first, logits);
+                best.extend_range(logits, first as u32);
+            }
+        }
+        for ((best, labels), scores) in best.iter_mut().zip(labels.chunks_mut(k)).zip(scores.chunks_mut(k)) {
+            best.write(labels, scores);
+        }
     }
 }
