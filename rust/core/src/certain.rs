@@ -6,13 +6,10 @@
 use crate::byte_rows::{ByteQuery, ByteRows, SomeRows, at_least, at_most};
 use crate::index::Answers;
 use crate::kernels::Kernel;
-use crate::memory::{Line, padded};
+use crate::memory::{BLOCK_BYTES, Line, pad};
 use crate::rows::Rows;
 use crate::search::Work;
 use crate::topk::{Few, TopK};
-
-/// Bytes of rows that stay in the second-level cache while queries are multiplied with them.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 /// So many rows are read at first, and then as many as before, up to a block: while few are known, few can be ruled out.
 const BEGIN: usize = 64;
@@ -52,10 +49,8 @@ pub struct Certain {
 pub(crate) struct Room {
     /// Products of all rows with a query, or with several.
     pub dots: Vec<f32>,
-    /// The rows, or the queries, as a kernel would have them.
+    /// The rows, or the queries, as a kernel would have them; none before the first rows.
     pub lines: Vec<Line>,
-    /// Whether these are the queries at hand.
-    pub laid: bool,
 }
 
 /// A query on its way through the rows.
@@ -117,7 +112,7 @@ impl Certain {
             }
         }
         let sought = &mut sought[..n];
-        room.laid = false;
+        room.lines.clear();
         let stride = bytes.map().matrix().stride();
         let block = (BLOCK_BYTES / stride).clamp(1, m);
         let enough = (m / LEFT).max(ENOUGH);
@@ -129,9 +124,7 @@ impl Certain {
             first += some.scales.len();
         }
         for one in sought {
-            query.clear();
-            query.extend_from_slice(&queries[one.at * d..][..d]);
-            query.resize(padded(d), 0.0);
+            pad(&queries[one.at * d..][..d], query);
             match one.rescore(rows, kernel, query, k, best, (logits, few)) {
                 Some(rescored) => {
                     work[one.at] = Work::exact(m, rescored);
@@ -221,25 +214,7 @@ impl Sought {
         ids.truncate(to);
         most.truncate(to);
     }
-}
 
-/// Tell each query which of these rows its bytes do not rule out. Compiled into a kernel, whose product of rows of bytes is `dot`, and so
-/// of plain loops: [`Kernel::sieve`].
-#[inline(always)]
-pub(crate) fn sieve(
-    some: SomeRows<'_>,
-    sought: &mut [Sought],
-    Room { dots, .. }: &mut Room,
-    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
-) {
-    dots.resize(some.scales.len(), 0.0);
-    for one in sought {
-        dot(some.bytes, some.stride, &one.query.bytes, dots);
-        one.meet(some, dots);
-    }
-}
-
-impl Sought {
     /// Note which of these rows the query's bytes do not rule out, whose products with them are `dots`. Compiled into a kernel, and so of plain
     /// loops.
     #[inline(always)]
@@ -268,5 +243,21 @@ impl Sought {
                 }
             }
         }
+    }
+}
+
+/// Tell each query which of these rows its bytes do not rule out. Compiled into a kernel, whose product of rows of bytes is `dot`, and so
+/// of plain loops: [`Kernel::sieve`].
+#[inline(always)]
+pub(crate) fn sieve(
+    some: SomeRows<'_>,
+    sought: &mut [Sought],
+    Room { dots, .. }: &mut Room,
+    dot: impl Fn(&[i8], usize, &[i8], &mut [f32]),
+) {
+    dots.resize(some.scales.len(), 0.0);
+    for one in sought {
+        dot(some.bytes, some.stride, &one.query.bytes, dots);
+        one.meet(some, dots);
     }
 }

@@ -8,14 +8,11 @@ use crate::byte_rows::ByteRows;
 use crate::certain::{self, Certain, MOST};
 use crate::index::Answers;
 use crate::kernels::Kernel;
-use crate::memory::padded;
+use crate::memory::{BLOCK_BYTES, pad, padded};
 use crate::product::{self, Product};
 use crate::rows::Rows;
 use crate::search::Work;
 use crate::topk::TopK;
-
-/// Bytes of rows that stay in the second-level cache while one query after the other is scored against them.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Rows that are scored as any search scores them, beside k, so that no others are among the best: their sums are too far below.
 const SPARE: usize = 16;
@@ -33,6 +30,18 @@ pub fn together(bytes: Option<&ByteRows>, kernel: Kernel, d: usize, n: usize) ->
 
 /// Up to so many answers a query, a thread keeps the memory of its last search for the next.
 const KEPT: usize = MOST;
+
+/// What a group of queries (n x d) asks for: the best `k` of all rows for each.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    rows: &'a Rows,
+    kernel: Kernel,
+    queries: &'a [f32],
+    k: usize,
+}
+
+/// Where labels and scores go, n x k each.
+type Places<'a> = (&'a mut [i64], &'a mut [f32]);
 
 /// What a search writes to beside its answers.
 #[derive(Default)]
@@ -55,7 +64,7 @@ struct InFull {
 /// Some queries of a group, and their answers.
 #[derive(Default)]
 struct Aside {
-    asked: Vec<f32>,
+    queries: Vec<f32>,
     found: Vec<i64>,
     theirs: Vec<f32>,
 }
@@ -95,16 +104,15 @@ pub fn search(rows: &Rows, bytes: Option<&ByteRows>, kernel: Kernel, queries: &[
     }
     let k = labels.len() / work.len();
     work.fill(Work::exact(m, m));
+    let asked = Asked { rows, kernel, queries, k };
     let mut scratch = SCRATCH.take().unwrap_or_default();
     let Scratch { certain, aside, in_full } = &mut *scratch;
     if let Some(bytes) = bytes.filter(|_| certain::pays(k, m)) {
         let out = Answers { labels: &mut *labels, scores: &mut *scores, work };
         let untold = certain.search(rows, bytes, kernel, queries, k, out);
-        aside.answer(untold, (queries, rows.d()), k, (labels, scores), |queries, out| {
-            in_full.search(rows, kernel, queries, k, out)
-        });
+        aside.answer(untold, asked, (labels, scores), |asked, out| in_full.search(asked, out));
     } else {
-        in_full.search(rows, kernel, queries, k, (labels, scores));
+        in_full.search(asked, (labels, scores));
     }
     if k.min(m) <= KEPT {
         SCRATCH.set(Some(scratch));
@@ -116,20 +124,21 @@ impl Aside {
     fn answer(
         &mut self,
         some: &[usize],
-        (queries, d): (&[f32], usize),
-        k: usize,
-        (labels, scores): (&mut [i64], &mut [f32]),
-        answer: impl FnOnce(&[f32], (&mut [i64], &mut [f32])),
+        group: Asked<'_>,
+        (labels, scores): Places<'_>,
+        answer: impl FnOnce(Asked<'_>, Places<'_>),
     ) {
         if some.is_empty() {
             return;
         }
-        let Aside { asked, found, theirs } = self;
-        asked.clear();
-        asked.extend(some.iter().flat_map(|at| &queries[at * d..][..d]));
+        let Aside { queries: own, found, theirs } = self;
+        let Asked { rows, queries, k, .. } = group;
+        let d = rows.d();
+        own.clear();
+        own.extend(some.iter().flat_map(|at| &queries[at * d..][..d]));
         found.resize(some.len() * k, 0);
         theirs.resize(some.len() * k, 0.0);
-        answer(asked, (found, theirs));
+        answer(Asked { queries: own, ..group }, (found, theirs));
         for ((at, found), theirs) in some.iter().zip(found.chunks(k)).zip(theirs.chunks(k)) {
             labels[at * k..][..k].copy_from_slice(found);
             scores[at * k..][..k].copy_from_slice(theirs);
@@ -139,35 +148,21 @@ impl Aside {
 
 impl InFull {
     /// Answer a group of queries, k of them each.
-    fn search(
-        &mut self,
-        rows: &Rows,
-        kernel: Kernel,
-        queries: &[f32],
-        k: usize,
-        (labels, scores): (&mut [i64], &mut [f32]),
-    ) {
+    fn search(&mut self, asked: Asked<'_>, (labels, scores): Places<'_>) {
+        let Asked { rows, queries, k, .. } = asked;
         let InFull { multiplied, aside, one_by_one } = self;
         if queries.len() <= FEW * rows.d() || k > MOST || k + SPARE >= rows.m() {
-            return one_by_one.search(rows, kernel, queries, k, (labels, scores));
+            return one_by_one.search(asked, (labels, scores));
         }
-        let untold = multiplied.search(rows, kernel, queries, k, (&mut *labels, &mut *scores));
-        aside.answer(untold, (queries, rows.d()), k, (labels, scores), |queries, out| {
-            one_by_one.search(rows, kernel, queries, k, out)
-        });
+        let untold = multiplied.search(asked, (&mut *labels, &mut *scores));
+        aside.answer(untold, asked, (labels, scores), |asked, out| one_by_one.search(asked, out));
     }
 }
 
 impl Multiplied {
     /// Answer a group of queries, k of them each, but those of which their product with all rows says too little: these are returned.
-    fn search(
-        &mut self,
-        rows: &Rows,
-        kernel: Kernel,
-        queries: &[f32],
-        k: usize,
-        (labels, scores): (&mut [i64], &mut [f32]),
-    ) -> &[usize] {
+    fn search(&mut self, asked: Asked<'_>, (labels, scores): Places<'_>) -> &[usize] {
+        let Asked { rows, kernel, queries, k } = asked;
         let d = rows.d();
         let n = queries.len() / d;
         let Multiplied { product, each, untold, query, ids, sums, logits, best } = self;
@@ -178,9 +173,7 @@ impl Multiplied {
         untold.clear();
         for (at, (own, each)) in queries.chunks_exact(d).zip(each).enumerate() {
             each.unordered(ids, sums);
-            query.clear();
-            query.extend_from_slice(own);
-            query.resize(padded(d), 0.0);
+            pad(own, query);
             logits.resize(ids.len(), 0.0);
             rows.logits(kernel, query, ids, logits);
             best.reset(k);
@@ -199,14 +192,8 @@ impl Multiplied {
 
 impl OneByOne {
     /// Answer a group of queries, k of them each.
-    fn search(
-        &mut self,
-        rows: &Rows,
-        kernel: Kernel,
-        queries: &[f32],
-        k: usize,
-        (labels, scores): (&mut [i64], &mut [f32]),
-    ) {
+    fn search(&mut self, asked: Asked<'_>, (labels, scores): Places<'_>) {
+        let Asked { rows, kernel, queries, k } = asked;
         let (m, d) = (rows.m(), rows.d());
         let (n, stride) = (queries.len() / d, padded(d));
         let OneByOne { padded, best, logits } = self;

@@ -16,6 +16,9 @@ pub const LINE: usize = 64;
 /// would else wait for the address of every small page.
 const HUGE: usize = 2 << 20;
 
+/// Bytes of rows that stay in the second-level cache while queries are scored against them.
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
+
 /// A cache line of memory.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -253,4 +256,11 @@ impl<T: Pod> Matrix<T> {
 #[inline]
 pub fn padded(len: usize) -> usize {
     len.next_multiple_of(crate::kernels::LANES)
+}
+
+/// Make `out` this vector, and zeros up to its padded length.
+pub fn pad(vector: &[f32], out: &mut Vec<f32>) {
+    out.clear();
+    out.extend_from_slice(vector);
+    out.resize(padded(vector.len()), 0.0);
 }

@@ -2,12 +2,10 @@
 //! few queries exist at any time.
 
 use crate::kernels::{Kernel, LANES, prefetch_range};
+use crate::memory::BLOCK_BYTES;
 use crate::rows::Rows;
 use crate::sums::{LARGE, NOTHING, UNIT};
 use crate::topk::TopK;
-
-/// Bytes of rows that stay in the second-level cache while all queries are multiplied with them.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Bytes of queries that share a pass over the rows, at most, and how many they are.
 const GROUP_BYTES: usize = 1 << 20;

@@ -14,7 +14,7 @@ use crate::fitted::{Fitted, ListPoint, Reads, Scan};
 use crate::hash::{Space, augment, code, lead};
 use crate::index::Answers;
 use crate::kernels::Kernel;
-use crate::memory::padded;
+use crate::memory::pad;
 use crate::observed::{Found, Observation, Observed};
 use crate::probe::Probes;
 use crate::regions::{Nearest, Place, Region, Regions};
@@ -192,9 +192,7 @@ struct Probed {
 impl Scratch {
     /// Take a copy of the query.
     pub fn load(&mut self, query: &[f32]) {
-        self.query.clear();
-        self.query.extend_from_slice(query);
-        self.query.resize(padded(query.len()), 0.0);
+        pad(query, &mut self.query);
         (self.in_bytes, self.projected, self.near) = (false, false, None);
     }
 

@@ -60,12 +60,11 @@ fn sieve_rows(
     }
     let SomeRows { bytes, stride, scales, offsets } = some;
     let (n, steps) = (scales.len(), stride.div_ceil(STEP));
-    let Room { lines, laid, dots: told, .. } = room;
+    let Room { lines, dots: told } = room;
     let of_pair = MANY * steps;
     let pairs = sought.len().div_ceil(MANY);
-    if !*laid {
+    if lines.is_empty() {
         lay_side_by_side(sought, steps, lines);
-        *laid = true;
     }
     // For each two tiles of queries their steps, reaches and bars. What is not a number reaches none.
     told.clear();
@@ -106,7 +105,7 @@ fn sieve_rows(
                 let (scale, offset) = (_mm512_set1_ps(*scale), _mm512_set1_ps(byte_rows::raised(*offset)));
                 let mut above = 0;
                 for (half, sums) in sums[place / TILE].iter().enumerate() {
-                    // SAFETY: sixteen numbers are read from arrays of sixteen, and from places 16 and on, of three times 32.
+                    // SAFETY: sixteen sums are read of sixteen, and of three times 32 numbers sixteen of a half.
                     let (sum, step, reach, bar) = unsafe {
                         let at = |i: usize| _mm512_loadu_ps(told.as_ptr().add((PAIR * i + half) * TILE));
                         (_mm512_loadu_si512(sums[place % TILE].as_ptr().cast()), at(0), at(1), at(2))
@@ -133,7 +132,6 @@ fn sieve_rows(
 fn lay_side_by_side(sought: &[Sought], steps: usize, lines: &mut Vec<Line>) {
     let of_pair = MANY * steps;
     let pairs = sought.len().div_ceil(MANY);
-    lines.clear();
     lines.resize((pairs + 1) * of_pair, Line([0; LINE]));
     for (at, one) in sought.iter().enumerate() {
         let (pair, tile, column) = (at / MANY, at / TILE % PAIR, at % TILE);

@@ -101,7 +101,6 @@ fn dot_bytes_each<'a>(
     query: &[i8],
     put: impl FnMut(usize, [f32; ROWS_OF_BYTES]),
 ) {
-    let ones = _mm256_set1_epi16(1);
     let load = |bytes: &[i8; LANES]| {
         // SAFETY: a step has 32 bytes.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -117,13 +116,20 @@ fn dot_bytes_each<'a>(
             for (sum, row) in
                 sums.iter_mut().zip([part(first, i), part(second, i), part(third, i), part(fourth, i)])
             {
-                // Sums of 16 bits are exact: two products of at most 128 * 127.
-                let products = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(query, row));
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, ones));
+                *sum = add_products(*sum, row, _mm256_abs_epi8(row), query);
             }
         }
         four_totals(sums)
     });
+}
+
+/// Add the products of the bytes of a row, whose sizes without sign are given, with a query's, none of which is -128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products(sum: __m256i, row: __m256i, sizes: __m256i, query: __m256i) -> __m256i {
+    // Sums of 16 bits are exact: two products of at most 128 * 127.
+    let products = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(query, row));
+    _mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)))
 }
 
 /// Queries, and rows, of which bytes are multiplied together: so many sums fit the registers.
@@ -166,7 +172,6 @@ fn sieve_rows(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_bytes(rows: [&[i8]; PAIR], queries: [&[[i8; LANES]]; FOUR]) -> [[__m256i; FOUR]; PAIR] {
-    let ones = _mm256_set1_epi16(1);
     // SAFETY: a step has 32 bytes.
     let load = |bytes: &[i8; LANES]| unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
     // One by one, and as long as the first: what an array's `map` is told is not compiled into this.
@@ -181,9 +186,7 @@ fn multiply_bytes(rows: [&[i8]; PAIR], queries: [&[[i8; LANES]]; FOUR]) -> [[__m
         for (query, bytes) in queries.iter().enumerate() {
             let bytes = load(&bytes[at]);
             for ((sums, row), size) in sums.iter_mut().zip(rows).zip(sizes) {
-                // Sums of 16 bits are exact: two products of at most 128 * 127.
-                let products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(bytes, row));
-                sums[query] = _mm256_add_epi32(sums[query], _mm256_madd_epi16(products, ones));
+                sums[query] = add_products(sums[query], row, size, bytes);
             }
         }
     }
