@@ -9,6 +9,7 @@ from lss_rs.index import SearchResult
 
 __all__ = [
     "FORMAT_VERSION",
+    "MOST_SHARE",
     "Builder",
     "Centers",
     "Coordinates",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 __version__: str
 FORMAT_VERSION: int
+MOST_SHARE: float  # of what is read of a list on average, the most that a query reads; 1 over it at least
 
 class NotFittedError(ValueError): ...
 class ShortResultError(ValueError): ...

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lss_rs._core import MOST_SHARE
 from lss_rs.learn.centers import halves, members_of
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
     from lss_rs.learn.centers import Lists
 
-_MOST = 8.0
-"""No query reads more than so many times what is read on average, or less than that part of it."""
 _BELIEVED = 0.5
 """Share of what is foreseen."""
-_FARTHEST = float(np.log(_MOST)) / _BELIEVED
+_FARTHEST = float(np.log(MOST_SHARE)) / _BELIEVED
 """More or less than that, as a logarithm, no query can be said to need."""
 _RIDGE = 20.0
 """What regression takes for granted, in queries."""
@@ -122,9 +121,9 @@ def farthest(lists: Lists, regions: NDArray[np.int64], ids: NDArray[np.int64], m
 
 def _evened(foreseen: NDArray[np.float64]) -> float:
     """Find what to add, so that queries read the average on average."""
-    low, high = -np.log(_MOST), np.log(_MOST)
+    low, high = -np.log(MOST_SHARE), np.log(MOST_SHARE)
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
-        share = np.clip(np.exp(foreseen + middle), 1 / _MOST, _MOST).mean()
+        share = np.clip(np.exp(foreseen + middle), 1 / MOST_SHARE, MOST_SHARE).mean()
         low, high = (middle, high) if share < 1 else (low, middle)
     return float((low + high) / 2)

@@ -176,7 +176,7 @@ impl Builder {
             z.resize(r, 0.0);
             query.round(kernel, one, rounded);
             query.apply_first(kernel, rounded, z);
-            let near = regions.nearest(kernel, z, place);
+            let near = regions.centers().nearest(kernel, z, place);
             regions.place(kernel, near.region, rounded, local);
             [&need::known(near.distances, local), &z[..]].concat()
         };

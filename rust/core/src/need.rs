@@ -14,7 +14,7 @@ use crate::trust::bounded_distance;
 pub const SHOWN: usize = 5;
 
 /// No query reads more than so many times what is read on average, or less than that part of it.
-pub const MOST: f32 = 8.0;
+pub const MOST_SHARE: f32 = 8.0;
 
 /// Of what is read on average, what a query reads.
 pub fn part_of(average: usize, share: f32) -> usize {
@@ -71,7 +71,7 @@ impl Need {
     pub fn factor(&self, begun: f32, local: &[f32]) -> f32 {
         let ([.., of_length], _) = self.parts();
         let share = exp(begun + of_length * log_length(local));
-        if share.is_nan() { 1.0 } else { share.clamp(MOST.recip(), MOST) }
+        if share.is_nan() { 1.0 } else { share.clamp(MOST_SHARE.recip(), MOST_SHARE) }
     }
 
     fn parts(&self) -> ([f32; SHOWN], &[f32]) {

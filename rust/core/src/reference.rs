@@ -1195,7 +1195,7 @@ impl Reference {
         let along = eight_sums(z.iter().zip(&self.need[SHOWN..]).map(|(z, weight)| z * weight));
         let of_place = shown[0] + shown[1] * near + shown[2] * second + shown[3] * mean + along;
         let factor = (of_place + shown[4] * length).exp();
-        if factor.is_nan() { 1.0 } else { factor.clamp(1.0 / need::MOST, need::MOST) }
+        if factor.is_nan() { 1.0 } else { factor.clamp(1.0 / need::MOST_SHARE, need::MOST_SHARE) }
     }
 
     /// The answer from the list of the query's region: from the first of it, or from all that is to be read.

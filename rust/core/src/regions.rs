@@ -73,15 +73,13 @@ pub struct Place {
     keys: Vec<i32>,
 }
 
-/// How a query lies.
+/// How a query lies among centers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Nearest {
     /// The nearest center.
     pub region: usize,
     /// Distances to the nearest and to the second nearest center, and to the mean query.
     pub distances: [f32; 3],
-    /// What these and the query's coordinates say of how far its list is read ([`Need::begin`]); of centers alone, nothing.
-    pub need: f32,
 }
 
 impl Centers {
@@ -170,7 +168,7 @@ impl Centers {
         // Where products are NaN, or there is one center, there is none.
         let [best, second] = [best, max(keys)].map(|key| from_signed(key).max(f32::NEG_INFINITY));
         let distance = |score: f32| (own - 2.0 * score).max(0.0).sqrt();
-        Nearest { region, distances: [distance(best), distance(second), own.sqrt()], need: 0.0 }
+        Nearest { region, distances: [distance(best), distance(second), own.sqrt()] }
     }
 }
 
@@ -444,10 +442,10 @@ impl Regions {
         Ok(())
     }
 
-    /// How a query with coordinates `z` lies, and what that says of how far it reads.
-    pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> Nearest {
+    /// How a query with coordinates `z` lies, and what that says of how far it reads ([`Need::begin`]).
+    pub fn nearest(&self, kernel: Kernel, z: &[f32], place: &mut Place) -> (Nearest, f32) {
         let near = self.centers.nearest(kernel, z, place);
-        Nearest { need: self.parts.need.begin(z, near.distances), ..near }
+        (near, self.parts.need.begin(z, near.distances))
     }
 
     /// The query's coordinates in a region.
@@ -457,9 +455,9 @@ impl Regions {
         map.apply_first(kernel, rounded, local);
     }
 
-    /// How far a query reads its list, as a multiple of the average, of what is known by its place and its coordinates there.
-    pub fn share(&self, near: Nearest, local: &[f32]) -> f32 {
-        self.parts.need.factor(near.need, local)
+    /// How far a query reads its list, as a multiple of the average, of what its place has said and its coordinates there.
+    pub fn share(&self, begun: f32, local: &[f32]) -> f32 {
+        self.parts.need.factor(begun, local)
     }
 
     /// The same of what lists hold, where `n` labels are read on average: whoever reads all cannot read more, or less.

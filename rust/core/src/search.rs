@@ -120,8 +120,8 @@ pub struct Scratch {
     /// Whether that, and all of `z`, are this query's already.
     in_bytes: bool,
     projected: bool,
-    /// Where it lies, if that is known.
-    near: Option<Nearest>,
+    /// Where it lies, and what that says of how far it reads, if that is known.
+    near: Option<(Nearest, f32)>,
     z: Vec<f32>,
     x: Vec<f32>,
     margins: Vec<f32>,
@@ -273,7 +273,7 @@ impl Aside {
 pub struct Begin {
     /// The region, where lists are read first, else the first table's bucket.
     pub place: u32,
-    near: Option<Nearest>,
+    near: Option<(Nearest, f32)>,
 }
 
 /// How far a list has been read.
@@ -554,9 +554,9 @@ impl Searcher<'_> {
     /// Answer with `k` labels from the first of the list of the query's region.
     fn by_list(&self, scratch: &mut Scratch, regions: &Regions, list: &ListPoint, k: usize) -> Reading {
         self.lead(scratch, regions);
-        let near = self.region(scratch, regions);
+        let (near, share) = self.region(scratch, regions);
         let region = &regions.each()[near.region];
-        let reads = list.reads(regions, near.region, regions.share(near, &scratch.local), k);
+        let reads = list.reads(regions, near.region, share, k);
         self.read_columns(scratch, region, reads.first, reads.rescored);
         let reread = self.reread(scratch, regions, 0, k);
         self.rescore(scratch, k, CLOSE);
@@ -602,12 +602,12 @@ impl Searcher<'_> {
         }
     }
 
-    /// Find the query's region, and its coordinates there.
-    fn region(&self, scratch: &mut Scratch, regions: &Regions) -> Nearest {
+    /// Find the query's region, its coordinates there, and how far it reads the list, as a multiple of the average.
+    fn region(&self, scratch: &mut Scratch, regions: &Regions) -> (Nearest, f32) {
         let Scratch { z, near, rounded, place, local, .. } = scratch;
-        let near = near.unwrap_or_else(|| regions.nearest(self.kernel, z, place));
+        let (near, begun) = near.unwrap_or_else(|| regions.nearest(self.kernel, z, place));
         regions.place(self.kernel, near.region, rounded, local);
-        near
+        (near, regions.share(begun, local))
     }
 
     /// List the labels whose columns promise most, about `most` of the first `n` of a region.
@@ -748,8 +748,7 @@ impl Searcher<'_> {
             time(0, &mut || self.lead(scratch, regions));
             let mut read = (0, Reads { first: 0, all: 0, rescored: 0 });
             time(1, &mut || {
-                let near = self.region(scratch, regions);
-                let share = regions.share(near, &scratch.local);
+                let (near, share) = self.region(scratch, regions);
                 read = (near.region, list.reads(regions, near.region, share, k));
             });
             let (region, reads) = (&regions.each()[read.0], read.1);
@@ -1075,8 +1074,8 @@ impl Searcher<'_> {
     pub fn begin(&self, scratch: &mut Scratch, effort: Effort) -> Begin {
         if let Some((_, regions)) = self.lists(effort) {
             self.lead(scratch, regions);
-            let near = regions.nearest(self.kernel, &scratch.z, &mut scratch.place);
-            return Begin { place: near.region as u32, near: Some(near) };
+            let (near, begun) = regions.nearest(self.kernel, &scratch.z, &mut scratch.place);
+            return Begin { place: near.region as u32, near: Some((near, begun)) };
         }
         self.project(scratch);
         Begin { place: code(&scratch.margins[..self.fitted.planes.n_bits()]), near: None }

@@ -10,7 +10,7 @@ use lss_core::exemplars::Lists;
 use lss_core::hash::Space;
 use lss_core::kernels::Kernel;
 use lss_core::memory::Block;
-use lss_core::need::{self, MOST, Need, SHOWN};
+use lss_core::need::{self, MOST_SHARE, Need, SHOWN};
 use lss_core::reference::{self, Sketched};
 use lss_core::regions::{self, Centers, Nearest, Place, Plan, Region, RegionLists, RegionMap, Regions};
 use lss_core::trust::LISTED;
@@ -112,7 +112,7 @@ proptest! {
         prop_assert!(known.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4));
         let known: Vec<f64> = [&[1.0], &known[..], &z].concat().into_iter().map(f64::from).collect();
         let log: f64 = known.iter().zip(&weights).map(|(x, w)| x * f64::from(*w)).sum();
-        let expected = log.exp().clamp(0.125, f64::from(MOST));
+        let expected = log.exp().clamp(0.125, f64::from(MOST_SHARE));
         prop_assert!((f64::from(got) / expected - 1.0).abs() < 1e-4, "{got} is not {expected}");
     }
 

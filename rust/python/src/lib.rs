@@ -48,6 +48,7 @@ fn _core(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()> {
     Kernel::from_env().map_err(raise)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("FORMAT_VERSION", lss_core::file::FORMAT_VERSION)?;
+    module.add("MOST_SHARE", lss_core::need::MOST_SHARE)?;
     module.add("NotFittedError", py.get_type::<NotFittedError>())?;
     module.add("ShortResultError", py.get_type::<ShortResultError>())?;
     module.add("FormatError", py.get_type::<FormatError>())?;
