@@ -9,16 +9,16 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::index::{Answers, How, Lease, check_finite};
 use crate::search::{Aside, Begin, Doubt, Reached, Searcher, Work};
-use crate::threads;
+use crate::threads::Team;
 
 /// Queries that are ordered before any is searched, at most: their coordinates and answers take a few megabytes.
 pub const TOGETHER: usize = 2048;
 
-/// Queries that one of several threads takes at a time: some take longer than others, and none should wait for the last.
-const SHARES: RangeInclusive<usize> = 4..=16;
+/// Queries that a thread takes at a time: some take longer than others, and none should wait for the last.
+const STRETCH: RangeInclusive<usize> = 4..=16;
 
-/// Shares for each thread, where there are few queries.
-const SHARES_EACH: usize = 4;
+/// Stretches, where there are few queries.
+const STRETCHES: usize = 32;
 
 /// Queries that are scanned together, at most: their tables and the blocks of columns that they ask are about what a
 /// first-level cache holds.
@@ -91,8 +91,8 @@ pub struct Batch<'a, S> {
     pub k: usize,
     /// Options.
     pub how: How,
-    /// Threads, asked for once: their number may change meanwhile.
-    pub threads: usize,
+    /// Who searches.
+    pub team: Team,
 }
 
 impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
@@ -101,17 +101,14 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         let (d, k) = (self.searcher.rows.d(), self.k);
         let mut lease = (self.scratch)();
         let mut workspace = std::mem::take(&mut lease.workspace);
-        let mut parts = || {
-            let outputs = out.labels.chunks_mut(TOGETHER * k).zip(out.scores.chunks_mut(TOGETHER * k));
-            let outputs = outputs.zip(out.work.chunks_mut(TOGETHER));
-            let mut parts = queries.chunks(TOGETHER * d).zip(outputs).enumerate();
-            parts.try_for_each(|(part, (queries, ((labels, scores), work)))| {
-                self.place(&mut workspace, queries, part * TOGETHER)?;
-                let done = self.answer(&mut workspace, queries, Answers { labels, scores, work });
-                done.map_err(|(at, error)| error.at(part * TOGETHER + at))
-            })
-        };
-        let done = if self.threads == 1 { parts() } else { threads::install(self.threads, parts)? };
+        let outputs = out.labels.chunks_mut(TOGETHER * k).zip(out.scores.chunks_mut(TOGETHER * k));
+        let outputs = outputs.zip(out.work.chunks_mut(TOGETHER));
+        let mut parts = queries.chunks(TOGETHER * d).zip(outputs).enumerate();
+        let done = parts.try_for_each(|(part, (queries, ((labels, scores), work)))| {
+            self.place(&mut workspace, queries, part * TOGETHER)?;
+            let done = self.answer(&mut workspace, queries, Answers { labels, scores, work });
+            done.map_err(|(at, error)| error.at(part * TOGETHER + at))
+        });
         lease.workspace = workspace;
         done
     }
@@ -131,7 +128,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         begins.resize(n, Begin::default());
         order.resize(n, Turn::default());
         let failed = Failed::default();
-        each(self.share(n), 0, (begins, z, &mut *order), &|from, (begins, z, order)| {
+        self.each((begins, z, order), |from, (begins, z, order)| {
             let mut scratch = (self.scratch)();
             for (i, (begin, turn)) in begins.iter_mut().zip(order).enumerate() {
                 let at = from + i;
@@ -165,7 +162,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         work.resize(n, Work::default());
         let failed = Failed::default();
         let (doubted, spare) = (Mutex::new(doubted), Mutex::new(spare));
-        each(self.share(n), 0, (&mut *work, &mut *labels, &mut *scores), &|first, (work, labels, scores)| {
+        self.each((work, labels, scores), |first, (work, labels, scores)| {
             let mut scratch = (self.scratch)();
             let outputs = labels.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(work);
             for (place, ((labels, scores), work)) in (first..).zip(outputs) {
@@ -215,8 +212,7 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         failed: &Failed,
     ) {
         let (searcher, how, d) = (self.searcher, self.how, self.searcher.rows.d());
-        let empty = || &mut [(); 0][..];
-        each(self.share(doubted.len()), 0, (doubted, empty(), empty()), &|_, (doubted, _, _)| {
+        self.team.share_out(doubted.chunks_mut(self.stretch(doubted.len())), |doubted| {
             let mut scratch = (self.scratch)();
             for turns in doubted.chunks_mut(TURNS) {
                 searcher.shortlist_together(
@@ -240,34 +236,74 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
         });
     }
 
+    /// Do `job` for all places, a stretch of them at a time, of which it is told the first.
+    fn each<A: Send, B: Send, C: Send>(
+        &self,
+        slices: (&mut [A], &mut [B], &mut [C]),
+        job: impl Fn(usize, (&mut [A], &mut [B], &mut [C])) + Sync,
+    ) {
+        let job = |(first, slices): Stretch<'_, A, B, C>| job(first, slices);
+        let mut stretches = Stretches { first: 0, size: self.stretch(slices.0.len()), slices };
+        self.team.begin_alone(&mut stretches, job);
+        self.team.share_out(stretches, job);
+    }
+
     /// How many of `n` queries are taken at a time.
-    fn share(&self, n: usize) -> usize {
-        match self.threads {
-            1 => n,
-            threads => n.div_ceil(SHARES_EACH * threads).clamp(*SHARES.start(), *SHARES.end()),
+    fn stretch(&self, n: usize) -> usize {
+        match self.team.threads() {
+            1 => n.max(1),
+            _ => n.div_ceil(STRETCHES).clamp(*STRETCH.start(), *STRETCH.end()),
         }
     }
 }
 
-/// Do `job` for at most `share` of n places at a time, on all threads of the pool that this one is of. Slices hold as
-/// much for each place.
-fn each<A: Send, B: Send, C: Send>(
-    share: usize,
+/// Slices that hold as much for each place, in stretches of so many places, each with its first place.
+struct Stretches<'a, A, B, C> {
     first: usize,
-    (a, b, c): (&mut [A], &mut [B], &mut [C]),
-    job: &(impl Fn(usize, (&mut [A], &mut [B], &mut [C])) + Sync),
-) {
-    let n = a.len();
-    if n <= share {
-        return job(first, (a, b, c));
+    size: usize,
+    slices: (&'a mut [A], &'a mut [B], &'a mut [C]),
+}
+
+/// One of them.
+type Stretch<'a, A, B, C> = (usize, (&'a mut [A], &'a mut [B], &'a mut [C]));
+
+impl<'a, A, B, C> Stretches<'a, A, B, C> {
+    /// Take the first `n` places off.
+    fn split(&mut self, n: usize) -> Stretch<'a, A, B, C> {
+        let (a, b, c) = std::mem::take(&mut self.slices);
+        let (per_b, per_c) = (b.len() / a.len(), c.len() / a.len());
+        let (a, a_left) = a.split_at_mut(n);
+        let (b, b_left) = b.split_at_mut(n * per_b);
+        let (c, c_left) = c.split_at_mut(n * per_c);
+        self.slices = (a_left, b_left, c_left);
+        self.first += n;
+        (self.first - n, (a, b, c))
     }
-    let half = n / 2;
-    let (per_b, per_c) = (b.len() / n, c.len() / n);
-    let (a, a_last) = a.split_at_mut(half);
-    let (b, b_last) = b.split_at_mut(half * per_b);
-    let (c, c_last) = c.split_at_mut(half * per_c);
-    rayon::join(
-        || each(share, first, (a, b, c), job),
-        || each(share, first + half, (a_last, b_last, c_last), job),
-    );
+}
+
+impl<'a, A, B, C> Iterator for Stretches<'a, A, B, C> {
+    type Item = Stretch<'a, A, B, C>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let left = self.slices.0.len();
+        (left > 0).then(|| self.split(self.size.min(left)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let n = self.slices.0.len().div_ceil(self.size);
+        (n, Some(n))
+    }
+}
+
+impl<A, B, C> ExactSizeIterator for Stretches<'_, A, B, C> {}
+
+impl<A, B, C> DoubleEndedIterator for Stretches<'_, A, B, C> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let before = self.len().checked_sub(1)? * self.size;
+        let first = self.first;
+        let (_, others) = self.split(before);
+        let last = std::mem::replace(&mut self.slices, others);
+        self.first = first;
+        Some((first + before, last))
+    }
 }

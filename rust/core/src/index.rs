@@ -17,7 +17,7 @@ use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
 use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Work};
 use crate::sketch::SketchView;
-use crate::threads;
+use crate::threads::{self, Team};
 use crate::trust::{Features, LISTED, SCAN, TABLES, Trust};
 
 /// An output layer that answers. Searches take `&self` and may run from many threads, also while a fit installs
@@ -407,27 +407,20 @@ impl Index {
         let fitted = if how.exact { None } else { Some(self.fitted().ok_or(Error::NotFitted)?) };
         let m = self.rows.m();
         let affords_all = m as f64 <= how.effort.max_cost;
-        let threads = how.threads();
         let Some(fitted) = fitted.filter(|fitted| !(fitted.point.exact && affords_all)) else {
             self.check_queries(queries)?;
             let kernel = Kernel::active();
             let now = self.fitted();
             let bytes = now.as_deref().and_then(Fitted::byte_rows);
-            let together = exact::together(bytes, kernel, d, n.div_ceil(threads));
+            let team = Team::new(if n * m * d < SMALL_PRODUCT { 1 } else { how.num_threads })?;
+            let together = exact::together(bytes, kernel, d, n.div_ceil(team.threads()));
             let (places, values) = (together * k, together * d);
-            type Part<'a> = (((&'a mut [i64], &'a mut [f32]), &'a mut [Work]), &'a [f32]);
-            let group = |(((labels, scores), work), queries): Part<'_>| {
+            let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));
+            let groups = outputs.zip(work.chunks_mut(together)).zip(queries.chunks(values));
+            team.share_out(groups, |(((labels, scores), work), queries)| {
                 exact::search(&self.rows, bytes, kernel, queries, Answers { labels, scores, work });
-            };
-            if n <= 1 || threads == 1 {
-                let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));
-                outputs.zip(work.chunks_mut(together)).zip(queries.chunks(values)).for_each(group);
-                return Ok(());
-            }
-            return threads::install(threads, || {
-                let outputs = labels.par_chunks_mut(places).zip(scores.par_chunks_mut(places));
-                outputs.zip(work.par_chunks_mut(together)).zip(queries.par_chunks(values)).for_each(group);
             });
+            return Ok(());
         };
         let searcher = self.searcher(&fitted);
         if n < SMALL_BATCH {
@@ -441,7 +434,7 @@ impl Index {
             }
             return Ok(());
         }
-        let batch = Batch { searcher, scratch: || self.scratch(), k, how, threads };
+        let batch = Batch { searcher, scratch: || self.scratch(), k, how, team: Team::new(how.num_threads)? };
         batch.search(queries, Answers { labels, scores, work })
     }
 
@@ -480,6 +473,9 @@ fn known_coordinates(fitted: &Fitted) -> usize {
 /// Batches below this many queries stay on the calling thread: waking a pool costs more.
 const SMALL_BATCH: usize = 4;
 
+/// Multiplications, of all rows with all queries, of which no other thread is asked to do a part, for the same reason.
+const SMALL_PRODUCT: usize = 1 << 20;
+
 /// What observing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observing {
@@ -500,12 +496,6 @@ pub struct How {
     pub on_short: OnShort,
     /// Threads; 0 is the package's setting.
     pub num_threads: usize,
-}
-
-impl How {
-    fn threads(&self) -> usize {
-        if self.num_threads == 0 { threads::get_num_threads() } else { self.num_threads }
-    }
 }
 
 /// Where answers go: n x k, n x k, n.
