@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::index::{Answers, How, Lease, check_finite};
+use crate::index::{Answers, How, KEPT, Lease, check_finite};
 use crate::search::{Aside, Begin, Doubt, Reached, Searcher, Work};
 use crate::threads::Team;
 
@@ -109,7 +109,9 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
             let done = self.answer(&mut workspace, queries, Answers { labels, scores, work });
             done.map_err(|(at, error)| error.at(part * TOGETHER + at))
         });
-        lease.workspace = workspace;
+        if k <= KEPT {
+            lease.workspace = workspace;
+        }
         done
     }
 

@@ -239,7 +239,9 @@ impl Builder {
             let (tables, exemplars) = match of_exemplars {
                 Some(sketcher) => {
                     // By bucket of the first table: what a probe there finds lies together.
-                    let mut order: Vec<u32> = (0..codes.len() as u32 / n_tables as u32).collect();
+                    let n = u32::try_from(codes.len() / n_tables)
+                        .map_err(|_| Error::value("Q", "fewer than 2**32 queries", codes.len() / n_tables))?;
+                    let mut order: Vec<u32> = (0..n).collect();
                     order.sort_by_key(|&item| codes[item as usize * n_tables]);
                     let codes: Vec<u32> = order
                         .iter()

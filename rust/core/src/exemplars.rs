@@ -127,6 +127,9 @@ impl Exemplars {
         if weights.len() != coordinates {
             return Err(Error::format(format!("{coordinates} weights"), weights.len()));
         }
+        if offsets.is_empty() {
+            return Err(Error::format("offsets of exemplars", "none"));
+        }
         Ok(Exemplars { sketched, weights, offsets, labels })
     }
 

@@ -692,9 +692,9 @@ pub fn load(path: &Path, mmap: bool, prefault: bool) -> Result<(Index, String)> 
         if prefault {
             options.populate();
         }
-        // SAFETY: the map is read-only and private to this process. Soundness rests on nobody truncating the
-        // file while it is mapped, which is the documented contract of `mmap=True`; files are replaced by
-        // rename, never written in place, by `save`. Ids read from the map are bounds-checked at every use.
+        // SAFETY: nothing is written to the map. Soundness rests on nobody truncating the file or writing to it
+        // while it is mapped, which is the documented contract of `mmap=True`; files are replaced by rename,
+        // never written in place, by `save`. Ids read from the map are bounds-checked at every use.
         Bytes::mapped(unsafe { options.map(&file)? })
     } else {
         Bytes::read(file, len)?

@@ -65,7 +65,8 @@ impl Index {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         self.observer_nbytes.store(evidence.as_ref().map_or(0, Observer::nbytes), Ordering::Relaxed);
         *observer = evidence;
-        *self.fitted.write().unwrap_or_else(PoisonError::into_inner) = Some(fitted);
+        // What it takes the place of is dropped when others can read again.
+        let _before = self.fitted.write().unwrap_or_else(PoisonError::into_inner).replace(fitted);
         self.fits.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -87,7 +88,10 @@ impl Index {
         let mut current = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
         let point = current.as_deref().map_or(next.point, |now| now.point);
         let next = Arc::new(Fitted { point, ..next });
-        *current = Some(Arc::clone(&next));
+        let before = current.replace(Arc::clone(&next));
+        // Others can read before that is dropped.
+        drop(current);
+        drop(before);
         next
     }
 
@@ -476,6 +480,9 @@ const SMALL_BATCH: usize = 4;
 /// Multiplications, of all rows with all queries, of which no other thread is asked to do a part, for the same reason.
 const SMALL_PRODUCT: usize = 1 << 20;
 
+/// What searches write to is kept for the next ones, but for those of more answers.
+pub(crate) const KEPT: usize = 1 << 10;
+
 /// What observing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observing {
@@ -530,7 +537,7 @@ impl std::ops::DerefMut for Lease<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut pool = self.index.scratches.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.extend(self.scratch.take());
+        pool.extend(self.scratch.take().filter(|scratch| scratch.answers() <= KEPT));
     }
 }
 

@@ -190,6 +190,11 @@ struct Probed {
 }
 
 impl Scratch {
+    /// Answers of the last search.
+    pub(crate) fn answers(&self) -> usize {
+        self.answer.0.len()
+    }
+
     /// Take a copy of the query.
     pub fn load(&mut self, query: &[f32]) {
         pad(query, &mut self.query);
@@ -696,7 +701,7 @@ impl Searcher<'_> {
 
     /// Score them in full precision and choose the best `k`.
     fn rescore(&self, scratch: &mut Scratch, k: usize, pace: Pace) {
-        scratch.best.reset(k);
+        scratch.best.reset(k.min(self.rows.m()));
         scratch.logits.clear();
         self.score(scratch, k, Some(pace));
     }
@@ -830,7 +835,7 @@ impl Searcher<'_> {
         // Marks of the candidates have done their work: now they mark what has been scored.
         candidates.start(m);
         candidates.add(finalists);
-        best.reset(k);
+        best.reset(k.min(m));
         best.extend(logits, finalists);
         // Without trust nobody has asked for the estimates of few candidates.
         let all = least > k || estimates.len() < finalists.len();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lss_core::Error;
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3};
+use numpy::{Element, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -61,10 +61,12 @@ pub fn enter<T: Send>(py: Python<'_>, job: impl FnOnce() -> lss_core::Result<T> 
 
 macro_rules! contiguous {
     ($name:ident, $array:ident, $($dim:ident),*) => {
-        /// The shape and the contiguous elements of an array.
+        /// The shape and the elements of an array, which lie row by row.
         pub fn $name<'a, T: Element>(array: &'a $array<'_, T>) -> PyResult<([usize; contiguous!(@count $($dim)*)], &'a [T])> {
-            let view = array.as_array();
-            let ($($dim,)*) = view.dim().into();
+            if !array.is_c_contiguous() {
+                return Err(PyValueError::new_err("An array for the core must be C-contiguous."));
+            }
+            let ($($dim,)*) = array.as_array().dim().into();
             let shape = [$($dim),*];
             Ok((shape, array.as_slice()?))
         }

@@ -1,6 +1,6 @@
 //! What learning hands over: coordinates, planes, and the builder that turns them into tables.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lss_core::coordinates::{Affine, Coordinates as CoreCoordinates, Projection};
 use lss_core::exemplars::{ExemplarSketcher, Lists, concat};
@@ -13,7 +13,7 @@ use lss_core::{Error, Fill, Recipe};
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
 };
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::door::{check_dim, cube, enter, matrix, raise, vector};
@@ -254,9 +254,7 @@ impl Builder {
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        let builder = self.state.lock().ok().and_then(|mut builder| builder.take());
-        let builder = builder.ok_or_else(|| PyRuntimeError::new_err("This builder has finished already."))?;
-        enter(py, || builder.finish())
+        enter(py, || self.state().take().ok_or_else(finished)?.finish())
     }
 }
 
@@ -265,11 +263,16 @@ impl Builder {
         &self,
         job: impl FnOnce(&mut lss_core::Builder) -> lss_core::Result<T>,
     ) -> lss_core::Result<T> {
-        let mut guard = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let finished =
-            || Error::Value { arg: "builder", expected: "unfinished".into(), got: "a finished one".into() };
-        job(guard.as_mut().ok_or_else(finished)?)
+        job(self.state().as_mut().ok_or_else(finished)?)
     }
+
+    fn state(&self) -> MutexGuard<'_, Option<lss_core::Builder>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn finished() -> Error {
+    Error::Value { arg: "builder", expected: "unfinished".into(), got: "a finished one".into() }
 }
 
 /// Offsets as the core keeps them.

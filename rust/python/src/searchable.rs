@@ -172,7 +172,7 @@ impl Searchable {
         }
         let mut scratch = index.scratch();
         {
-            let query = query.readonly();
+            let Ok(query) = query.try_readonly() else { return Ok(None) };
             let query = query.as_slice()?;
             if index.check_queries(query).is_err() {
                 // What is wrong is said in one place.

@@ -676,9 +676,10 @@ fn check_dot(len: usize, d: usize, query: &[f32]) {
 fn has_tiles_of_bytes() -> bool {
     const TILES_AND_BYTES: u32 = 0b11 << 24;
     #[allow(unused_unsafe, reason = "younger compilers than the oldest supported know that this is safe")]
-    // SAFETY: every CPU of this family has the instruction; of what it does not know it says nothing.
-    let features = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
-    features.edx & TILES_AND_BYTES == TILES_AND_BYTES
+    // SAFETY: every CPU of this family has the instruction. Of leaves that it does not have it tells something else.
+    let (leaves, features) =
+        unsafe { (std::arch::x86_64::__get_cpuid_max(0).0, std::arch::x86_64::__cpuid_count(7, 0)) };
+    leaves >= 7 && features.edx & TILES_AND_BYTES == TILES_AND_BYTES
 }
 
 /// CPU features that kernels look for, and whether this CPU has them.
