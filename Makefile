@@ -69,10 +69,10 @@ lint: build
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest lss_rs._core --ignore-disjoint-bases
 
-# Every kernel has its own properties in these tests; the whole suite also runs on portable code.
+# Every kernel that the machine has has its own properties in these tests, and what is made of kernels runs on each.
 test-rust:
 	cargo test -p lss-core
-	LSS_SIMD=scalar cargo test -p lss-core --test search --test builder
+	rust/each_kernel.sh
 	cargo test -p lss-core --benches
 
 # Not in the gate: it needs Debian's cross compiler and emulator, and says so.

@@ -66,13 +66,13 @@ tests() {
   cargo test -p lss-core --target $target "$@" --skip the_environment_chooses_the_kernel
 }
 chosen() {
-  LSS_SIMD=$1 LSS_EXPECT_KERNEL=$2 tests --test kernels --test projection -- --exact the_kernel_is_the_one_asked_for
+  LSS_SIMD=$1 LSS_EXPECT_KERNEL=$2 tests --test kernels -- --exact the_kernel_is_the_one_asked_for
 }
 
 # CPUs with and without dot products of bytes.
 export QEMU_CPU
 for QEMU_CPU in max cortex-a72; do
-  tests --test kernels --test sketch --test columns --test topk --test exact --test teacher --
+  tests --test kernels --test projection --test rows --test sketch --test columns --test topk --test exact --test teacher --
   chosen scalar scalar
   chosen neon neon
   case $QEMU_CPU in
@@ -82,5 +82,5 @@ for QEMU_CPU in max cortex-a72; do
 done
 QEMU_CPU=max
 for kernel in neon dotprod; do
-  LSS_SIMD=$kernel tests --test search --test builder --
+  LSS_SIMD=$kernel tests --test search --test builder --test regions --test trust --test hash --
 done
