@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +20,11 @@ from benchmarks.engines import lss_regions
 from benchmarks.engines.lss import EXEMPLAR_BYTES, LISTED_BYTES, labels_an_exemplar
 from lss_rs import Index, ListPoint, OperatingPoint
 
-__all__ = ["DEFINITION", "LISTS", "WHOLE", "measure"]
+__all__ = ["CORE", "DEFINITION", "LISTS", "WHOLE", "measure"]
 
 DEFINITION = read_toml("stages")
+CORE = "core"
+"""What the whole search takes there: beside stages it finds out whether the answer is to be trusted."""
 WHOLE = "search"
 """What a call from Python takes, stages and all."""
 LISTS = ", lists by region"
@@ -45,7 +49,7 @@ def measure(
     (head, rows)
         For :func:`benchmarks.record.write`.
     """
-    bytes_a_us = _bandwidth(plan["bandwidth_mib"])
+    gb_s: dict[str, float] = {}
     rows: list[record.StageRow] = []
     indexes = [(bundle, lists) for bundle in plan["bundles"] for lists in (False, True)]
     for bundle, lists in tqdm(indexes, "indexes"):
@@ -60,18 +64,29 @@ def measure(
         before = lss_rs.get_num_threads()
         lss_rs.set_num_threads(1)
         try:
-            taken, whole = _times(index, asked, plan)
+            taken = _times(index, asked, plan)
         finally:
             lss_rs.set_num_threads(before)
         stats: Any = index.search(asked, plan["k"], stats=True).stats
+        nbytes = sum(index.params["nbytes"].values())
+        bytes_a_us = _bandwidth(nbytes)
+        gb_s[bundle + LISTS * lists] = bytes_a_us / 1e3
         first = stats["step"] == stats["step"].min()
         read = _bytes(index, {name: float(np.mean(values[first])) for name, values in stats.items()})
-        for stage, us in [*((stage, us) for stage, us in taken.items() if stage in read), (WHOLE, whole)]:
+        for stage, us in taken.items():
             nbytes = read.get(stage, sum(read.values()))
-            rows.append(
-                record.StageRow(bundle + LISTS * lists, stage, us, us / whole, nbytes, nbytes / bytes_a_us)
-            )
-    return run.head(set()) | {"gb_s": bytes_a_us / 1e3, "definition": plan}, rows
+            if stage in read or stage in (CORE, WHOLE):
+                rows.append(
+                    record.StageRow(
+                        bundle + LISTS * lists, stage, us, us / taken[WHOLE], nbytes, nbytes / bytes_a_us
+                    )
+                )
+    about = {
+        "gb_s": gb_s,
+        "import_ms": {name: _import_ms(name, plan["imports"]) for name in ("numpy", "lss_rs")},
+        "definition": plan,
+    }
+    return run.head(set()) | about, rows
 
 
 def _reading(index: Index, plan: dict[str, Any]) -> OperatingPoint:
@@ -80,17 +95,27 @@ def _reading(index: Index, plan: dict[str, Any]) -> OperatingPoint:
     return index.operating_point._replace(judge=(float(plan["k"]), *[0.0] * 10), list=at)
 
 
-def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> tuple[dict[str, float], float]:
-    """Median microseconds of each stage, and of a call."""
+def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> dict[str, float]:
+    """Median microseconds of each stage, of the core, and of a call."""
     for _ in range(plan["passes"]):
-        stages, seconds = index._core.profile(asked, plan["k"])
+        stages, seconds, whole = index._core.profile(asked, plan["k"])
         calls = []
         for query in asked:
             begin = time.perf_counter()
             index.search(query, plan["k"])
             calls.append(time.perf_counter() - begin)
-    taken = 1e6 * np.median(seconds, axis=0)
-    return dict(zip(stages, taken.tolist(), strict=True)), 1e6 * float(np.median(calls))
+    each = [*seconds.T, whole, calls]
+    return {
+        name: 1e6 * float(np.median(taken)) for name, taken in zip([*stages, CORE, WHOLE], each, strict=True)
+    }
+
+
+def _import_ms(module: str, times: int) -> float:
+    """Median milliseconds that importing it takes, in processes of their own."""
+    program = f"import time; begin = time.perf_counter(); import {module}; print(time.perf_counter() - begin)"
+    run_it = [sys.executable, "-c", program]
+    taken = [float(subprocess.run(run_it, check=True, capture_output=True).stdout) for _ in range(times)]
+    return 1e3 * float(np.median(taken))
 
 
 def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
@@ -116,9 +141,9 @@ def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _bandwidth(mib: int) -> float:
-    """Bytes a microsecond that a core reads in order, from more than caches hold."""
-    values = np.ones(mib << 18, np.float32)
+def _bandwidth(nbytes: int) -> float:
+    """Bytes a microsecond that a core reads in order, of so many, again and again."""
+    values = np.ones(nbytes // 4, np.float32)
     best = np.inf
     for _ in range(5):
         begin = time.perf_counter()

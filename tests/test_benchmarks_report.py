@@ -49,6 +49,7 @@ HEAD = {
     "seconds": 900,
     "energy": "estimated: a model",
 }
+STAGES_HEAD = HEAD | {"gb_s": {"layer": 10.0}, "import_ms": {"numpy": 80.0, "lss_rs": 120.0}}
 DOMAINS = ["prose", "code"]
 
 
@@ -201,7 +202,7 @@ def records(tmp_path):
         record.StageRow("layer", "project", 12.5, 0.25, 2048.0, 0.5),
         record.StageRow("layer", "search", 9.7, 0.97, 4096.0, 1.0),
     ]
-    record.write(folder / "cpu" / "2026-01-02-stages.csv", HEAD | {"gb_s": 10.0}, stages)
+    record.write(folder / "cpu" / "2026-01-02-stages.csv", STAGES_HEAD, stages)
     write_places(tmp_path)
     return folder
 
@@ -664,19 +665,26 @@ class TestStages:
         page = render(records, records.parent)[Path("docs/performance.md")]
         assert "**layer**" in page
         assert "| project | 12.5 us | 25.0% | 2 KiB | 0.500 us |" in page
-        assert "at 10.0 GB/s" in page
-        assert "Before is" not in page
+        assert "at 10.0 GB/s (layer)" in page
+        assert "`import lss_rs` takes 120 ms, of which 80 ms are numpy's" in page
+        assert "Before: commit" not in page
 
     def test_beside_what_was_before(self, records):
-        for name, times in (("01-stages-before", (20.0, 30.0)), ("03-stages", (11.0, 19.0))):
+        recorded = {
+            "01-stages-before": (20.0, 30.0),
+            "01-stages-before-more": (25.0, 35.0),
+            "03-stages": (11.0, 19.0),
+        }
+        for name, times in recorded.items():
             stages = zip(("project", "search"), times, (0.5, 1.0), strict=True)
             rows = [record.StageRow("layer", stage, us, share, 2048.0, 0.5) for stage, us, share in stages]
-            record.write(records / "cpu" / f"2026-01-{name}.csv", HEAD | {"gb_s": 10.0}, rows)
-        record.write(records / "another" / "2025-01-01-stages-before.csv", HEAD | {"gb_s": 10.0}, rows)
+            record.write(records / "cpu" / f"2026-01-{name}.csv", STAGES_HEAD, rows)
+        record.write(records / "another" / "2025-01-01-stages-before.csv", STAGES_HEAD, rows)
         page = render(records, records.parent)[Path("docs/performance.md")]
         assert "| project | 20.0 us | 11.0 us | 50.0% |" in page
         assert "| search | 30.0 us | 19.0 us | 100.0% |" in page
         assert "in `cpu/2026-01-01-stages-before.csv`" in page
+        assert "in `cpu/2026-01-01-stages-before-more.csv`" in page
 
     def test_without_a_record(self, records):
         (records / "cpu" / "2026-01-02-stages.csv").unlink()

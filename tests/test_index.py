@@ -276,6 +276,80 @@ def test_the_index_owns_its_rows():
     same(index.search(Q, 3, exact=True), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_are_used_where_they_lie_if_so_wished(dtype, tmp_path):
+    W, b, Q = layer(m=60)
+    W = W.astype(dtype)
+    W.flags.writeable = False
+    copied = Index.from_weights(W, b)
+    labels = copied.search(Q, 5, exact=True).labels
+    lent = Index.from_weights(W.view(), b, copy=False)
+    for index in (lent, copy.deepcopy(lent), pickle.loads(pickle.dumps(lent))):
+        found = index.search(Q, 5, exact=True)
+        assert (found.labels == labels).all()
+    fitted = lent.fit(Q, labels, target=None, progress=False)
+    again = copied.fit(Q, labels, target=None, progress=False)
+    assert (fitted.search(Q, 5).labels == again.search(Q, 5).labels).all()
+    fitted.save(tmp_path / "index.safetensors")
+    del lent, W
+    assert (fitted.search(Q, 5, exact=True).labels == labels).all()
+    kept = Index.load(tmp_path / "index.safetensors")
+    assert (kept.search(Q, 5, exact=True).labels == labels).all()
+
+
+def test_memory_that_is_lent_is_shared():
+    W, _, Q = layer(m=60)
+    lent, copied = (Index.from_weights(W, copy=copied) for copied in (False, True))
+    W *= -1
+    assert (lent.search(Q[0], 5, exact=True).labels == best(Q[:1] @ W.T, 5)[0][0]).all()
+    assert (copied.search(Q[0], 5, exact=True).labels == best(Q[:1] @ -W.T, 5)[0][0]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "config"),
+    [
+        (lambda W: W.astype(np.float64), None),
+        (lambda W: W.astype(">f4"), None),
+        (lambda W: W.astype(">f2"), None),
+        (lambda W: np.asfortranarray(W), None),
+        (lambda W: W[:, :-1], None),
+        (lambda W: W[::2], None),
+        (lambda W: W.tolist(), None),
+        (lambda W: W, LSSConfig(dtype="float16")),
+    ],
+)
+def test_rows_that_have_to_be_copied_are_not_lent(change, config):
+    W, b, _ = layer(m=60)
+    W = change(W)
+    with pytest.raises(
+        ValueError, match=r"'copy' must be True, for W is to be contiguous rows of float(32|16)"
+    ):
+        Index.from_weights(W, b[: len(W)], config, copy=False)
+    assert Index.from_weights(W, b[: len(W)], config).m == len(W)
+
+
+def test_rows_of_another_byte_order():
+    W, b, Q = layer(m=60)
+    for dtype in ("float32", "float16"):
+        swapped = Index.from_weights(W.astype(dtype).astype(np.dtype(dtype).newbyteorder(">")), b)
+        expected = Index.from_weights(W.astype(dtype), b).search(Q, 5, exact=True)
+        assert (swapped.search(Q, 5, exact=True).scores == expected.scores).all()
+
+
+def test_tensors_are_lent():
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        linear = torch.nn.Linear(8, 40, dtype=dtype)
+        index = Index.from_linear(linear, copy=False)
+        query = np.ones(8, np.float32)
+        before = index.search(query, 1, exact=True).scores
+        with torch.no_grad():
+            linear.weight += 1.0
+        assert index.search(query, 1, exact=True).scores > before + 4
+    with pytest.raises(ValueError, match="'copy' must be True"):
+        Index.from_weights(torch.ones(8, 40).T, copy=False)
+
+
 def test_tensors():
     torch = pytest.importorskip("torch")
     W, b, Q = layer(whole=True)

@@ -27,6 +27,8 @@ class Engine(BaseEngine):
 
     Parameters
     ----------
+    copy : bool
+        As :meth:`lss_rs.Index.from_weights`.
     **build
         Fields of :class:`lss_rs.LSSConfig`.
     """
@@ -35,13 +37,13 @@ class Engine(BaseEngine):
     sees: ClassVar[str] = "rows, queries"
     kind: ClassVar[str] = "ours"
 
-    def __init__(self, data: Data, num_threads: int, **build: Any) -> None:
+    def __init__(self, data: Data, num_threads: int, copy: bool = True, **build: Any) -> None:
         set_num_threads(num_threads)
         self._stages: dict[str, float] = {}
         config = LSSConfig(**build)
         learns = config.fill == "queries" or config.method == "iul"
         Y = data.Y.sparse(len(data.W)) if learns else None
-        self.index = Index.from_weights(data.W, data.b, config)
+        self.index = Index.from_weights(data.W, data.b, config, copy=copy)
         self._clock = time.perf_counter()
         # k = 5: what the benchmark asks, and what a search must not exceed.
         self.index.fit(data.Q, Y, k=5, target=None, progress=False, callback=self._lap)

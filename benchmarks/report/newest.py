@@ -62,7 +62,7 @@ class Records(NamedTuple):
     """The synthetic output layers, recorded as "heads"."""
     stages: tuple[dict[str, Any], list[StageRow]] | None
     device: tuple[dict[str, Any], list[DeviceRow]] | None
-    stages_before: tuple[dict[str, Any], list[StageRow]] | None
+    stages_before: list[tuple[dict[str, Any], list[StageRow]]]
     """Those of an older commit, recorded on the same machine and kept."""
     by_processor: dict[str, list[Recorded]]
     """Of each bundle the newest record of each processor, by the processors' names."""
@@ -80,7 +80,7 @@ class Records(NamedTuple):
 
 def newest(folder: Path) -> dict[str, Path]:
     """Find records by name: the project's bundles in their order, other bundles, then the rest."""
-    recorded = {path.stem[11:] for path in folder.glob("*/*.csv")} - {_BEFORE}
+    recorded = {path.stem[11:] for path in folder.glob("*/*.csv") if not path.stem[11:].startswith(_BEFORE)}
     others = sorted(recorded.difference(BUNDLES, OTHERS))
     paths = {name: record.latest(name, folder) for name in (*BUNDLES, *others, *OTHERS)}
     return {name: path for name, path in paths.items() if path}
@@ -90,7 +90,7 @@ def load(folder: Path) -> Records:
     """Read the newest records."""
     paths = newest(folder)
     stages = paths.get("stages")
-    before = min(stages.parent.glob(f"*-{_BEFORE}.csv"), default=None) if stages else None
+    before = sorted(stages.parent.glob(f"*-{_BEFORE}*.csv"), key=lambda path: path.stem) if stages else []
 
     def read(path: Path, kind: type[R]) -> tuple[dict[str, Any], list[R]]:
         head, rows = record.read(path, kind)
@@ -101,4 +101,4 @@ def load(folder: Path) -> Records:
     recorded = {path: read(path, Row) for found in each.values() for path in found}
     bundles = {name: recorded[path] for name, path in paths.items()}
     by_processor = {name: [recorded[path] for path in found] for name, found in each.items()}
-    return Records(bundles, *others, read(before, StageRow) if before else None, by_processor)
+    return Records(bundles, *others, [read(path, StageRow) for path in before], by_processor)

@@ -11,14 +11,14 @@ __all__ = ["block"]
 
 
 def block(
-    found: tuple[dict[str, Any], list[StageRow]] | None, before: tuple[dict[str, Any], list[StageRow]] | None
+    found: tuple[dict[str, Any], list[StageRow]] | None, before: list[tuple[dict[str, Any], list[StageRow]]]
 ) -> str:
-    """Write a table a bundle, and beside each time what it was before."""
+    """Write a table a bundle, and beside each time what it was before, by the first record that has it."""
     if found is None:
         return "Nothing is recorded yet: `python -m benchmarks stages`.\n"
     head, rows = found
     header = ["stage", "before", "one query", "of a call", "reads", "reading that in order"]
-    was = {(row.bundle, row.stage): us(row.us) for row in before[1]} if before else {}
+    was = {(row.bundle, row.stage): us(row.us) for _, rows in reversed(before) for row in rows}
     parts = []
     for bundle in dict.fromkeys(row.bundle for row in rows):
         lines = [
@@ -34,8 +34,10 @@ def block(
             if row.bundle == bundle
         ]
         parts += [f"**{bundle}**\n", table(header, lines)]
-    parts.append(f"A core reads memory in order at {head['gb_s']:.1f} GB/s here; caches are faster.\n")
-    if before:
-        then = before[0]
-        parts.append(f"Before is {then['date']}, commit {then['commit']}, in `{then['record']}`.\n")
+    speeds = ", ".join(f"{gb_s:.1f} GB/s ({bundle})" for bundle, gb_s in head["gb_s"].items())
+    parts.append(f"As many bytes as these indexes have a core reads in order, over and over, at {speeds}.\n")
+    took = {name: f"{ms:.0f} ms" for name, ms in head["import_ms"].items()}
+    parts.append(f"`import lss_rs` takes {took['lss_rs']}, of which {took['numpy']} are numpy's.\n")
+    for then, _ in before:
+        parts.append(f"Before: commit {then['commit']}, in `{then['record']}`.\n")
     return "\n".join([*parts, measured(head)])

@@ -116,7 +116,8 @@ def _log_cast(arg: str, array: NDArray[Any], dtype: str, to: str) -> None:
 def as_weights(W: Any, dtype: str | None = None, arg: str = "W") -> tuple[NDArray[Any], str]:
     """Rows for the core: (m, d) float32, or the bits of float16 and bfloat16 in uint16, and the dtype's name.
 
-    ``dtype=None`` keeps float32, float16 and bfloat16, and casts wider floats to float32.
+    ``dtype=None`` keeps float32, float16 and bfloat16, and casts wider floats to float32. Where nothing has
+    to be cast or laid out anew, W's own memory comes back.
     """
     array, given = _floats(W, arg)
     if array.ndim != 2 or 0 in array.shape:
@@ -129,15 +130,17 @@ def as_weights(W: Any, dtype: str | None = None, arg: str = "W") -> tuple[NDArra
         for lo in range(0, len(result), BLOCK):
             _check_finite(result[lo : lo + BLOCK], arg, lo)
         return result, to
-    as_given = given == to
+    if given == to:
+        native = np.float16 if given == "float16" else np.uint16
+        result = np.require(array, native, ["C", "ALIGNED"]).view(np.uint16)
+        for lo in range(0, len(array), BLOCK):
+            _check_finite(_widen(array[lo : lo + BLOCK], given), arg, lo)
+        return result, to
     result = np.empty(array.shape, np.float32 if to == "float32" else np.uint16)
     for lo in range(0, len(array), BLOCK):
-        part = array[lo : lo + BLOCK]
-        wide = _widen(part, given)
+        wide = _widen(array[lo : lo + BLOCK], given)
         _check_finite(wide, arg, lo)
-        if as_given:
-            result[lo : lo + BLOCK] = part.view(np.uint16)
-        elif to == "float32":
+        if to == "float32":
             result[lo : lo + BLOCK] = wide
         else:
             result[lo : lo + BLOCK] = bits = _narrow(wide, to)
@@ -146,6 +149,12 @@ def as_weights(W: Any, dtype: str | None = None, arg: str = "W") -> tuple[NDArra
                     message(arg, f"within the range of {to}", f"|{arg}| up to {np.abs(wide).max():g}")
                 )
     return result, to
+
+
+def is_memory_of(array: NDArray[Any], x: Any) -> bool:
+    """Whether an array begins where the caller's does."""
+    begin = x.data_ptr() if _is_tensor(x) else np.asarray(x).ctypes.data
+    return bool(array.ctypes.data == begin)
 
 
 def _bits_finite(bits: NDArray[np.uint16], dtype: str) -> bool:

@@ -175,6 +175,7 @@ class Index:
         weights: NDArray[np.float32] | NDArray[np.uint16],  # (m, d); f16 and bf16 as their bits
         bias: NDArray[np.float32],  # (m,)
         dtype: Literal["float32", "float16", "bfloat16"],
+        copy: bool,  # False: use the memory of weights
     ) -> Index: ...
     @property
     def m(self) -> int: ...
@@ -254,8 +255,10 @@ class Index:
         self, queries: NDArray[np.float32], num_threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """CSR (indptr, indices), ids rising within a query."""
-    def profile(self, queries: NDArray[np.float32], k: int) -> tuple[list[str], NDArray[np.float64]]:
-        """Stages of a search's first step, and how long each takes a query, in seconds, (n, stages)."""
+    def profile(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+        """Stages of a search's first step, seconds of each for a query, (n, stages), and of all, (n,)."""
     def rows(self, first: int, n: int) -> NDArray[np.float32]:
         """Weights of rows first..first + n, (n, d), in single precision."""
     def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from lss_rs._arrays import (
     as_queries,
     as_threads,
     as_weights,
+    is_memory_of,
     message,
 )
 from lss_rs._core import Builder, FormatError, NotFittedError, Searchable, ShortResultError
@@ -162,8 +163,15 @@ class Index(Searchable):
     # Making one
 
     @classmethod
-    def from_weights(cls, W: ArrayLike, b: ArrayLike | None = None, config: LSSConfig | None = None) -> Self:
-        """Copy an output layer into a new index, yet unfitted.
+    def from_weights(
+        cls,
+        W: ArrayLike,
+        b: ArrayLike | None = None,
+        config: LSSConfig | None = None,
+        *,
+        copy: bool = True,
+    ) -> Self:
+        """Put an output layer into a new index, yet unfitted.
 
         Parameters
         ----------
@@ -173,31 +181,42 @@ class Index(Searchable):
         b : array-like or CPU tensor of float, shape (m,), optional
             Biases.
         config : LSSConfig, optional
+        copy : bool
+            False: use W's own memory, which is kept alive, in place of a copy. Nobody may write to it while
+            the index, or one made of it, lives; answers would be wrong, without a warning. Files and pickles
+            hold the rows all the same.
 
         Raises
         ------
         TypeError
             If W or b is not of floats or not on the CPU.
         ValueError
-            If shapes do not fit, a value is NaN or infinite, or ``config.always_include`` names a label that
-            is not.
+            If shapes do not fit, a value is NaN or infinite, ``config.always_include`` names a label that
+            is not, or, with ``copy=False``, rows have to be cast or do not lie one after the other.
         """
         config = LSSConfig() if config is None else config
         if not isinstance(config, LSSConfig):
             raise TypeError(message("config", "an LSSConfig or None", f"a {type(config).__name__}"))
+        if not isinstance(copy, bool):
+            raise TypeError(message("copy", "True or False", f"a {type(copy).__name__}"))
         weights, dtype = as_weights(W, config.dtype)
+        if not copy and not is_memory_of(weights, W):
+            raise ValueError(message("copy", f"True, for W is to be contiguous rows of {dtype}", False))
         as_ids(config.always_include, len(weights))
-        core = Core.from_weights(weights, as_bias(b, len(weights)), dtype)  # type: ignore[arg-type]
+        core = Core.from_weights(weights, as_bias(b, len(weights)), dtype, copy)  # type: ignore[arg-type]
         return cls._wrap(core, config, None, 0)
 
     @classmethod
-    def from_linear(cls, linear: Any, config: LSSConfig | None = None) -> Self:
-        """Copy a ``torch.nn.Linear`` on any device, or anything that has its ``weight`` and ``bias``.
+    def from_linear(cls, linear: Any, config: LSSConfig | None = None, *, copy: bool = True) -> Self:
+        """Take a ``torch.nn.Linear`` on any device, or anything that has its ``weight`` and ``bias``.
 
         Parameters
         ----------
         linear : module with ``weight`` (m, d) and ``bias`` (m,) or None
         config : LSSConfig, optional
+        copy : bool
+            As :meth:`from_weights`; False shares the memory of a weight on the CPU, which may not be trained
+            further.
 
         Raises
         ------
@@ -213,7 +232,7 @@ class Index(Searchable):
             part.cpu() if hasattr(part, "cpu") and not getattr(part, "is_meta", False) else part
             for part in parts
         )
-        return cls.from_weights(weight, bias, config)
+        return cls.from_weights(weight, bias, config, copy=copy)
 
     def fit(
         self,

@@ -121,7 +121,7 @@ def nearest(
     largest = variances[0] if variances[0] > 0 else 1.0
     x = exemplars * np.sqrt(np.maximum(variances, 0.0) / largest)
     # |x - y|^2 / 2 is |x|^2 / 2 - (x . y - |y|^2 / 2): the nearest have the largest logits of such a layer
-    layer = _core.Index.from_weights(x, -0.5 * np.einsum("ij,ij->i", x, x), "float32")
+    layer = _core.Index.from_weights(x, -0.5 * np.einsum("ij,ij->i", x, x), "float32", copy=False)
     found = np.concatenate(
         [layer.teacher(x[anchors[lo : lo + BLOCK]], near + 1)[0] for lo in range(0, len(anchors), BLOCK)]
     )

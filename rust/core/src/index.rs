@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -376,19 +377,29 @@ impl Index {
         self.searcher(&fitted).search(scratch, on_short, effort, labels, scores)
     }
 
-    /// How long each of the [`STAGES`] of a search's first step takes, in seconds, for queries (n x d) one after the other.
-    pub fn profile(&self, queries: &[f32], k: usize) -> Result<Vec<[f64; STAGES.len()]>> {
+    /// How long each of the [`STAGES`] of a search's first step takes, and how long the whole search, in seconds, for queries (n x d)
+    /// one after the other.
+    pub fn profile(&self, queries: &[f32], k: usize) -> Result<(Vec<[f64; STAGES.len()]>, Vec<f64>)> {
         if k == 0 || k > self.rows.m() {
             return Err(Error::value("k", format!("in 1..={}", self.rows.m()), k));
         }
         self.check_queries(queries)?;
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let (searcher, mut scratch) = (self.searcher(&fitted), self.scratch());
-        let one = |query| {
+        let queries = queries.chunks_exact(self.rows.d());
+        let stages = |query| {
             scratch.load(query);
             searcher.profile(&mut scratch, k)
         };
-        Ok(queries.chunks_exact(self.rows.d()).map(one).collect())
+        let of_stages = queries.clone().map(stages).collect();
+        let (mut labels, mut scores) = (vec![0; k], vec![0.0; k]);
+        let whole = |query| {
+            let begin = Instant::now();
+            scratch.load(query);
+            searcher.search(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, &mut labels, &mut scores)?;
+            Ok(begin.elapsed().as_secs_f64())
+        };
+        Ok((of_stages, queries.map(whole).collect::<Result<_>>()?))
     }
 
     fn searcher<'a>(&'a self, fitted: &'a Fitted) -> Searcher<'a> {

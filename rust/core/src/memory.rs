@@ -1,5 +1,6 @@
-//! Cache-line aligned, immutable, shared memory: on the heap or mapped from a file.
+//! Immutable, shared memory: on the heap, aligned to cache lines, mapped from a file, or lent by a caller.
 
+use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -29,7 +30,20 @@ enum Owner {
     Heap(Arc<Vec<Line>>),
     Pages(Arc<MmapMut>),
     Map(Arc<Mmap>),
+    Lent(Arc<Lent>),
 }
+
+/// Memory of a caller's, and what keeps it alive.
+struct Lent {
+    at: *const u8,
+    len: usize,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: this memory is only read, and what keeps it alive can go to other threads.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
 
 impl Owner {
     #[inline]
@@ -38,6 +52,8 @@ impl Owner {
             Owner::Heap(lines) => bytemuck::cast_slice(lines),
             Owner::Pages(pages) => pages,
             Owner::Map(map) => map,
+            // SAFETY: whoever lent it has promised that so many bytes are there, and stay what they are.
+            Owner::Lent(lent) => unsafe { std::slice::from_raw_parts(lent.at, lent.len) },
         }
     }
 }
@@ -69,6 +85,15 @@ impl Bytes {
     pub fn mapped(map: Mmap) -> Self {
         let len = map.len();
         Bytes { owner: Owner::Map(Arc::new(map)), len }
+    }
+
+    /// Use memory of a caller's in place.
+    ///
+    /// # Safety
+    /// The bytes are there, and nobody writes to them, for as long as `keep` is not dropped.
+    pub unsafe fn lent(bytes: *const [u8], keep: impl Any + Send + Sync) -> Self {
+        let len = bytes.len();
+        Bytes { owner: Owner::Lent(Arc::new(Lent { at: bytes.cast(), len, _keep: Box::new(keep) })), len }
     }
 
     /// Cut out `len` elements of `T` that begin `offset` bytes in.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 use lss_core::coordinates::Projection;
 use lss_core::exemplars::{Exemplars, Lists};
@@ -16,7 +17,9 @@ use lss_core::{
     Answers, Effort, Error, Features, FirstRead, How, ListPoint, OnShort, OperatingPoint, Trust, Work, file,
     teacher,
 };
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2};
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -32,6 +35,7 @@ type Top<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
 type Placed<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<f32>>);
 type Counted<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<f32>>);
 type Listed<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>);
+type Profile<'py> = (Vec<&'static str>, Bound<'py, PyArray2<f64>>, Bound<'py, PyArray1<f64>>);
 type Compared<'py> = (
     Bound<'py, PyArray2<i64>>,
     Bound<'py, PyArray2<i64>>,
@@ -48,21 +52,20 @@ impl Index {
         weights: &Bound<'_, PyAny>,
         bias: PyReadonlyArray1<'_, f32>,
         dtype: &str,
+        copy: bool,
     ) -> PyResult<Self> {
         let (d, weights) = match dtype {
             "float32" => {
-                let array: PyReadonlyArray2<'_, f32> = weights.extract()?;
-                let ([_, d], values) = matrix(&array)?;
-                (d, Weights::F32(Block::copy_of(values)))
+                let (d, block) = block::<f32, f32>(weights, copy)?;
+                (d, Weights::F32(block))
             }
-            "float16" | "bfloat16" => {
-                let array: PyReadonlyArray2<'_, u16> = weights.extract()?;
-                let ([_, d], bits) = matrix(&array)?;
-                let weights = match dtype {
-                    "float16" => Weights::F16(Block::<f16>::copy_of(bytemuck::cast_slice(bits))),
-                    _ => Weights::Bf16(Block::<bf16>::copy_of(bytemuck::cast_slice(bits))),
-                };
-                (d, weights)
+            "float16" => {
+                let (d, block) = block::<u16, f16>(weights, copy)?;
+                (d, Weights::F16(block))
+            }
+            "bfloat16" => {
+                let (d, block) = block::<u16, bf16>(weights, copy)?;
+                (d, Weights::Bf16(block))
             }
             other => {
                 let expected = "'float32', 'float16' or 'bfloat16'".into();
@@ -359,17 +362,17 @@ impl Index {
         Ok(csr(py, offsets, ids))
     }
 
-    /// Names of the stages of a search by tables, and how long each takes, in seconds, (n, stages).
+    /// Names of the stages of a search's first step, how long each takes, (n, stages), and how long the whole search, (n,), in seconds.
     fn profile<'py>(
         &self,
         py: Python<'py>,
         queries: PyReadonlyArray2<'py, f32>,
         k: usize,
-    ) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray2<f64>>)> {
+    ) -> PyResult<Profile<'py>> {
         let (n, queries) = self.queries("x", &queries)?;
-        let taken = enter(py, || self.0.profile(&queries, k))?;
+        let (taken, whole) = enter(py, || self.0.profile(&queries, k))?;
         let taken = PyArray1::from_vec(py, taken.into_flattened()).reshape([n, STAGES.len()])?;
-        Ok((STAGES.to_vec(), taken))
+        Ok((STAGES.to_vec(), taken, PyArray1::from_vec(py, whole)))
     }
 
     /// Rows in single precision, for learning.
@@ -492,4 +495,19 @@ pub fn operating_point(point: Point) -> OperatingPoint {
         judge,
         list,
     }
+}
+
+/// The rows of an array of `T`, which are of `S`, and their dimension: a copy, or the array's own memory.
+fn block<T: Element + Pod, S: Pod>(weights: &Bound<'_, PyAny>, copy: bool) -> PyResult<(usize, Block<S>)> {
+    let array: PyReadonlyArray2<'_, T> = weights.extract()?;
+    let ([_, d], values) = matrix(&array)?;
+    if copy {
+        return Ok((d, Block::copy_of(bytemuck::cast_slice(values))));
+    }
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    #[allow(unsafe_code, reason = "an array outlives the call that brought it")]
+    // SAFETY: the array's memory is there while the array is, which is kept; that nobody writes to it is the
+    // documented contract of `copy=False`.
+    let lent = unsafe { Bytes::lent(bytes, weights.clone().unbind()) };
+    Ok((d, lent.block(0, values.len()).map_err(raise)?))
 }
