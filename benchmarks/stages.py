@@ -83,6 +83,7 @@ def measure(
                 )
     about = {
         "gb_s": gb_s,
+        "call_us": _call_us(plan),
         "import_ms": {name: _import_ms(name, plan["imports"]) for name in ("numpy", "lss_rs")},
         "definition": plan,
     }
@@ -99,15 +100,30 @@ def _times(index: Index, asked: np.ndarray, plan: dict[str, Any]) -> dict[str, f
     """Median microseconds of each stage, of the core, and of a call."""
     for _ in range(plan["passes"]):
         stages, seconds, whole = index._core.profile(asked, plan["k"])
-        calls = []
-        for query in asked:
-            begin = time.perf_counter()
-            index.search(query, plan["k"])
-            calls.append(time.perf_counter() - begin)
+        calls = _calls(index, asked, plan["k"])
     each = [*seconds.T, whole, calls]
     return {
         name: 1e6 * float(np.median(taken)) for name, taken in zip([*stages, CORE, WHOLE], each, strict=True)
     }
+
+
+def _call_us(plan: dict[str, Any]) -> float:
+    """Median microseconds of a call that has next to nothing to search, one after the other."""
+    rng = np.random.default_rng(plan["seed"])
+    W, Q = (rng.standard_normal((n, 8), dtype=np.float32) for n in (8, 1000))
+    index = Index.from_weights(W).fit(Q, target=None, progress=False)
+    index.apply(index.operating_point._replace(exact=True))
+    return 1e6 * float(np.median(_calls(index, Q, plan["k"])))
+
+
+def _calls(index: Index, asked: np.ndarray, k: int) -> list[float]:
+    """Seconds of each call."""
+    taken = []
+    for query in asked:
+        begin = time.perf_counter()
+        index.search(query, k)
+        taken.append(time.perf_counter() - begin)
+    return taken
 
 
 def _import_ms(module: str, times: int) -> float:

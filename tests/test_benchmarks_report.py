@@ -49,7 +49,7 @@ HEAD = {
     "seconds": 900,
     "energy": "estimated: a model",
 }
-STAGES_HEAD = HEAD | {"gb_s": {"layer": 10.0}, "import_ms": {"numpy": 80.0, "lss_rs": 120.0}}
+STAGES_HEAD = HEAD | {"gb_s": {"layer": 10.0}, "call_us": 0.9, "import_ms": {"numpy": 80.0, "lss_rs": 120.0}}
 DOMAINS = ["prose", "code"]
 
 
@@ -666,6 +666,7 @@ class TestStages:
         assert "**layer**" in page
         assert "| project | 12.5 us | 25.0% | 2 KiB | 0.500 us |" in page
         assert "at 10.0 GB/s (layer)" in page
+        assert "next to nothing to search takes 0.900 us" in page
         assert "`import lss_rs` takes 120 ms, of which 80 ms are numpy's" in page
         assert "Before: commit" not in page
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import errno
 import inspect
 import os
 import pathlib
@@ -1191,8 +1192,13 @@ def test_files_refused(index, tmp_path):
     assert pathlib.Path(caught.value.filename) == path
     with pytest.raises(FileNotFoundError):
         Index.metadata(path)
-    with pytest.raises(OSError, match="directory"):
-        index.save(tmp_path / "no" / "where")
+    where = tmp_path / "no" / "where"
+    for at in (where, str(where), os.fsencode(where)):
+        with pytest.raises(FileNotFoundError) as caught:
+            index.save(at)
+        assert str(caught.value) == f"[Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}: {str(where)!r}"
+    with pytest.raises(OSError, match="is a directory"):
+        index.save(tmp_path)
     with pytest.raises(
         ValueError, match=says("'prefault' must be False without mmap=True. Got True instead.")
     ):

@@ -49,15 +49,20 @@ def overlap(index, Q, **how):
 # Trust
 
 
-@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 10**6))
-def test_logistic_is_where_the_slope_is_zero(n, p, seed):
+@given(st.integers(1, 60) | st.integers(200, 600), st.integers(1, 4), st.integers(0, 10**6), st.booleans())
+def test_logistic_is_where_the_slope_is_zero(n, p, seed, odd):
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((n, p)).astype(np.float32) * 10.0 ** rng.integers(-2, 3, size=p)
-    features[:, 0] = 1.0
     right = rng.random(n) < 0.8
+    if odd:  # few are wrong, far away from all others: steps that are not cut go ever further
+        features = np.abs(features) ** 2
+        right = features[:, -1] < np.sort(features[:, -1])[-2:][0]
+    features[:, 0] = 1.0
     away = rng.integers(-1, 2, size=p)
     away[np.ptp(features, axis=0) == 0] = 0
     weights = logistic(features.astype(np.float32), right, away)
+
+    assert np.abs(weights[1:] * features.std(axis=0)[1:]).max(initial=0) < 1e3
 
     def loss(w):
         x = features.astype(np.float32).astype(np.float64)
@@ -149,8 +154,11 @@ def test_trust_is_about_the_same_answers_whatever_k(index, k):
     index.apply(index.operating_point._replace(n_rescore=64))  # a search for more answers rescores no more
     for Q in (home, abroad):
         expected, found = (index.search(Q, k=k, stats=True) for k in (5, k))
-        # For more answers more rows are scored, and their errors are known a little better.
-        np.testing.assert_allclose(found.stats["trust"], expected.stats["trust"], atol=0.02 if k > 5 else 0)
+        off = np.abs(found.stats["trust"] - expected.stats["trust"])
+        scanned = expected.stats["step"] > 1
+        # For more answers more rows are scored, and errors are known a little better: a scan goes by them.
+        assert off[~scanned].max(initial=0) <= (0.02 if k > 5 else 0)
+        assert off[scanned].sum() <= (0.05 if k > 5 else 0) * len(off)
         assert (found.stats["step"] != expected.stats["step"]).mean() <= (0.02 if k > 5 else 0)
         np.testing.assert_array_equal(found.labels[:, :5], expected.labels[:, :k])
 
@@ -373,7 +381,7 @@ def test_observing_is_checked(index):
     for each in (rows, bare):
         with pytest.raises(ValueError, match="observes with fill='queries' and sketches"):
             each.observe(home)
-    with pytest.raises(ValueError, match="'x' must"):
+    with pytest.raises(ValueError, match="'Q' must"):
         index.observe(home[:, :5])
     with pytest.raises(ValueError, match="NaN"):
         index.observe(np.full(D, np.nan, np.float32))

@@ -284,14 +284,15 @@ def test_progress_is_reported(taught, data):
     ("options", "text"),
     [
         ({"effort": "high"}, "'effort' must be 'adaptive' or 'fixed'. Got 'high' instead."),
-        ({"insurance": -0.1}, "'insurance' must be a number, at least 0. Got -0.1 instead."),
-        ({"insurance": float("nan")}, "'insurance' must be a number, at least 0. Got nan instead."),
-        ({"insurance": float("inf")}, "'insurance' must be a number, at least 0. Got inf instead."),
+        ({"insurance": -0.1}, "'insurance' must be of at least 0. Got -0.1 instead."),
+        ({"insurance": float("nan")}, "'insurance' must be of at least 0. Got nan instead."),
+        ({"insurance": float("inf")}, "'insurance' must be of at least 0. Got inf instead."),
         ({"objective": "size"}, "'objective' must be 'latency' or 'throughput'. Got 'size' instead."),
         ({"target": 0}, "'target' must be above 0 and at most 1. Got 0 instead."),
         ({"target": 1.01}, "'target' must be above 0 and at most 1. Got 1.01 instead."),
         ({"ks": ()}, "'ks' must be at least one k. Got none instead."),
         ({"ks": (0,)}, "'ks' must be an int >= 1. Got 0 instead."),
+        ({"ks": (1, 9999)}, "'ks' must be at most 300, for there are no more labels. Got 9999 instead."),
         ({"confidence": 1}, "'confidence' must be between 0 and 1. Got 1 instead."),
         ({"groups": [1, 2]}, "'groups' must be of shape (60,). Got shape (2,) instead."),
         ({"Y": [1, 2]}, "'Y' must be as long as the queries (60). Got 2 instead."),
@@ -301,6 +302,45 @@ def test_progress_is_reported(taught, data):
 def test_refuses(taught, data, options, text):
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         tune(taught, **{"Q": data[2][:60], "progress": False, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"target": "a"}, "'target' must be a number above 0 and at most 1. Got 'a' instead."),
+        ({"target": None}, "'target' must be a number above 0 and at most 1. Got None instead."),
+        ({"confidence": True}, "'confidence' must be a number between 0 and 1. Got True instead."),
+        ({"insurance": "a"}, "'insurance' must be a number of at least 0. Got 'a' instead."),
+        ({"ks": 5}, "'ks' must be a sequence of ints >= 1. Got 5 instead."),
+    ],
+)
+def test_refuses_what_is_no_number(taught, data, options, text):
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        tune(taught, **{"Q": data[2][:60], "progress": False, **options})
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_layers_of_few_labels_are_tuned(m):
+    rng = np.random.default_rng(m)
+    W, Q = (rng.standard_normal((n, 6), dtype=np.float32) for n in (m, 1200))
+    index = Index.from_weights(W).fit(Q, progress=False)
+    assert (index.search(Q, 1).labels[:, 0] == (Q @ W.T).argmax(axis=1)).mean() > 0.9
+    assert index.refresh(Q[:100], target=0.5, progress=False).fitted
+
+
+def test_an_exact_point_shows(index):
+    assert "exact" not in repr(index)
+    index.apply(index.operating_point._replace(exact=True))
+    assert "exact=True" in repr(index)
+    assert "n_probes" not in repr(index)
+
+
+@pytest.mark.parametrize("options", [{"target": None}, {}])
+@pytest.mark.parametrize("capacity", [None, 40])
+def test_groups_are_one_a_query(data, options, capacity):
+    index = Index.from_weights(data[0], config=LSSConfig(capacity=capacity))
+    with pytest.raises(ValueError, match=r"'groups' must be of shape \(60,\)"):
+        index.fit(data[2][:60], groups=np.zeros(59, int), progress=False, **options)
 
 
 def test_an_unfitted_index_cannot_be_tuned(data):

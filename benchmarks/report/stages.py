@@ -36,6 +36,11 @@ def block(
         parts += [f"**{bundle}**\n", table(header, lines)]
     speeds = ", ".join(f"{gb_s:.1f} GB/s ({bundle})" for bundle, gb_s in head["gb_s"].items())
     parts.append(f"As many bytes as these indexes have a core reads in order, over and over, at {speeds}.\n")
+    call = us(head["call_us"])
+    parts.append(
+        f"A call that has next to nothing to search takes {call} where one follows the other; what `search` "
+        "takes beyond `core` is as much where a search has filled the nearest caches.\n"
+    )
     took = {name: f"{ms:.0f} ms" for name, ms in head["import_ms"].items()}
     parts.append(f"`import lss_rs` takes {took['lss_rs']}, of which {took['numpy']} are numpy's.\n")
     for then, _ in before:

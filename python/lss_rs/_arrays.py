@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -371,6 +371,14 @@ def _int64(values: list[Any], arg: str) -> NDArray[np.int64]:
 def is_int(value: object) -> bool:
     """Whether ``value`` is an integer of Python or numpy; True and False are not."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_number(value: object, arg: str, expected: str, good: Callable[[float], bool]) -> None:
+    """Refuse what is no real number, or none as ``expected`` says."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(message(arg, f"a number {expected}", repr(value)))
+    if not good(float(value)):
+        raise ValueError(message(arg, expected, value))
 
 
 def as_count(value: Any, arg: str) -> int:

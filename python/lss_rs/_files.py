@@ -173,6 +173,10 @@ def write_answers(path: Path, labels: NDArray[np.int64], scores: NDArray[np.floa
         Kept as it is, whatever its suffix.
     labels, scores : ndarray
     """
+    if path.exists():
+        if not path.is_file():
+            raise OSError(f"{path} is no regular file")
+        path = path.resolve()  # a link stays
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -28,6 +28,7 @@ from lss_rs._arrays import (
     as_queries,
     as_threads,
     as_weights,
+    check_number,
     is_memory_of,
     message,
 )
@@ -40,7 +41,7 @@ from lss_rs.learn.progress import Progress
 from lss_rs.learn.regions import lay_out, learn_regions
 from lss_rs.learn.stream import Stream
 from lss_rs.learn.teacher import taught_slices
-from lss_rs.tuning import Judge, find_point, held_out_from, judge_on
+from lss_rs.tuning import Judge, check_groups, find_point, held_out_from, judge_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -310,14 +311,16 @@ class Index(Searchable):
             stream = Stream(Q, self.d, self.m)
             Q, Y = stream.take(config.capacity or _STREAMED)
         queries = QueryRows(Q, self.d)
+        if groups is not None:
+            check_groups(groups, queries.n)
         labels = None if Y is None else as_labels(Y, queries.n, self.m)
         if config.capacity is not None and queries.n > config.capacity:
             whole, whole_labels, base = queries, labels, config.capacity
             queries, labels = whole.first(base), None if labels is None else labels.slice(0, base)
             groups = None if groups is None else np.asarray(groups)[:base]
             stream = chain(_further(whole, whole_labels, base), stream)
-        if target is not None and not 0 < target <= 1:
-            raise ValueError(message("target", "above 0 and at most 1, or None", target))
+        if target is not None:
+            check_number(target, "target", "above 0 and at most 1, or None", lambda value: 0 < value <= 1)
         n = queries.n if target is None or config._picks_a_point else held_out_from(queries.n, groups)
         by_rows = config.fill == "rows"
         if by_rows and labels is not None and config.method != "iul" and n == queries.n:
@@ -375,7 +378,8 @@ class Index(Searchable):
             if target is not None and n < queries.n:
                 held = None if labels is None else labels.slice(n, queries.n)
                 units = None if groups is None else np.asarray(groups)[n:]
-                judge = Judge(fitted, queries.slice(n, queries.n), held, {1, min(k, 5)}, target, groups=units)
+                ks = {1, min(k, 5, self.m)}
+                judge = Judge(fitted, queries.slice(n, queries.n), held, ks, target, groups=units)
                 fitted._tune(judge, report)
             fitted._observe(stream, report)
         with self._lock:  # whoever saves meanwhile sees tables and configuration of one fit
@@ -498,7 +502,7 @@ class Index(Searchable):
         TypeError, ValueError
             As :meth:`fit`, and if the index has no sketches or its buckets hold rows.
         """
-        queries, _ = as_queries(Q, self.d)
+        queries, _ = as_queries(Q, self.d, "Q")
         labels = None if Y is None else as_labels(Y, len(queries), self.m)
         lists = None if labels is None else (labels.indptr, labels.indices)
         while True:
@@ -579,7 +583,7 @@ class Index(Searchable):
         if Q is not None:
             _check_observes(self.params, Y)
             Y = None if Y is None else as_labels(Y, None, self.m)
-            ks = (1, min(self._fitted_k, 5)) if ks is None else ks
+            ks = (1, min(self._fitted_k, 5, self.m)) if ks is None else ks
             judge = judge_on(self, Q, Y, ks, target, confidence, groups)
         with Progress(progress, callback) as report:
             fits = self._core.fits
@@ -705,7 +709,7 @@ class Index(Searchable):
             If the file cannot be written.
         """
         with self._lock:
-            self._core.save(os.fspath(path), self._extra())
+            self._core.save(os.fsdecode(path), self._extra())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], mmap: bool = False, prefault: bool = False) -> Self:
@@ -729,7 +733,7 @@ class Index(Searchable):
         """
         if prefault and not mmap:
             raise ValueError(message("prefault", "False without mmap=True", True))
-        return cls._restore(*Core.load(os.fspath(path), bool(mmap), bool(prefault)))
+        return cls._restore(*Core.load(os.fsdecode(path), bool(mmap), bool(prefault)))
 
     def to_bytes(self) -> bytes:
         """Return what :meth:`save` would write."""
@@ -771,7 +775,7 @@ class Index(Searchable):
         FormatError, OSError
             As :meth:`load`.
         """
-        said = Core.metadata(os.fspath(path))
+        said = Core.metadata(os.fsdecode(path))
         config, resolved, k = _read_extra(said["extra"])
         return {
             "format_version": int(said["format_version"]),
@@ -846,8 +850,10 @@ class Index(Searchable):
         head = f"Index(m={self.m}, d={self.d}, dtype={self.dtype!r}"
         if not self.fitted:
             return f"{head}, not fitted)"
-        names = ("n_bits", "n_tables", *POINT_NUMBERS, "sketch_bytes", "fill")
         params = self.params
+        # Where all rows are scored, the other numbers of the point say nothing.
+        of_point = ("exact",) if params["exact"] else POINT_NUMBERS
+        names = ("n_bits", "n_tables", *of_point, "sketch_bytes", "fill")
         point = ", ".join(f"{name}={params[name]!r}" for name in names)
         return f"{head}, {point}, {self.nbytes / 1e6:.1f} MB)"
 

@@ -8,12 +8,13 @@ filled from, until the cheapest is found that keeps the target.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from lss_rs._arrays import QueryRows, as_count, as_labels, message
+from lss_rs._arrays import QueryRows, as_count, as_labels, check_number, message
 from lss_rs._intervals import Interval, paired_bootstrap
 from lss_rs.config import PROBES_AN_ENTRY, FirstRead, ListPoint, OperatingPoint
 from lss_rs.learn.progress import Progress
@@ -251,8 +252,7 @@ def tune(
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
     if effort not in ("adaptive", "fixed"):
         raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
-    if not 0 <= insurance < np.inf:
-        raise ValueError(message("insurance", "a number, at least 0", insurance))
+    check_number(insurance, "insurance", "of at least 0", lambda value: 0 <= value < np.inf)
     judge = judge_on(index, Q, Y, ks, target, confidence, groups)
     with Progress(progress, callback) as report:
         adaptive = effort == "adaptive"
@@ -269,19 +269,21 @@ def judge_on(
     groups: ArrayLike | None = None,
 ) -> Judge:
     """Check what a user gave, and make of it what measures points."""
+    if not isinstance(ks, Iterable):
+        raise TypeError(message("ks", "a sequence of ints >= 1", repr(ks)))
     each_k = {as_count(k, "ks") for k in ks}
     if not each_k:
         raise ValueError(message("ks", "at least one k", "none"))
-    if not 0 < target <= 1:
-        raise ValueError(message("target", "above 0 and at most 1", target))
-    if not 0 < confidence < 1:
-        raise ValueError(message("confidence", "between 0 and 1", confidence))
+    if max(each_k) > index.m:
+        raise ValueError(message("ks", f"at most {index.m}, for there are no more labels", max(each_k)))
+    check_number(target, "target", "above 0 and at most 1", lambda value: 0 < value <= 1)
+    check_number(confidence, "confidence", "between 0 and 1", lambda value: 0 < value < 1)
     _ = index.operating_point  # raises where there is none
     queries = QueryRows(Q, index.d)
     if queries.n < 2:
         raise ValueError(message("Q", "at least two queries", queries.n))
-    if groups is not None and np.shape(groups) != (queries.n,):
-        raise ValueError(message("groups", f"of shape ({queries.n},)", f"shape {np.shape(groups)}"))
+    if groups is not None:
+        check_groups(groups, queries.n)
     labels = None if Y is None else as_labels(Y, queries.n, index.m)
     return Judge(index, queries.slice(0, queries.n), labels, each_k, target, confidence, groups)
 
@@ -469,12 +471,16 @@ def _in_parts(
     return plans
 
 
+def check_groups(groups: ArrayLike, n: int) -> None:
+    """Refuse others than one a query."""
+    if np.shape(groups) != (n,):
+        raise ValueError(message("groups", f"of shape ({n},)", f"shape {np.shape(groups)}"))
+
+
 def held_out_from(n: int, groups: ArrayLike | None) -> int:
     """Return where those of n training queries begin that are for tuning alone: n where all are few."""
     if groups is not None:
         of = np.asarray(groups)
-        if of.shape != (n,):
-            raise ValueError(message("groups", f"of shape ({n},)", f"shape {of.shape}"))
         starts = np.flatnonzero(of[1:] != of[:-1]) + 1
         if len(starts) + 1 > len(np.unique(of)):
             raise ValueError(message("groups", "such that queries of a group follow each other", "pieces"))

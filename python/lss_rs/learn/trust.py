@@ -33,6 +33,10 @@ and that hardly stand out."""
 _OF_LISTS = (0, 1, 1, 1, -1, 0, 1, 1, -1)
 """For a list: far from centers, with labels from its end."""
 _STEPS = 50
+_SMALL = 1e-8
+"""A step that changes nothing."""
+_WORTH = 1e-4
+"""Of what the slope promises, what a step must bring."""
 
 
 class Compared(NamedTuple):
@@ -148,7 +152,7 @@ def _trust(features: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArr
 def logistic(
     features: NDArray[np.float32], right: NDArray[np.bool_], away: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Fit P(right) = 1 / (1 + exp(-features @ weights)) by Newton's method.
+    """Fit P(right) = 1 / (1 + exp(-features @ weights)) by Newton's method, steps cut where they overshoot.
 
     Two queries count besides those given: one like their mean that is right, and a stranger that is not.
     So nothing is certain, and what no query has shown to go wrong is still known to go wrong far away.
@@ -174,13 +178,22 @@ def logistic(
     prior[0] = 0.0
     w = np.zeros(x.shape[1])
     w[0] = np.log(y.sum() / (len(y) - y.sum()))
+
+    def loss(w: NDArray[np.float64]) -> float:
+        margins = x @ w
+        return float(np.logaddexp(0.0, margins).sum() - y @ margins + (prior * w * w).sum() / 2)
+
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -500, 500)))  # beyond that it is 0 or 1 in any case
         slope = x.T @ (y - p) - prior * w
         curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(prior + 1e-9)
         step = np.linalg.solve(curvature, slope)
+        before, gain = loss(w), float(slope @ step)
+        while np.abs(step).max() >= _SMALL and loss(w + step) > before - _WORTH * gain:
+            step /= 2
+            gain /= 2
         w += step
-        if np.abs(step).max() < 1e-8:
+        if np.abs(step).max() < _SMALL:
             break
     w /= deviation
     w[0] -= (w[1:] * mean[1:]).sum()

@@ -48,6 +48,14 @@ impl Error {
         }
     }
 
+    /// The same of an argument that has another name.
+    pub(crate) fn named(self, arg: &'static str) -> Self {
+        match self {
+            Error::Value { expected, got, .. } => Error::Value { arg, expected, got },
+            other => other,
+        }
+    }
+
     pub(crate) fn value(arg: &'static str, expected: impl Into<String>, got: impl fmt::Display) -> Self {
         Error::Value { arg, expected: expected.into(), got: got.to_string() }
     }

@@ -36,7 +36,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -660,8 +660,18 @@ pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
     Ok(metadata)
 }
 
-/// Write a file as a whole or not at all: a temporary beside it, then a rename.
+/// Write a file as a whole or not at all: a temporary beside it, then a rename. A link stays, and so do the permissions of a file
+/// that is there; what is no file is refused.
 pub fn save(index: &Index, extra: &str, path: &Path) -> Result<()> {
+    let before = std::fs::metadata(path).ok();
+    if let Some(before) = before.as_ref().filter(|before| !before.is_file()) {
+        let (kind, what) = match before.is_dir() {
+            true => (ErrorKind::IsADirectory, "a directory"),
+            false => (ErrorKind::AlreadyExists, "no regular file"),
+        };
+        return Err(std::io::Error::new(kind, format!("{} is {what}", path.display())).into());
+    }
+    let path = &before.as_ref().map_or_else(|| Ok(path.to_path_buf()), |_| path.canonicalize())?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".lss-").suffix(".tmp");
@@ -671,7 +681,12 @@ pub fn save(index: &Index, extra: &str, path: &Path) -> Result<()> {
         // The permissions of any new file (the umask applies), not those of a secret.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
+    // Who has no folder should not hear of a temporary.
+    std::fs::metadata(folder)?;
     let mut temporary = builder.tempfile_in(folder)?;
+    if let Some(before) = before {
+        temporary.as_file().set_permissions(before.permissions())?;
+    }
     {
         let mut to = std::io::BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         write(index, extra, &mut to)?;

@@ -132,10 +132,7 @@ impl Index {
         capacity: usize,
         fits: u64,
     ) -> Result<Option<Observing>> {
-        // Batches of searches use the same threads: between so many queries they come to their turn.
-        const TURN: usize = 32;
-
-        self.check_queries(queries)?;
+        self.check_queries(queries).map_err(|error| error.named("Q"))?;
         let d = self.rows.d();
         let n = queries.len() / d;
         if let Some(lists) = lists {
@@ -154,20 +151,17 @@ impl Index {
         };
         let observer = observer.get_or_insert_with(|| Observer::new(exemplars.len()));
         let (sketcher, searcher) = (exemplars.sketcher(), self.searcher(&fitted));
-        let mut observations: Vec<Observation> = Vec::with_capacity(n);
-        for (turn, queries) in queries.chunks(TURN * d).enumerate() {
-            observations.extend(threads::install(0, || {
-                let each = queries.par_chunks_exact(d).enumerate().map_init(
-                    || self.scratch(),
-                    |scratch, (at, query)| {
-                        scratch.load(query);
-                        let true_labels = lists.map_or(&[][..], |lists| lists.get(turn * TURN + at));
-                        searcher.observe(scratch, &sketcher, true_labels, t)
-                    },
-                );
-                each.collect::<Vec<_>>()
-            })?);
-        }
+        let observations: Vec<Observation> = threads::install(0, || {
+            let each = queries.par_chunks_exact(d).enumerate().map_init(
+                || self.scratch(),
+                |scratch, (at, query)| {
+                    scratch.load(query);
+                    let true_labels = lists.map_or(&[][..], |lists| lists.get(at));
+                    searcher.observe(scratch, &sketcher, true_labels, t)
+                },
+            );
+            each.collect()
+        })?;
         let (next, added) = observer.take(&fitted, &observations, capacity)?;
         self.replace(next, observer);
         Ok(Some(Observing { added, exemplars: observer.len() }))

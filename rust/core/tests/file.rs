@@ -844,6 +844,28 @@ fn saved_files_have_the_permissions_of_new_files() {
     assert_eq!(mode(&path), mode(&plain));
 }
 
+/// What else is at the path is not replaced: a link leads on, a file that few may read stays so, and a device is no place for an index.
+#[cfg(unix)]
+#[test]
+fn saving_keeps_what_a_path_is() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let (folder, index) = (tempfile::tempdir().unwrap(), small().build().index);
+    let (secret, link) = (folder.path().join("secret"), folder.path().join("link"));
+    std::fs::write(&secret, "").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&secret, &link).unwrap();
+    file::save(&index, "", &link).unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(file::load(&secret, false, false).is_ok());
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(
+        matches!(file::save(&index, "", &socket), Err(Error::Io(error)) if error.to_string().contains("no regular file"))
+    );
+    assert_eq!(names(folder.path()), ["link", "secret", "socket"]);
+}
+
 /// A writer that fails half way is an error, not a short file.
 #[test]
 fn a_full_disk_is_an_error() {

@@ -312,7 +312,7 @@ fn observing_says_what_it_cannot_do() {
     assert_eq!(value(built.index.observe(query, lists(&[0], &[]), 4, 99, 1)), "Y");
     assert_eq!(value(built.index.observe(query, lists(&[0, 1], &[90]), 4, 99, 1)), "Y");
     assert_eq!(value(built.index.observe(query, None, 4, 0, 1)), "capacity");
-    assert_eq!(value(built.index.observe(&[f32::NAN; 12], None, 4, 9, 1)), "x");
+    assert_eq!(value(built.index.observe(&[f32::NAN; 12], None, 4, 9, 1)), "Q");
     // Nothing is learned by the parameters of a fit before.
     assert!(built.index.observe(query, None, 4, 1, 0).unwrap().is_none());
     assert_eq!(kept(&built).len(), 60);

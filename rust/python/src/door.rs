@@ -43,8 +43,12 @@ pub fn raise(error: Error) -> PyErr {
 pub fn raise_at(path: &Path, error: Error) -> PyErr {
     match error {
         Error::Io(error) => match error.raw_os_error() {
-            // OSError picks the subclass (FileNotFoundError, PermissionError, ..) by this number.
-            Some(code) => PyOSError::new_err((code, error.to_string(), path.to_path_buf())),
+            // OSError picks the subclass (FileNotFoundError, PermissionError, ..) by this number, and says it itself.
+            Some(code) => {
+                let text = error.to_string();
+                let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+                PyOSError::new_err((code, text, path.as_os_str().to_owned()))
+            }
             None => error.into(),
         },
         Error::Format { expected, got } => {
