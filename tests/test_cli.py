@@ -298,6 +298,7 @@ def test_files_that_are_not_there(folder, ask, tmp_path):
     fit = ("fit", folder / "W.npy", "--queries", folder / "Q.npy", "-o")
     assert "none.npy" in error_of("fit", tmp_path / "none.npy", *fit[2:], tmp_path / "i.lss", code=1)
     assert "none is not a folder" in error_of(*fit, tmp_path / "none" / "i.lss", code=1)
+    assert "is no regular file" in error_of(*fit, tmp_path, code=1)
     assert "none.lss" in error_of("info", tmp_path / "none.lss", code=1)
     assert "none.txt" in error_of("eval", *ask, "--labels", tmp_path / "none.txt", code=1)
     assert "none" in error_of("search", *ask, "-o", tmp_path / "none" / "a.npz", code=1)

@@ -251,7 +251,8 @@ class LSSConfig:
     always_include : sequence of int
         Labels that are candidates of every query.
     seed : int
-        Seed of the random directions, and of all else that is drawn.
+        Seed of the random directions, and of all else that is drawn. Where a fit finds its operating point by
+        timing (``target``), two fits of the same data can end at different points.
     iul : IULOptions, optional
         With ``method="iul"``, how it learns.
 
