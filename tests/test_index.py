@@ -1340,8 +1340,10 @@ def test_threads_are_set_for_the_package(index, data):
         lss_rs.set_num_threads(3)
         assert lss_rs.get_num_threads() == 3
         same(index.search(data[2][:50], 5), expected)
-        with pytest.raises((ValueError, OverflowError)):
+        with pytest.raises(ValueError, match=says("'n' must be 0 or more threads. Got -1 instead.")):
             lss_rs.set_num_threads(-1)
+        with pytest.raises(ValueError, match="'n' must be at most 4096 threads"):
+            lss_rs.set_num_threads(5000)
     finally:
         lss_rs.set_num_threads(before)
 

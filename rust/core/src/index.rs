@@ -421,7 +421,8 @@ impl Index {
             let kernel = Kernel::active();
             let now = self.fitted();
             let bytes = now.as_deref().and_then(Fitted::byte_rows);
-            let team = Team::new(if n * m * d < SMALL_PRODUCT { 1 } else { how.num_threads })?;
+            let alone = n <= 1 || n * m * d < SMALL_PRODUCT;
+            let team = Team::new(if alone { 1 } else { how.num_threads })?;
             let together = exact::together(bytes, kernel, d, n.div_ceil(team.threads()));
             let (places, values) = (together * k, together * d);
             let outputs = labels.chunks_mut(places).zip(scores.chunks_mut(places));

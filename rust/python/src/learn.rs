@@ -254,7 +254,10 @@ impl Builder {
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        enter(py, || self.state().take().ok_or_else(finished)?.finish())
+        enter(py, || {
+            let builder = self.state().take();
+            builder.ok_or_else(finished)?.finish()
+        })
     }
 }
 

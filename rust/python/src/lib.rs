@@ -8,7 +8,7 @@ mod learn;
 mod searchable;
 
 use lss_core::kernels::{Kernel, cpu_features as features};
-use lss_core::threads;
+use lss_core::{Error, threads};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -16,8 +16,9 @@ use door::{FormatError, NotFittedError, ShortResultError, raise};
 
 /// Set the number of threads that batches use; 0 goes back to the environment's choice.
 #[pyfunction]
-fn set_num_threads(n: usize) -> PyResult<()> {
-    threads::set_num_threads(n).map_err(raise)
+fn set_num_threads(n: i64) -> PyResult<()> {
+    let expected = || Error::Value { arg: "n", expected: "0 or more threads".into(), got: n.to_string() };
+    threads::set_num_threads(usize::try_from(n).map_err(|_| raise(expected()))?).map_err(raise)
 }
 
 /// The number of threads that batches use.
