@@ -68,19 +68,16 @@ def measure(
         finally:
             lss_rs.set_num_threads(before)
         stats: Any = index.search(asked, plan["k"], stats=True).stats
-        nbytes = sum(index.params["nbytes"].values())
-        bytes_a_us = _bandwidth(nbytes)
-        gb_s[bundle + LISTS * lists] = bytes_a_us / 1e3
+        name = bundle + LISTS * lists
+        bytes_a_us = _bandwidth(sum(index.params["nbytes"].values()))
+        gb_s[name] = bytes_a_us / 1e3
         first = stats["step"] == stats["step"].min()
         read = _bytes(index, {name: float(np.mean(values[first])) for name, values in stats.items()})
         for stage, us in taken.items():
             nbytes = read.get(stage, sum(read.values()))
             if stage in read or stage in (CORE, WHOLE):
-                rows.append(
-                    record.StageRow(
-                        bundle + LISTS * lists, stage, us, us / taken[WHOLE], nbytes, nbytes / bytes_a_us
-                    )
-                )
+                least = nbytes / bytes_a_us
+                rows.append(record.StageRow(name, stage, us, us / taken[WHOLE], nbytes, least))
     about = {
         "gb_s": gb_s,
         "call_us": _call_us(plan),

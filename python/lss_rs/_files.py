@@ -164,6 +164,14 @@ def parse_xmc(lines: Iterable[str], where: str) -> Labels:
     return Labels(np.array(ends, np.int64), np.array(ids, np.int64))
 
 
+def check_output(path: Path) -> None:
+    """Refuse a path that no file can be written to: better before the work than after it."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder to write {path.name} into")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is there and is no regular file")
+
+
 def write_answers(path: Path, labels: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
     """Write answers to an .npz file, whole or not at all, as ``labels`` and ``scores``.
 
@@ -173,9 +181,8 @@ def write_answers(path: Path, labels: NDArray[np.int64], scores: NDArray[np.floa
         Kept as it is, whatever its suffix.
     labels, scores : ndarray
     """
+    check_output(path)
     if path.exists():
-        if not path.is_file():
-            raise OSError(f"{path} is no regular file")
         path = path.resolve()  # a link stays
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

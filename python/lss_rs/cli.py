@@ -30,7 +30,7 @@ except ImportError as error:  # the command's entry point imports this module: a
 
 from lss_rs import __version__, set_num_threads
 from lss_rs._arrays import QueryRows, as_labels
-from lss_rs._files import read_labels, read_matrix, write_answers
+from lss_rs._files import check_output, read_labels, read_matrix, write_answers
 from lss_rs.config import LSSConfig
 from lss_rs.index import Index
 from lss_rs.tuning import tune
@@ -146,7 +146,7 @@ def fit(
         "iul": dict(map(_parse_option, iul)) if iul else None,
     }
     config = LSSConfig.from_json({name: value for name, value in given.items() if value is not None})
-    _check_output(output)
+    check_output(output)
     _use_threads(threads)
     clock = Clock()
     with step("reading"):
@@ -197,7 +197,8 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a query.")] = False,
 ) -> None:
     """Find the best labels of each query."""
-    _check_output(output)
+    if output is not None:
+        check_output(output)
     _use_threads(threads)
     index = Index.load(index_file, mmap=True)
     rows = _query_rows(queries, index.d)
@@ -270,7 +271,8 @@ def tune_command(
 ) -> None:
     """Find the quickest operating point that keeps the target, on queries an index was not taught with."""
     wanted = _parse_ks(ks)
-    _check_output(output)
+    if output is not None:
+        check_output(output)
     _use_threads(threads)
     with step("reading"):
         index = Index.load(index_file)
@@ -412,16 +414,6 @@ def _parse_option(text: str) -> tuple[str, Any]:
 
 def _read_optional(spec: str | None) -> Any:
     return None if spec is None else read_matrix(spec)[0]
-
-
-def _check_output(output: Path | None) -> None:
-    """Refuse where nothing can be written: better now than after the work."""
-    if output is None:
-        return
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"{output.parent} is not a folder to write {output.name} into")
-    if output.exists() and not output.is_file():
-        raise OSError(f"{output} is there and is no regular file")
 
 
 def _parse_ks(text: str) -> list[int]:

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::index::{Answers, How, KEPT, Lease, check_finite};
 use crate::search::{Aside, Begin, Doubt, Reached, Searcher, Work};
-use crate::threads::Team;
+use crate::threads::{Team, lock};
 
 /// Queries that are ordered before any is searched, at most: their coordinates and answers take a few megabytes.
 pub const TOGETHER: usize = 2048;
@@ -70,7 +70,7 @@ struct Failed(Mutex<Option<(usize, Error)>>);
 
 impl Failed {
     fn note(&self, at: usize, error: Error) {
-        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = lock(&self.0);
         if failed.as_ref().is_none_or(|&(first, _)| at < first) {
             *failed = Some((at, error));
         }
@@ -173,11 +173,11 @@ impl<'s, S: Fn() -> Lease<'s> + Sync> Batch<'_, S> {
                 match searcher.until_scan(&mut scratch, how.on_short, how.effort, labels, scores) {
                     Ok(Reached::Answer(done)) => *work = done,
                     Ok(Reached::Scan(doubt)) => {
-                        let room = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                        let room = lock(&spare).pop();
                         let mut one = room.unwrap_or_default();
                         (one.place, one.doubt) = (place, doubt);
                         scratch.put_aside(&mut one.aside);
-                        doubted.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+                        lock(&doubted).push(one);
                     }
                     Err(error) => failed.note(at, error),
                 }

@@ -18,7 +18,7 @@ use crate::observed::{Observation, Observer};
 use crate::rows::Rows;
 use crate::search::{Effort, OnShort, STAGES, Scratch, Searcher, Work};
 use crate::sketch::SketchView;
-use crate::threads::{self, Team};
+use crate::threads::{self, Team, lock};
 use crate::trust::{Features, LISTED, SCAN, TABLES, Trust};
 
 /// An output layer that answers. Searches take `&self` and may run from many threads, also while a fit installs
@@ -63,7 +63,7 @@ impl Index {
     }
 
     fn renew(&self, fitted: Arc<Fitted>, evidence: Option<Observer>) {
-        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observer = lock(&self.observer);
         self.observer_nbytes.store(evidence.as_ref().map_or(0, Observer::nbytes), Ordering::Relaxed);
         *observer = evidence;
         // What it takes the place of is dropped when others can read again.
@@ -104,7 +104,7 @@ impl Index {
     /// The same index with another operating point; it shares all memory.
     pub fn at(&self, point: OperatingPoint) -> Result<Self> {
         let twin = self.bare();
-        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let observer = lock(&self.observer);
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         let point = fitted.suits(point)?;
         twin.renew(Arc::new(Fitted { point, ..(*fitted).clone() }), observer.clone());
@@ -141,7 +141,7 @@ impl Index {
         if capacity == 0 {
             return Err(Error::value("capacity", "at least 1", capacity));
         }
-        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observer = lock(&self.observer);
         let fitted = self.fitted().ok_or(Error::NotFitted)?;
         if fits != self.fits() {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Index {
     /// What has been fitted and observed, all in one place, and the evidence for each exemplar where any has been
     /// gathered: what a file holds.
     pub fn settle(&self) -> Result<Option<(Arc<Fitted>, Vec<f32>)>> {
-        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observer = lock(&self.observer);
         let Some(fitted) = self.fitted() else { return Ok(None) };
         let Some(observer) = observer.as_mut() else { return Ok(Some((fitted, Vec::new()))) };
         let next = observer.settle(&fitted)?;
@@ -252,7 +252,7 @@ impl Index {
     /// Hash the exemplars anew, with planes over the leading coordinates. They were learned when there had been so
     /// many [`Index::fits`]: those of another fit are refused.
     pub fn rehash(&self, planes: Planes, fits: u64) -> Result<()> {
-        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observer = lock(&self.observer);
         if fits != self.fits() {
             return Err(Error::value("planes", "of the present fit", "those of a fit before"));
         }
@@ -348,7 +348,7 @@ impl Index {
 
     /// Borrow a scratch from the pool.
     pub fn scratch(&self) -> Lease<'_> {
-        let pooled = self.scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pooled = lock(&self.scratches).pop();
         Lease { index: self, scratch: Some(pooled.unwrap_or_default()) }
     }
 
@@ -542,7 +542,7 @@ impl std::ops::DerefMut for Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut pool = self.index.scratches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.index.scratches);
         pool.extend(self.scratch.take().filter(|scratch| scratch.answers() <= KEPT));
     }
 }

@@ -45,7 +45,8 @@ const AWAKE: Duration = Duration::from_micros(200);
 /// Of more jobs than these it is not asked whether they are worth being shared.
 const FEW_JOBS: usize = 16;
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Lock, whatever became of the thread that held it last.
+pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
