@@ -18,9 +18,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.definitions import parse
+import numpy as np
 
-__all__ = ["LIMIT", "RECORD", "compare", "main", "read_counts", "to_toml"]
+from benchmarks.definitions import parse
+from lss_rs import Index
+
+__all__ = ["KERNEL", "LIMIT", "RECORD", "a_search", "compare", "main", "read_counts", "to_toml"]
 
 LIMIT = 0.05
 """Share by which a count may rise."""
@@ -89,13 +92,13 @@ def _program() -> str:
     return str(program)
 
 
-def count() -> dict[str, int]:
+def count(*arguments: str) -> dict[str, int]:
     """Run the program under valgrind."""
     program = _program()
     with tempfile.TemporaryDirectory() as folder:
         options = (f"--toggle-collect={COUNTED}", f"--dump-before={COUNTED}")
         done = subprocess.run(
-            ["valgrind", "-q", "--tool=callgrind", *options, "--callgrind-out-file=out", program],
+            ["valgrind", "-q", "--tool=callgrind", *options, "--callgrind-out-file=out", program, *arguments],
             check=True,
             cwd=folder,
             env=os.environ | {"LSS_SIMD": KERNEL},
@@ -103,6 +106,18 @@ def count() -> dict[str, int]:
             text=True,
         )
         return read_counts(Path(folder), done.stdout.split())
+
+
+def a_search(index: Index, queries: np.ndarray, k: int) -> float | None:
+    """Count the instructions of a search of one query in the core, on average; None without valgrind."""
+    if shutil.which("valgrind") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / name) for name in ("index.safetensors", "queries.f32")]
+        index.save(paths[0])
+        np.ascontiguousarray(queries, np.float32).tofile(paths[1])
+        (counted,) = count(*paths, str(k)).values()
+    return counted / len(queries)
 
 
 def main() -> None:

@@ -12,13 +12,19 @@ from typing import Any
 
 from lss_rs import _core
 
-__all__ = ["anonymous_memory", "cpus", "describe", "folder_name", "pin"]
+__all__ = ["anonymous_memory", "clock_ghz", "cpus", "describe", "folder_name", "pin"]
 
 
 def _cpuinfo() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if path.is_file() else []
     return {key.strip(): value.strip() for key, value in (line.split(":", 1) for line in lines)}
+
+
+def clock_ghz() -> float | None:
+    """Clock of a processor, as Linux names it; None where it does not."""
+    mhz = _cpuinfo().get("cpu MHz")
+    return float(mhz) / 1e3 if mhz else None
 
 
 def cpus() -> list[int]:

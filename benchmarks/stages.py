@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import lss_rs
-from benchmarks import record, run
+from benchmarks import instructions, machine, record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import lss_regions
@@ -50,6 +50,7 @@ def measure(
         For :func:`benchmarks.record.write`.
     """
     gb_s: dict[str, float] = {}
+    counted: dict[str, float | None] = {}
     rows: list[record.StageRow] = []
     indexes = [(bundle, lists) for bundle in plan["bundles"] for lists in (False, True)]
     for bundle, lists in tqdm(indexes, "indexes"):
@@ -71,6 +72,8 @@ def measure(
         name = bundle + LISTS * lists
         bytes_a_us = _bandwidth(sum(index.params["nbytes"].values()))
         gb_s[name] = bytes_a_us / 1e3
+        if plan["counted"]:
+            counted[name] = instructions.a_search(index, asked[: plan["counted"]], plan["k"])
         first = stats["step"] == stats["step"].min()
         read = _bytes(index, {name: float(np.mean(values[first])) for name, values in stats.items()})
         for stage, us in taken.items():
@@ -80,6 +83,8 @@ def measure(
                 rows.append(record.StageRow(name, stage, us, us / taken[WHOLE], nbytes, least))
     about = {
         "gb_s": gb_s,
+        "instructions": counted,
+        "ghz": machine.clock_ghz(),
         "call_us": _call_us(plan),
         "import_ms": {name: _import_ms(name, plan["imports"]) for name in ("numpy", "lss_rs")},
         "definition": plan,

@@ -714,6 +714,9 @@ def test_queries_beyond_float32(index):
             ValueError,
             "'on_short' must be 'pad', 'exact' or 'raise'. Got 'ignore' instead.",
         ),
+        ({"exact": "no"}, TypeError, "'exact' must be True or False. Got 'no' instead."),
+        ({"observe": 1}, TypeError, "'observe' must be True or False. Got 1 instead."),
+        ({"stats": None}, TypeError, "'stats' must be True or False. Got None instead."),
         ({"on_short": None}, ValueError, "'on_short' must be 'pad', 'exact' or 'raise'. Got None instead."),
         (
             {"out": np.zeros(3)},
@@ -964,6 +967,15 @@ def test_a_fit_that_fails_at_the_very_end_leaves_the_index_as_it_was(data, monke
     assert index.params == params
 
 
+def test_a_callback_that_is_no_function_is_refused(data):
+    W, b, Q = data
+    index = Index.from_weights(W, b)
+    with pytest.raises(TypeError, match=says("'callback' must be a function or None. Got 3 instead.")):
+        index.fit(Q, progress=False, callback=3)
+    with pytest.raises(NotFittedError):
+        index.search(Q[0])
+
+
 def test_the_callback_hears_of_every_slice(data):
     W, b, _ = data
     Q = layer(n=2 * BLOCK + 5)[2]
@@ -1203,6 +1215,8 @@ def test_files_refused(index, tmp_path):
         ValueError, match=says("'prefault' must be False without mmap=True. Got True instead.")
     ):
         Index.load(path, prefault=True)
+    with pytest.raises(TypeError, match=says("'mmap' must be True or False. Got 'r' instead.")):
+        Index.load(path, mmap="r")
     with pytest.raises(TypeError, match=says("'data' must be bytes. Got a str instead.")):
         Index.from_bytes("abc")
     with pytest.raises(TypeError):

@@ -304,6 +304,11 @@ def test_refuses(taught, data, options, text):
         tune(taught, **{"Q": data[2][:60], "progress": False, **options})
 
 
+def test_refuses_what_is_no_index(data):
+    with pytest.raises(TypeError, match=r"^'index' must be an Index\. Got a str instead\.$"):
+        tune("index.safetensors", data[2])
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.instructions import KERNEL
 from benchmarks.record import StageRow
 from benchmarks.report.markdown import measured, table, us
 
 __all__ = ["block"]
+
+_AT_ONCE = 4
+"""Instructions that a core of today can begin in a cycle, again and again."""
 
 
 def block(
@@ -36,6 +40,8 @@ def block(
         parts += [f"**{bundle}**\n", table(header, lines)]
     speeds = ", ".join(f"{gb_s:.1f} GB/s ({bundle})" for bundle, gb_s in head["gb_s"].items())
     parts.append(f"As many bytes as these indexes have a core reads in order, over and over, at {speeds}.\n")
+    if any(head["instructions"].values()) and head["ghz"]:
+        parts.append(_instructions(head))
     call = us(head["call_us"])
     parts.append(
         f"A call that has next to nothing to search takes {call} where one follows the other; what `search` "
@@ -46,3 +52,16 @@ def block(
     for then, _ in before:
         parts.append(f"Before: commit {then['commit']}, in `{then['record']}`.\n")
     return "\n".join([*parts, measured(head)])
+
+
+def _instructions(head: dict[str, Any]) -> str:
+    """Say what searches take at the least for their instructions."""
+    each = ", ".join(
+        f"{counted:,.0f}, {us(counted / _AT_ONCE / head['ghz'] / 1e3)} ({bundle})"
+        for bundle, counted in head["instructions"].items()
+        if counted
+    )
+    return (
+        f"Instructions of a search on average, and what they take where {_AT_ONCE} begin in each cycle of {head['ghz']:.1f} "
+        f"GHz: {each}. They are those of the {KERNEL} kernel: valgrind knows no wider vectors, with which there are fewer.\n"
+    )

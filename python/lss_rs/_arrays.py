@@ -373,6 +373,12 @@ def is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
+def check_bool(value: object, arg: str) -> None:
+    """Refuse what is neither True nor False: of a string either might be meant."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(message(arg, "True or False", repr(value)))
+
+
 def check_number(value: object, arg: str, expected: str, good: Callable[[float], bool]) -> None:
     """Refuse what is no real number, or none as ``expected`` says."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):

@@ -28,6 +28,7 @@ from lss_rs._arrays import (
     as_queries,
     as_threads,
     as_weights,
+    check_bool,
     check_number,
     is_memory_of,
     message,
@@ -198,8 +199,7 @@ class Index(Searchable):
         config = LSSConfig() if config is None else config
         if not isinstance(config, LSSConfig):
             raise TypeError(message("config", "an LSSConfig or None", f"a {type(config).__name__}"))
-        if not isinstance(copy, bool):
-            raise TypeError(message("copy", "True or False", f"a {type(copy).__name__}"))
+        check_bool(copy, "copy")
         weights, dtype = as_weights(W, config.dtype)
         if not copy and not is_memory_of(weights, W):
             raise ValueError(message("copy", f"True, for W is to be contiguous rows of {dtype}", False))
@@ -410,6 +410,8 @@ class Index(Searchable):
             raise ValueError(message("on_short", "'pad', 'exact' or 'raise'", repr(on_short)))
         if effort not in ("adaptive", "fixed"):
             raise ValueError(message("effort", "'adaptive' or 'fixed'", repr(effort)))
+        for arg, flag in (("exact", exact), ("observe", observe), ("stats", stats)):
+            check_bool(flag, arg)
         most = as_cost(max_cost)
         if exact and max_cost is not None:
             raise ValueError(message("max_cost", "None with exact=True, which scores every row", max_cost))
@@ -731,6 +733,8 @@ class Index(Searchable):
         OSError
             If the file cannot be read.
         """
+        check_bool(mmap, "mmap")
+        check_bool(prefault, "prefault")
         if prefault and not mmap:
             raise ValueError(message("prefault", "False without mmap=True", True))
         return cls._restore(*Core.load(os.fsdecode(path), bool(mmap), bool(prefault)))

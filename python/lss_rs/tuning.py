@@ -248,6 +248,10 @@ def tune(
     >>> bool((full[:, 0] == found[:, 0]).mean() >= 0.99)
     True
     """
+    from lss_rs.index import Index  # which imports this module
+
+    if not isinstance(index, Index):
+        raise TypeError(message("index", "an Index", f"a {type(index).__name__}"))
     if objective not in ("latency", "throughput"):
         raise ValueError(message("objective", "'latency' or 'throughput'", repr(objective)))
     if effort not in ("adaptive", "fixed"):

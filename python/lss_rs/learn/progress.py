@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lss_rs._arrays import message
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -18,9 +20,16 @@ class Progress:
         Draw bars, if tqdm is installed.
     callback : callable, optional
         Called with the same arguments.
+
+    Raises
+    ------
+    TypeError
+        If that is no function.
     """
 
     def __init__(self, show: bool, callback: Callable[[str, int, int], object] | None) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError(message("callback", "a function or None", repr(callback)))
         self._tqdm = _find_tqdm() if show else None
         self._callback = callback
         self._stage = ""

@@ -2,18 +2,21 @@
 //! runs on a busy machine.
 //!
 //! valgrind collects inside [`counted`] alone, and writes a file whenever it is entered; a line of the output names what
-//! was counted, in the same order. `cargo test -p lss-core --benches` runs everything without valgrind.
+//! was counted, in the same order. `cargo test -p lss-core --benches` runs everything without valgrind. With a saved index, a
+//! file of queries (f32) and a number of answers, their searches are counted in place of that.
 
 mod synthetic;
 
 use std::hint::black_box;
 use std::io::Write;
+use std::path::Path;
 
 use lss_core::kernels::Kernel;
 use lss_core::kernels::gemm::{View, product};
 use lss_core::trust::{LISTED, SCAN, TABLES};
 use lss_core::{
-    Answers, Effort, How, Index, ListPoint, OnShort, OperatingPoint, Step, Trust, Work, teacher, threads,
+    Answers, Effort, How, Index, ListPoint, OnShort, OperatingPoint, Step, Trust, Work, file, teacher,
+    threads,
 };
 use synthetic::{Layer, Rng, Shape};
 
@@ -31,6 +34,9 @@ const SHAPE: Shape = Shape {
     train: 4000,
     queries: 64,
 };
+
+/// What is counted of an index that is given.
+const SEARCHES: &str = "searches";
 
 /// What valgrind is told to count. A function of its own in the program, whatever the compiler inlines.
 #[inline(never)]
@@ -124,9 +130,32 @@ fn workloads() {
     });
 }
 
+/// Search a saved index for these queries, one by one.
+fn searches(index: &str, queries: &str, k: usize) {
+    let (index, _) = file::load(Path::new(index), false, false).expect("a saved index");
+    let queries = std::fs::read(queries).expect("a file of queries");
+    let queries: Vec<f32> = bytemuck::pod_collect_to_vec(&queries);
+    let (mut labels, mut scores) = (vec![0; k], vec![0.0; k]);
+    let mut scratch = index.scratch();
+    workload(SEARCHES, || {
+        for query in queries.chunks_exact(index.rows().d()) {
+            scratch.load(query);
+            let work =
+                index.search_one(&mut scratch, OnShort::Pad, Effort::ADAPTIVE, &mut labels, &mut scores);
+            work.expect("an answer");
+            black_box(&labels);
+        }
+    });
+}
+
 fn main() {
     Kernel::from_env().expect("the kernel that is to be counted");
     // Everything on the only thread of one pool: that thread is the one inside `counted`.
     threads::set_num_threads(1).expect("a number of threads");
-    threads::install(1, workloads).expect("a pool");
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let work = || match &given[..] {
+        [index, queries, k] => searches(index, queries, k.parse().expect("a number of answers")),
+        _ => workloads(),
+    };
+    threads::install(1, work).expect("a pool");
 }

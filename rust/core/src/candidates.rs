@@ -6,6 +6,10 @@ use crate::tables::Tables;
 /// Lists are counted up to here.
 pub const MOST: u16 = 255;
 
+/// Where a query has seen fewer than one of so many ids, their marks are wiped one by one: of millions of labels a search
+/// sees some dozens.
+const SELDOM: usize = 64;
+
 /// Marks of the ids seen by the current query: an epoch byte, so that clearing is rare, one wipe in 255 queries,
 /// and below it a byte that counts.
 #[derive(Debug, Default)]
@@ -24,13 +28,16 @@ impl Union {
             self.marks.resize(n, 0);
             self.epoch = 0;
         }
-        self.epoch = match self.epoch.checked_add(1) {
-            Some(epoch) => epoch,
-            None => {
+        if self.epoch > 0 && self.len < n / SELDOM {
+            for &id in &self.ids[..self.len] {
+                self.marks[id as usize] = 0;
+            }
+        } else {
+            self.epoch = self.epoch.checked_add(1).unwrap_or_else(|| {
                 self.marks.fill(0);
                 1
-            }
-        };
+            });
+        }
         self.len = 0;
     }
 
