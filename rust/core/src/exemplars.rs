@@ -11,8 +11,10 @@
 //! distance to a point beside the exemplar, and its error is small where the query is near; with the exemplar's own
 //! constant it would be as large as the query is far from the mean.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
-use crate::kernels::prefetch;
+use crate::kernels::{prefetch, prefetch_far};
 use crate::memory::{Block, Buffer, LINE};
 use crate::sketch::{GROUP, Layout, Sketcher, Sketches, level, unpack_group};
 
@@ -190,6 +192,14 @@ impl Exemplars {
     /// Logit variances of the coordinates in a sketch, by the largest.
     pub fn weights(&self) -> &Block<f32> {
         &self.weights
+    }
+
+    /// Ask for the sketches of these, which lie one after the other: the first of them, where there are many.
+    #[inline(always)]
+    pub fn prefetch_sketches(&self, places: Range<usize>) {
+        const MOST: usize = 64;
+        let codes = self.sketched.1.codes();
+        places.take(MOST).for_each(|place| prefetch_far(codes, place * SKETCH_BYTES));
     }
 
     /// Square of a query's distance to the mean query, as far as sketches know it. That to an exemplar is this less

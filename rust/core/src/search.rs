@@ -956,7 +956,7 @@ impl Searcher<'_> {
     fn probe(&self, scratch: &mut Scratch) -> bool {
         // Where a bucket begins takes a trip to memory: ask for it some probes before the answer is needed.
         const LAG: usize = 16;
-        let Fitted { planes, tables, observed, .. } = self.fitted;
+        let Fitted { planes, tables, exemplars, observed, .. } = self.fitted;
         let Scratch { probes, buckets, costs, probed, .. } = scratch;
         let (view, since) = (tables.view(), observed.as_deref().and_then(Observed::hashed));
         let since = since.map(|(tables, _)| tables.view());
@@ -982,8 +982,15 @@ impl Searcher<'_> {
                 probed.over = true;
                 break;
             };
-            entries += view.prefetch_bucket(bucket);
-            entries += since.map_or(0, |view| view.prefetch_bucket(bucket));
+            let places = view.prefetch_bucket(bucket);
+            entries += places.len();
+            // Exemplars of the fit lie in the order of the first table's buckets.
+            if let Some(exemplars) = exemplars
+                && bucket >> planes.n_bits() == 0
+            {
+                exemplars.prefetch_sketches(places);
+            }
+            entries += since.map_or(0, |view| view.prefetch_bucket(bucket).len());
             taken += 1;
         }
         probed.over |= taken == most_buckets || entries >= most_entries;

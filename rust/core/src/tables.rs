@@ -1,5 +1,7 @@
 //! Tables: L arrays of 2^K buckets of ids in compressed sparse rows, built by counting sort.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -146,13 +148,14 @@ impl<'a> TablesView<'a> {
         prefetch(self.offsets, bucket);
     }
 
-    /// Ask for the entries of a bucket, and tell how many there are.
+    /// Ask for the entries of a bucket, and tell where they lie.
     #[inline(always)]
-    pub fn prefetch_bucket(&self, bucket: usize) -> usize {
+    pub fn prefetch_bucket(&self, bucket: usize) -> Range<usize> {
         let entries = self.bucket(bucket);
         // What follows the second line, the hardware fetches by itself.
         prefetch(entries, 0);
         prefetch(entries, entries.len().min(LINE / size_of::<u32>()).saturating_sub(1));
-        entries.len()
+        let from = self.offsets[bucket] as usize;
+        from..from + entries.len()
     }
 }

@@ -269,7 +269,7 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
     let codes = sketches.codes;
     // SAFETY: the features are there by the caller's word. By the assertions above the codes of all groups lie in the first
     // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one from
-    // both and moves each pointer on by just that.
+    // all and moves each pointer on by just that. Four floats are written to an array of four.
     unsafe {
         let zero = _mm256_setzero_si256();
         let low4 = _mm256_set1_epi8(0x0f);
@@ -279,55 +279,100 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
         let shift2 = _mm256_setr_epi64x(0, 2, 4, 6);
         let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         let [scale8, scale4, scale2, scale1] = query.scales().map(|scale| _mm256_set1_ps(scale));
+        let offset = _mm_set1_ps(query.offset());
         let load = |weight: *const i8| _mm256_loadu_si256(weight.cast());
-        let fuse = |lanes, sum, scale| _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, lanes);
-        for (i, score) in out.iter_mut().enumerate() {
-            if let Some(next) = id(i + AHEAD_SKETCHES) {
-                prefetch(codes, next as usize * stride);
-                if stride > 64 {
-                    prefetch(codes, next as usize * stride + 64);
+        let fuse = |lanes: &mut [__m256; SKETCHES], sums: [__m256i; SKETCHES], scale| {
+            for (lanes, sum) in lanes.iter_mut().zip(sums) {
+                *lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *lanes);
+            }
+        };
+        for (at, scores) in out.chunks_mut(SKETCHES).enumerate() {
+            let at = at * SKETCHES;
+            for i in at..at + scores.len() {
+                if let Some(next) = id(i + AHEAD_SKETCHES) {
+                    prefetch(codes, next as usize * stride);
+                    if stride > 64 {
+                        prefetch(codes, next as usize * stride + 64);
+                    }
                 }
             }
-            let Some(this) = id(i) else { break };
-            let sketch = sketches.get(this);
-            let mut lanes = _mm256_setzero_ps();
-            let mut code = sketch.as_ptr();
+            // Of fewer than four the first stands for those that there are not.
+            let Some(first) = id(at) else { break };
+            let each: [&[u8]; SKETCHES] = std::array::from_fn(|i| {
+                sketches.get(if i < scores.len() { id(at + i).unwrap_or(first) } else { first })
+            });
+            let mut lanes = [_mm256_setzero_ps(); SKETCHES];
+            let mut codes = each.map(<[u8]>::as_ptr);
             let mut weight = weights.as_ptr();
             if n8 > 0 {
-                let mut sum = zero8;
+                let mut sums = [zero8; SKETCHES];
                 for _ in 0..n8 {
-                    sum = add8(sum, _mm256_loadu_si256(code.cast()), load(weight));
-                    (code, weight) = (code.add(32), weight.add(GROUP));
+                    let weights = load(weight);
+                    for (sum, code) in sums.iter_mut().zip(&mut codes) {
+                        *sum = add8(*sum, _mm256_loadu_si256(code.cast()), weights);
+                        *code = code.add(32);
+                    }
+                    weight = weight.add(GROUP);
                 }
-                lanes = fuse(lanes, total8(sum), scale8);
+                fuse(&mut lanes, sums.map(&total8), scale8);
             }
-            let mut sum = zero;
+            let mut sums = [zero; SKETCHES];
             for _ in 0..n4 {
-                let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
-                let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
-                sum = add(sum, values, load(weight));
-                (code, weight) = (code.add(16), weight.add(GROUP));
+                let weights = load(weight);
+                for (sum, code) in sums.iter_mut().zip(&mut codes) {
+                    let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
+                    let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
+                    *sum = add(*sum, values, weights);
+                    *code = code.add(16);
+                }
+                weight = weight.add(GROUP);
             }
-            lanes = fuse(lanes, total(sum), scale4);
-            sum = zero;
+            fuse(&mut lanes, sums.map(&total), scale4);
+            sums = [zero; SKETCHES];
             for _ in 0..n2 {
-                let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
-                let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
-                sum = add(sum, values, load(weight));
-                (code, weight) = (code.add(8), weight.add(GROUP));
+                let weights = load(weight);
+                for (sum, code) in sums.iter_mut().zip(&mut codes) {
+                    let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
+                    let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
+                    *sum = add(*sum, values, weights);
+                    *code = code.add(8);
+                }
+                weight = weight.add(GROUP);
             }
-            lanes = fuse(lanes, total(sum), scale2);
-            sum = zero;
+            fuse(&mut lanes, sums.map(&total), scale2);
+            sums = [zero; SKETCHES];
             for _ in 0..n1 {
-                let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
-                let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
-                sum = add(sum, values, load(weight));
-                (code, weight) = (code.add(4), weight.add(GROUP));
+                let weights = load(weight);
+                for (sum, code) in sums.iter_mut().zip(&mut codes) {
+                    let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
+                    let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
+                    *sum = add(*sum, values, weights);
+                    *code = code.add(4);
+                }
+                weight = weight.add(GROUP);
             }
-            lanes = fuse(lanes, total(sum), scale1);
-            *score = tree(lanes) + layout.base(sketch) + query.offset();
+            fuse(&mut lanes, sums.map(&total), scale1);
+            let [a, b, c, d] = each.map(|sketch| layout.base(sketch));
+            let totals = _mm_add_ps(_mm_add_ps(trees(lanes), _mm_setr_ps(a, b, c, d)), offset);
+            let mut four = [0.0; SKETCHES];
+            _mm_storeu_ps(four.as_mut_ptr(), totals);
+            scores.copy_from_slice(&four[..scores.len()]);
         }
     }
+}
+
+/// Sketches that are scored at a time: weights are loaded once for all of them.
+const SKETCHES: usize = 4;
+
+/// Of each of four what [`tree`] makes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn trees(lanes: [__m256; SKETCHES]) -> __m128 {
+    let [a, b, c, d] =
+        lanes.map(|lanes| _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes)));
+    let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+    let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+    _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd))
 }
 
 /// As [`crate::columns::tables`].

@@ -703,31 +703,49 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
     Vec::new()
 }
 
-/// Ask the memory system for the cache line that holds `slice[at]`, or would. Whether it exists is not asked: that costs more.
-#[inline(always)]
-pub fn prefetch<T>(slice: &[T], at: usize) {
-    let line = slice.as_ptr().wrapping_add(at);
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing: of an address without memory nothing comes.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        // SAFETY: a prefetch reads nothing: of an address without memory nothing comes. Assembly, because the intrinsic is
-        // not stable.
-        unsafe {
-            std::arch::asm!(
-                "prfm pldl1keep, [{line}]",
-                line = in(reg) line,
-                options(readonly, nostack, preserves_flags),
-            );
+/// Makes functions that ask for cache lines.
+macro_rules! asks {
+    ($(#[$about:meta])* $name:ident, $hint:ident, $prfm:literal) => {
+        $(#[$about])*
+        #[inline(always)]
+        pub fn $name<T>(slice: &[T], at: usize) {
+            let line = slice.as_ptr().wrapping_add(at);
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{$hint, _mm_prefetch};
+                // SAFETY: SSE is part of x86-64, and a prefetch reads nothing: of an address without memory nothing comes.
+                unsafe { _mm_prefetch::<$hint>(line.cast()) };
+            }
+            #[cfg(target_arch = "aarch64")]
+            {
+                // SAFETY: a prefetch reads nothing: of an address without memory nothing comes. Assembly, because the
+                // intrinsic is not stable.
+                unsafe {
+                    std::arch::asm!(
+                        concat!("prfm ", $prfm, ", [{line}]"),
+                        line = in(reg) line,
+                        options(readonly, nostack, preserves_flags),
+                    );
+                }
+            }
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+            let _ = line;
         }
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = line;
+    };
 }
+
+asks!(
+    /// Ask the memory system for the cache line that holds `slice[at]`, or would. Whether it exists is not asked: that costs more.
+    prefetch,
+    _MM_HINT_T0,
+    "pldl1keep"
+);
+asks!(
+    /// The same, into the second-level cache: for what is needed after more else than the nearest one can wait for.
+    prefetch_far,
+    _MM_HINT_T1,
+    "pldl2keep"
+);
 
 /// Ask for every cache line of `slice[from..from + len]`.
 #[inline(always)]
