@@ -134,7 +134,7 @@ fn workloads() {
 fn searches(index: &str, queries: &str, k: usize) {
     let (index, _) = file::load(Path::new(index), false, false).expect("a saved index");
     let queries = std::fs::read(queries).expect("a file of queries");
-    let queries: Vec<f32> = bytemuck::pod_collect_to_vec(&queries);
+    let queries: Vec<f32> = queries.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
     let (mut labels, mut scores) = (vec![0; k], vec![0.0; k]);
     let mut scratch = index.scratch();
     workload(SEARCHES, || {

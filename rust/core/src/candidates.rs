@@ -1,7 +1,7 @@
 //! Unions of lists of ids, each id once: of the exemplars in the probed buckets, and of the labels that the
 //! nearest of them needed, the candidates. In how many lists an id was is counted by the way.
 
-use crate::tables::Tables;
+use crate::tables::{Bucket, Tables};
 
 /// Lists are counted up to here.
 pub const MOST: u16 = 255;
@@ -44,20 +44,27 @@ impl Union {
     /// Add a list. Ids that are too large (a damaged file can hold some) are left out.
     #[inline(always)]
     pub fn add(&mut self, list: &[u32]) {
+        self.add_bucket(Bucket::Ids(list));
+    }
+
+    /// Add what a bucket holds.
+    #[inline(always)]
+    pub fn add_bucket(&mut self, bucket: Bucket<'_>) {
+        let bucket = bucket.below(self.marks.len());
         // Make room once, so that the loop below needs no growth check: an id takes one place, a repeat none.
-        let room = self.len + list.len() + 1;
+        let room = self.len + bucket.len() + 1;
         if self.ids.len() < room {
             self.grow(room);
         }
         let (base, mut len) = (self.base(), self.len);
-        for &id in list {
+        bucket.each(|id| {
             if let Some(mark) = self.marks.get_mut(id as usize) {
                 // Write first, keep if new: no branch to mispredict.
                 self.ids[len] = id;
                 len += usize::from(*mark < base);
                 *mark = (*mark).clamp(base, base + (MOST - 1)) + 1;
             }
-        }
+        });
         self.len = len;
     }
 
@@ -106,14 +113,17 @@ impl Meeting {
         let view = tables.view();
         if tables.n_tables() > 1 {
             let before = self.union.ids().len();
-            buckets.iter().for_each(|&bucket| self.union.add(view.bucket(bucket)));
+            buckets.iter().for_each(|&bucket| self.union.add_bucket(view.bucket(bucket)));
             return &self.union.ids()[before..];
         }
         // Ids that are too large (a damaged file can hold some) are left out.
         let (latest, n) = (&mut self.latest, self.n);
         latest.clear();
         for &bucket in buckets {
-            latest.extend(view.bucket(bucket).iter().filter(|&&id| (id as usize) < n));
+            match view.bucket(bucket).below(n) {
+                Bucket::Ids(ids) => latest.extend(ids.iter().filter(|&&id| (id as usize) < n)),
+                Bucket::Range(range) => latest.extend(range),
+            }
         }
         latest
     }

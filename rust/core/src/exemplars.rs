@@ -196,10 +196,10 @@ impl Exemplars {
 
     /// Ask for the sketches of these, which lie one after the other: the first of them, where there are many.
     #[inline(always)]
-    pub fn prefetch_sketches(&self, places: Range<usize>) {
+    pub fn prefetch_sketches(&self, places: Range<u32>) {
         const MOST: usize = 64;
         let codes = self.sketched.1.codes();
-        places.take(MOST).for_each(|place| prefetch_far(codes, place * SKETCH_BYTES));
+        places.take(MOST).for_each(|place| prefetch_far(codes, place as usize * SKETCH_BYTES));
     }
 
     /// Square of a query's distance to the mean query, as far as sketches know it. That to an exemplar is this less

@@ -107,11 +107,11 @@ impl Kept {
         let mut codes = vec![0; n * n_tables];
         for table in 0..n_tables {
             for code in 0..1usize << n_bits {
-                for &item in tables.bucket((table << n_bits) | code) {
+                tables.bucket((table << n_bits) | code).each(|item| {
                     if let Some(place) = codes.get_mut(item as usize * n_tables + table) {
                         *place = code as u32;
                     }
-                }
+                });
             }
         }
         Kept {

@@ -1504,12 +1504,12 @@ fn mean(values: &[f32]) -> f32 {
 
 /// Put the entries of tables into buckets, as `first` more than they are.
 fn add_buckets(buckets: &mut Buckets, tables: &Tables, first: u32) {
-    let (offsets, entries) = (tables.offsets(), tables.entries());
-    for bucket in 0..offsets.len() - 1 {
-        let ids = &entries[offsets[bucket] as usize..offsets[bucket + 1] as usize];
+    for bucket in 0..tables.offsets().len() - 1 {
         let (table, code) = (bucket >> tables.n_bits(), bucket & ((1 << tables.n_bits()) - 1));
-        if !ids.is_empty() {
-            buckets.entry((table, code as u32)).or_default().extend(ids.iter().map(|id| id + first));
+        let each = tables.bucket(bucket);
+        if !each.is_empty() {
+            let held: &mut BTreeSet<u32> = buckets.entry((table, code as u32)).or_default();
+            each.each(|id| _ = held.insert(id + first));
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::rows::Rows;
 use crate::shortlist::{Shortlist, list_best};
 use crate::sketch::{SketchQuery, SketchView, Sketcher, Sketches};
 use crate::sums::sum;
+use crate::tables::Bucket;
 use crate::topk::{Few, TopK};
 use crate::trust::{Features, LISTED, Listed, Met, NOWHERE, Scanned, Trust, share_needed, trust_in_list};
 
@@ -982,12 +983,9 @@ impl Searcher<'_> {
                 probed.over = true;
                 break;
             };
-            let places = view.prefetch_bucket(bucket);
-            entries += places.len();
-            // Exemplars of the fit lie in the order of the first table's buckets.
-            if let Some(exemplars) = exemplars
-                && bucket >> planes.n_bits() == 0
-            {
+            let found = view.prefetch_bucket(bucket);
+            entries += found.len();
+            if let (Some(exemplars), Bucket::Range(places)) = (exemplars, found) {
                 exemplars.prefetch_sketches(places);
             }
             entries += since.map_or(0, |view| view.prefetch_bucket(bucket).len());
@@ -1045,7 +1043,7 @@ impl Searcher<'_> {
         } else {
             let view = self.fitted.tables.view();
             let visited = &buckets[..probed.buckets];
-            visited.iter().for_each(|&bucket| candidates.add(view.bucket(bucket)));
+            visited.iter().for_each(|&bucket| candidates.add_bucket(view.bucket(bucket)));
         }
     }
 
@@ -1243,9 +1241,7 @@ impl Cut {
         self.scores.resize(ids.len(), 0.0);
         let view = SketchView { layout: sketches.layout(), codes: sketches.codes() };
         kernel.sketch_ids(view, &self.query, ids, &mut self.scores);
-        for (&score, &id) in self.scores.iter().zip(ids) {
-            self.best.push(score, id + first as u32);
-        }
+        self.best.extend_each(&self.scores, |at| ids[at] + first as u32);
         self.offered += ids.len();
     }
 

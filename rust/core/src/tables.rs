@@ -17,6 +17,52 @@ pub struct Tables {
     n_bits: usize,
     offsets: Block<u32>,
     entries: Block<u32>,
+    /// Where items are numbered in the order of the first table's buckets its entries are the numbers from 0 on, and not kept:
+    /// so many.
+    implied: usize,
+}
+
+/// What a bucket holds, rising.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bucket<'a> {
+    /// Ids.
+    Ids(&'a [u32]),
+    /// Numbers of items that lie one after the other.
+    Range(Range<u32>),
+}
+
+impl Bucket<'_> {
+    /// How many.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        match self {
+            Bucket::Ids(ids) => ids.len(),
+            Bucket::Range(range) => range.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same without what in a range is not below `n`. Of ids it leaves all.
+    #[inline(always)]
+    pub fn below(self, n: usize) -> Self {
+        match self {
+            Bucket::Range(range) if range.end as usize > n => Bucket::Range(range.start..n as u32),
+            other => other,
+        }
+    }
+
+    /// Hand them out to one of two loops, each compiled for what it reads.
+    #[inline(always)]
+    pub fn each(&self, mut to: impl FnMut(u32)) {
+        match self {
+            Bucket::Ids(ids) => ids.iter().for_each(|&id| to(id)),
+            Bucket::Range(range) => range.clone().for_each(to),
+        }
+    }
 }
 
 impl Tables {
@@ -33,11 +79,16 @@ impl Tables {
             ));
         }
         let (n, buckets) = (codes.len() / n_tables, 1usize << n_bits);
+        let in_order = codes.iter().step_by(n_tables).is_sorted();
+        let implied = if in_order { n } else { 0 };
         let mut offsets = Buffer::zeroed(n_tables * buckets + 1);
-        let mut entries = Buffer::zeroed(codes.len());
-        let tables = offsets[1..].par_chunks_exact_mut(buckets).enumerate();
+        let mut entries = Buffer::zeroed(codes.len() - implied);
         if n > 0 {
-            tables.zip(entries.par_chunks_exact_mut(n)).for_each(|((table, ends), entries)| {
+            let kept: Vec<&mut [u32]> = entries.chunks_exact_mut(n).collect();
+            let none = std::iter::repeat_with(Default::default).take(n_tables - kept.len());
+            let kept: Vec<&mut [u32]> = none.chain(kept).collect();
+            let tables = offsets[1..].par_chunks_exact_mut(buckets).enumerate();
+            tables.zip(kept).for_each(|((table, ends), entries)| {
                 let codes = || codes.iter().skip(table).step_by(n_tables).map(|&code| code as usize);
                 // Count, then let each bucket's end be where its next entry goes.
                 codes().for_each(|code| ends[code] += 1);
@@ -46,13 +97,15 @@ impl Tables {
                     start += std::mem::replace(end, start);
                 }
                 for (item, code) in codes().enumerate() {
-                    entries[ends[code] as usize] = item as u32;
+                    if let Some(entry) = entries.get_mut(ends[code] as usize) {
+                        *entry = item as u32;
+                    }
                     ends[code] += 1;
                 }
                 ends.iter_mut().for_each(|end| *end += (table * n) as u32);
             });
         }
-        Ok(Tables { n_tables, n_bits, offsets: offsets.freeze(), entries: entries.freeze() })
+        Ok(Tables { n_tables, n_bits, offsets: offsets.freeze(), entries: entries.freeze(), implied })
     }
 
     /// Check the shape alone; [`Tables::validate`] checks the contents.
@@ -72,20 +125,26 @@ impl Tables {
         if Some(offsets.len()) != expected {
             return Err(Error::format("one offset a bucket", format!("{} offsets", offsets.len())));
         }
-        Ok(Tables { n_tables, n_bits, offsets, entries })
+        let [all, n] = [offsets.len() - 1, 1 << n_bits].map(|bucket| offsets[bucket] as usize);
+        let implied = if entries.len() == all { 0 } else { n };
+        Ok(Tables { n_tables, n_bits, offsets, entries, implied })
     }
 
     /// Prove that offsets rise and cover the entries, and that every bucket holds rising ids below `n`.
     pub fn validate(&self, n: usize) -> Result<()> {
         let bad = |what: String| Err(Error::format("valid tables", what));
-        if self.offsets[0] != 0 || self.offsets[self.offsets.len() - 1] as usize != self.entries.len() {
+        if self.offsets[0] != 0 || self.len() != self.entries.len() + self.implied {
             return bad("offsets that do not cover the entries".into());
         }
         if let Some(at) = self.offsets.windows(2).position(|pair| pair[0] > pair[1]) {
             return bad(format!("falling offsets at bucket {at}"));
         }
+        let first = &self.entries[..n.min(self.entries.len())];
+        if self.implied > n || (self.implied == 0 && n > 0 && first.iter().copied().eq(0..n as u32)) {
+            return bad("entries that are none or say nothing".into());
+        }
         for bucket in 0..self.offsets.len() - 1 {
-            let ids = self.bucket(bucket);
+            let Bucket::Ids(ids) = self.bucket(bucket) else { continue };
             if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return bad(format!("ids that do not rise in bucket {bucket}"));
             }
@@ -111,35 +170,54 @@ impl Tables {
         &self.offsets
     }
 
-    /// The entries of all buckets.
+    /// The entries of all buckets but, where items are numbered in the order of the first table's, of these.
     pub fn entries(&self) -> &Block<u32> {
         &self.entries
     }
 
+    /// How many entries all buckets have.
+    pub fn len(&self) -> usize {
+        self.offsets[self.offsets.len() - 1] as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The arrays as a search reads them, resolved once.
     pub fn view(&self) -> TablesView<'_> {
-        TablesView { offsets: &self.offsets, entries: &self.entries }
+        let ranges = if self.implied > 0 { 1 << self.n_bits } else { 0 };
+        TablesView { offsets: &self.offsets, entries: &self.entries, implied: self.implied, ranges }
     }
 
     /// The entries of bucket `t * 2^K + c`.
-    pub fn bucket(&self, bucket: usize) -> &[u32] {
-        &self.entries[self.offsets[bucket] as usize..self.offsets[bucket + 1] as usize]
+    pub fn bucket(&self, bucket: usize) -> Bucket<'_> {
+        self.view().bucket(bucket)
     }
 }
 
 /// The arrays of [`Tables`] as slices. A damaged file can hold anything in them: what makes no sense reads as
-/// an empty bucket.
+/// an empty bucket, or as ids that are none.
 #[derive(Clone, Copy)]
 pub struct TablesView<'a> {
     offsets: &'a [u32],
     entries: &'a [u32],
+    implied: usize,
+    /// The first buckets, whose entries are implied.
+    ranges: usize,
 }
 
 impl<'a> TablesView<'a> {
     /// The entries of bucket `t * 2^K + c`.
     #[inline(always)]
-    pub fn bucket(&self, bucket: usize) -> &'a [u32] {
-        self.entries.get(self.offsets[bucket] as usize..self.offsets[bucket + 1] as usize).unwrap_or(&[])
+    pub fn bucket(&self, bucket: usize) -> Bucket<'a> {
+        let (from, to) = (self.offsets[bucket], self.offsets[bucket + 1]);
+        if bucket < self.ranges {
+            return Bucket::Range(from..to);
+        }
+        let [from, to] = [from, to].map(|at| (at as usize).wrapping_sub(self.implied));
+        Bucket::Ids(self.entries.get(from..to).unwrap_or(&[]))
     }
 
     /// Ask for the place where a bucket begins.
@@ -148,14 +226,15 @@ impl<'a> TablesView<'a> {
         prefetch(self.offsets, bucket);
     }
 
-    /// Ask for the entries of a bucket, and tell where they lie.
+    /// Ask for the entries of a bucket, where it has a list of them, and tell what it holds.
     #[inline(always)]
-    pub fn prefetch_bucket(&self, bucket: usize) -> Range<usize> {
+    pub fn prefetch_bucket(&self, bucket: usize) -> Bucket<'a> {
         let entries = self.bucket(bucket);
-        // What follows the second line, the hardware fetches by itself.
-        prefetch(entries, 0);
-        prefetch(entries, entries.len().min(LINE / size_of::<u32>()).saturating_sub(1));
-        let from = self.offsets[bucket] as usize;
-        from..from + entries.len()
+        if let Bucket::Ids(ids) = entries {
+            // What follows the second line, the hardware fetches by itself.
+            prefetch(ids, 0);
+            prefetch(ids, ids.len().min(LINE / size_of::<u32>()).saturating_sub(1));
+        }
+        entries
     }
 }

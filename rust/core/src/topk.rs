@@ -243,14 +243,6 @@ impl TopK {
         2 * self.k.max(16)
     }
 
-    /// Offer candidates.
-    #[inline]
-    pub fn extend(&mut self, scores: &[f32], ids: &[u32]) {
-        for (&score, &id) in scores.iter().zip(ids) {
-            self.push(score, id);
-        }
-    }
-
     /// Offer one candidate.
     #[inline(always)]
     pub fn push(&mut self, score: f32, id: u32) {
@@ -263,9 +255,21 @@ impl TopK {
         }
     }
 
-    /// Offer the ids `first..` with these scores, skipping whole runs below the floor.
+    /// Offer ids with these scores, skipping whole runs below the floor.
+    #[inline(always)]
+    pub fn extend(&mut self, scores: &[f32], ids: &[u32]) {
+        self.extend_each(&scores[..scores.len().min(ids.len())], |at| ids[at]);
+    }
+
+    /// The same with the ids `first..`.
     #[inline(always)]
     pub fn extend_range(&mut self, scores: &[f32], first: u32) {
+        self.extend_each(scores, |at| first + at as u32);
+    }
+
+    /// The same with the id of each place.
+    #[inline(always)]
+    pub fn extend_each(&mut self, scores: &[f32], id: impl Fn(usize) -> u32) {
         const RUN: usize = 16;
         let (runs, left) = scores.as_chunks::<RUN>();
         for (run, scores) in runs.iter().enumerate() {
@@ -276,16 +280,16 @@ impl TopK {
                 below += u32::from(score < floor);
             }
             if below < RUN as u32 {
-                self.extend_from(scores, first + (run * RUN) as u32);
+                self.push_each(scores, |at| id(run * RUN + at));
             }
         }
-        self.extend_from(left, first + (runs.len() * RUN) as u32);
+        self.push_each(left, |at| id(runs.len() * RUN + at));
     }
 
     #[inline(always)]
-    fn extend_from(&mut self, scores: &[f32], first: u32) {
-        for (&score, id) in scores.iter().zip(first..) {
-            self.push(score, id);
+    fn push_each(&mut self, scores: &[f32], id: impl Fn(usize) -> u32) {
+        for (at, &score) in scores.iter().enumerate() {
+            self.push(score, id(at));
         }
     }
 

@@ -251,7 +251,7 @@ fn training_data_is_checked() {
         let fitted = built.index.fitted().unwrap();
         fitted.validate(20, 4).unwrap();
         if fill == Fill::Queries {
-            assert_eq!(fitted.tables.entries().len(), 4, "two queries in two tables");
+            assert_eq!(fitted.tables.len(), 4, "two queries in two tables");
             assert_eq!(fitted.exemplars.as_ref().unwrap().labels().len(), 2);
         }
     }

@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Rng, cases};
+use lss_core::candidates::{Meeting, Union};
 use lss_core::memory::Block;
 use lss_core::reference::{self, Buckets};
 use lss_core::tables::Tables;
@@ -26,7 +27,11 @@ fn items() -> impl Strategy<Value = Items> {
         let codes = if rng.below(2) == 0 { 1 << n_bits } else { 2 };
         let code = |_| rng.below(codes) as u32;
         let flat: Vec<u32> = (0..n * n_tables).map(code).collect();
-        Items { n_tables, n_bits, codes: flat.chunks(n_tables).map(<[u32]>::to_vec).collect() }
+        let mut codes: Vec<Vec<u32>> = flat.chunks(n_tables).map(<[u32]>::to_vec).collect();
+        if rng.below(2) == 0 {
+            codes.sort();
+        }
+        Items { n_tables, n_bits, codes }
     })
 }
 
@@ -44,10 +49,14 @@ fn assert_holds(tables: &Tables, expected: &Buckets) {
         for code in 0..buckets {
             let expected: Vec<u32> =
                 expected.get(&(table, code as u32)).into_iter().flatten().copied().collect();
-            assert_eq!(tables.bucket(table * buckets + code), expected, "table {table}, code {code}");
+            let bucket = tables.bucket(table * buckets + code);
+            let mut found = Vec::new();
+            bucket.each(|id| found.push(id));
+            assert_eq!(found, expected, "table {table}, code {code}");
+            assert_eq!((bucket.len(), bucket.is_empty()), (expected.len(), expected.is_empty()));
         }
     }
-    assert_eq!(tables.entries().len(), expected.values().map(BTreeSet::len).sum::<usize>());
+    assert_eq!(tables.len(), expected.values().map(BTreeSet::len).sum::<usize>());
 }
 
 proptest! {
@@ -59,6 +68,14 @@ proptest! {
         prop_assert_eq!((tables.n_tables(), tables.n_bits()), (items.n_tables, items.n_bits));
         assert_holds(&tables, &reference::tables(&items.codes));
         tables.validate(items.codes.len()).unwrap();
+
+        // Of items in the order of the first table's buckets its entries are not kept.
+        let implied = if items.codes.is_sorted_by_key(|codes| codes[0]) { items.codes.len() } else { 0 };
+        prop_assert_eq!(tables.entries().len(), tables.len() - implied);
+        let parts = [tables.offsets(), tables.entries()].map(|part| Block::copy_of(part));
+        let [offsets, entries] = parts;
+        let again = Tables::from_parts(items.n_tables, items.n_bits, offsets, entries).unwrap();
+        assert_holds(&again, &reference::tables(&items.codes));
     }
 
     #[test]
@@ -112,9 +129,11 @@ proptest! {
         let mut wrong = entries.clone();
         wrong[i] = n as u32 + by - 1;
         prop_assert!(check(&offsets, &wrong).is_err(), "an id that is no item");
-        // Within one bucket: a repeat, a fall.
-        if let Some(bucket) = (0..offsets.len() - 1).find(|&b| offsets[b + 1] - offsets[b] >= 2) {
-            let from = offsets[bucket] as usize;
+        // Within one bucket that has a list: a repeat, a fall.
+        let implied = tables.len() - entries.len();
+        let listed = |&b: &usize| offsets[b] as usize >= implied && offsets[b + 1] - offsets[b] >= 2;
+        if let Some(bucket) = (0..offsets.len() - 1).find(listed) {
+            let from = offsets[bucket] as usize - implied;
             let mut wrong = entries.clone();
             wrong[from + 1] = wrong[from];
             prop_assert!(check(&offsets, &wrong).is_err(), "a repeat");
@@ -140,7 +159,30 @@ fn items_have_a_code_in_each_table() {
     for n in [1, 3, 5] {
         assert!(matches!(Tables::build(2, 3, &vec![0; n]), Err(Error::Value { arg: "codes", .. })));
     }
-    assert_eq!(Tables::build(2, 3, &[0; 4]).unwrap().entries()[..], [0, 1, 0, 1]);
+    assert_eq!(Tables::build(2, 3, &[0; 4]).unwrap().entries()[..], [0, 1]);
+    assert_eq!(Tables::build(2, 3, &[1, 0, 0, 1]).unwrap().entries()[..], [1, 0, 0, 1]);
+}
+
+/// Files have one way of saying what tables hold.
+#[test]
+fn entries_that_say_nothing_are_refused() {
+    let [offsets, entries] = [[0, 2, 3], [0, 1, 2]].map(|values| Block::copy_of(&values));
+    assert!(Tables::from_parts(1, 1, offsets, entries).unwrap().validate(3).is_err());
+}
+
+/// Of a damaged file no more is read than there are items.
+#[test]
+fn ranges_end_where_items_do() {
+    let damaged =
+        Tables::from_parts(1, 1, Block::copy_of(&[0, u32::MAX, 9]), Block::copy_of(&[0; 0])).unwrap();
+    assert!(damaged.validate(4).is_err());
+    let mut meeting = Meeting::default();
+    meeting.start(4, &damaged);
+    assert_eq!(meeting.meet(&damaged, &[0, 1]), [0, 1, 2, 3]);
+    let mut union = Union::default();
+    union.start(3);
+    union.add_bucket(damaged.bucket(0));
+    assert_eq!(union.ids(), [0, 1, 2]);
 }
 
 #[test]

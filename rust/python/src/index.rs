@@ -161,7 +161,7 @@ impl Index {
             dict.set_item("region_nbytes", regions.nbytes_of_map())?;
             dict.set_item("row_nbytes", regions.rows().map().nbytes_of_row())?;
         }
-        dict.set_item("n_entries", tables.iter().map(|tables| tables.entries().len()).sum::<usize>())?;
+        dict.set_item("n_entries", tables.iter().map(|tables| tables.len()).sum::<usize>())?;
         dict.set_item("n_labels", exemplars.iter().map(|exemplars| exemplars.labels().len()).sum::<usize>())?;
         dict.set_item("sketch_bytes", layout.map_or(0, |layout| layout.bytes()))?;
         dict.set_item("sketch_widths", layout.map_or_else(Vec::new, |layout| layout.widths().collect()))?;
