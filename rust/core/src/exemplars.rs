@@ -194,11 +194,16 @@ impl Exemplars {
         &self.weights
     }
 
-    /// Ask for the sketches of these, which lie one after the other: the first of them, where there are many.
+    /// Ask for the sketches of these, which lie one after the other: the first of them, where there are many. Of so few exemplars
+    /// that they lie in caches it saves less than it takes.
     #[inline(always)]
     pub fn prefetch_sketches(&self, places: Range<u32>) {
         const MOST: usize = 64;
+        const CACHED: usize = 32 << 20;
         let codes = self.sketched.1.codes();
+        if codes.len() < CACHED {
+            return;
+        }
         places.take(MOST).for_each(|place| prefetch_far(codes, place as usize * SKETCH_BYTES));
     }
 
