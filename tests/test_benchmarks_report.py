@@ -49,7 +49,13 @@ HEAD = {
     "seconds": 900,
     "energy": "estimated: a model",
 }
-STAGES_HEAD = HEAD | {"gb_s": {"layer": 10.0}, "call_us": 0.9, "import_ms": {"numpy": 80.0, "lss_rs": 120.0}}
+STAGES_HEAD = HEAD | {
+    "gb_s": {"layer": 10.0},
+    "instructions": {"layer": 40000.0},
+    "ghz": 2.0,
+    "call_us": 0.9,
+    "import_ms": {"numpy": 80.0, "lss_rs": 120.0},
+}
 DOMAINS = ["prose", "code"]
 
 
@@ -666,9 +672,16 @@ class TestStages:
         assert "**layer**" in page
         assert "| project | 12.5 us | 25.0% | 2 KiB | 0.500 us |" in page
         assert "at 10.0 GB/s (layer)" in page
+        assert "in each cycle of 2.0 GHz: 40,000, 5.00 us (layer)" in page
         assert "next to nothing to search takes 0.900 us" in page
         assert "`import lss_rs` takes 120 ms, of which 80 ms are numpy's" in page
         assert "Before: commit" not in page
+
+    @pytest.mark.parametrize("missing", [{"instructions": {"layer": None}}, {"instructions": {}}, {"ghz": None}])
+    def test_where_nothing_was_counted(self, records, missing):
+        path = records / "cpu" / "2026-01-02-stages.csv"
+        record.write(path, STAGES_HEAD | missing, [record.StageRow("layer", "search", 9.7, 0.97, 4096.0, 1.0)])
+        assert "Instructions" not in render(records, records.parent)[Path("docs/performance.md")]
 
     def test_beside_what_was_before(self, records):
         recorded = {
