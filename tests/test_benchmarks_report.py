@@ -677,10 +677,14 @@ class TestStages:
         assert "`import lss_rs` takes 120 ms, of which 80 ms are numpy's" in page
         assert "Before: commit" not in page
 
-    @pytest.mark.parametrize("missing", [{"instructions": {"layer": None}}, {"instructions": {}}, {"ghz": None}])
+    @pytest.mark.parametrize(
+        "missing", [{"instructions": {"layer": None}}, {"instructions": {}}, {"ghz": None}]
+    )
     def test_where_nothing_was_counted(self, records, missing):
         path = records / "cpu" / "2026-01-02-stages.csv"
-        record.write(path, STAGES_HEAD | missing, [record.StageRow("layer", "search", 9.7, 0.97, 4096.0, 1.0)])
+        record.write(
+            path, STAGES_HEAD | missing, [record.StageRow("layer", "search", 9.7, 0.97, 4096.0, 1.0)]
+        )
         assert "Instructions" not in render(records, records.parent)[Path("docs/performance.md")]
 
     def test_beside_what_was_before(self, records):

@@ -63,6 +63,6 @@ def _instructions(head: dict[str, Any]) -> str:
     )
     return (
         f"Instructions of a search on average, and what they take where {_AT_ONCE} begin in each cycle of "
-        f"{head['ghz']:.1f} GHz: {each}. They are those of the {KERNEL} kernel: valgrind knows no wider vectors, "
-        "with which there are fewer.\n"
+        f"{head['ghz']:.1f} GHz: {each}. They are those of the {KERNEL} kernel: valgrind knows no wider "
+        "vectors, with which there are fewer.\n"
     )
