@@ -17,7 +17,7 @@ from benchmarks import instructions, machine, record, run
 from benchmarks.bundles import load
 from benchmarks.definitions import read_toml
 from benchmarks.engines import lss_regions
-from benchmarks.engines.lss import EXEMPLAR_BYTES, LISTED_BYTES, labels_an_exemplar
+from benchmarks.engines.lss import EXEMPLAR_BYTES, LISTED_BYTES, entry_bytes, labels_an_exemplar
 from lss_rs import Index, ListPoint, OperatingPoint
 
 __all__ = ["CORE", "DEFINITION", "LISTS", "WHOLE", "measure"]
@@ -152,7 +152,7 @@ def _bytes(index: Index, work: dict[str, float]) -> dict[str, float]:
     return {
         "project": params["nbytes"]["maps"],
         "probe": work["probes"] * _LINE,
-        "exemplars": work["entries"] * (EXEMPLAR_BYTES + 4),
+        "exemplars": work["entries"] * (EXEMPLAR_BYTES + entry_bytes(params)),
         "candidates": work["neighbors"] * labels_an_exemplar(params) * 4,
         "sketch": work["candidates"] * params["sketch_bytes"],
         "rescore": rescored,

@@ -17,6 +17,11 @@ LISTED_BYTES = 36
 """Of a label in the columns of a region."""
 
 
+def entry_bytes(params: dict[str, Any]) -> int:
+    """Bytes that say which exemplar an entry is: those of a single table lie in its order."""
+    return 0 if params["fill"] == "queries" and params["n_tables"] == 1 else 4
+
+
 def labels_an_exemplar(params: dict[str, Any]) -> float:
     """Say how many labels a training query in an index brings, on average."""
     return float(params["n_labels"] * params["n_tables"] / params["n_entries"])
@@ -90,7 +95,7 @@ class Engine(BaseEngine):
         rows += (step == 3).mean() * self.index.m * params.get("row_nbytes", 0)
         if at.exact:
             return Work(stats["candidates"], rows)
-        tables = stats["probes"] * 8 + stats["entries"] * 4
+        tables = stats["probes"] * 8 + stats["entries"] * entry_bytes(params)
         if params["fill"] == "queries":
             labels = stats["neighbors"] * labels_an_exemplar(params)
             tables += stats["entries"] * EXEMPLAR_BYTES + stats["neighbors"] * 8 + 4 * labels
