@@ -31,6 +31,8 @@
 //! | `first_trust` | F32 (9,) | fitted, where lists are read in two parts |
 //! | `columns` | U8 (blocks of 64 rows x 64 (bytes of codes + 4),) | fitted, filled with queries, with sketches |
 //!
+//! `entries` has none of the first table where these would be the numbers from 0 on, as exemplars of a fit are numbered.
+//!
 //! Metadata: `format` ("lss-rs"), `format_version`, `index` (JSON: the numbers that shapes do not tell) and
 //! `extra` (the caller's text; Python keeps the configuration there).
 

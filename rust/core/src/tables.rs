@@ -96,6 +96,7 @@ impl Tables {
                 for end in ends.iter_mut() {
                     start += std::mem::replace(end, start);
                 }
+                // Where they are implied there is no room for them, and ends are all that is looked for.
                 for (item, code) in codes().enumerate() {
                     if let Some(entry) = entries.get_mut(ends[code] as usize) {
                         *entry = item as u32;
