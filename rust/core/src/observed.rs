@@ -107,7 +107,7 @@ impl Kept {
         let mut codes = vec![0; n * n_tables];
         for table in 0..n_tables {
             for code in 0..1usize << n_bits {
-                tables.bucket((table << n_bits) | code).each(|item| {
+                tables.bucket((table << n_bits) | code).below(n).each(|item| {
                     if let Some(place) = codes.get_mut(item as usize * n_tables + table) {
                         *place = code as u32;
                     }
