@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -109,8 +110,8 @@ def count(*arguments: str) -> dict[str, int]:
 
 
 def a_search(index: Index, queries: np.ndarray, k: int) -> float | None:
-    """Count the instructions of a search of one query in the core, on average; None without valgrind."""
-    if shutil.which("valgrind") is None:
+    """Count the instructions of a search of one query in the core, on average; None where that cannot be."""
+    if None in map(shutil.which, ("valgrind", "cargo")) or platform.machine() != "x86_64":
         return None
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("index.safetensors", "queries.f32")]

@@ -972,6 +972,8 @@ def test_a_callback_that_is_no_function_is_refused(data):
     index = Index.from_weights(W, b)
     with pytest.raises(TypeError, match=says("'callback' must be a function or None. Got 3 instead.")):
         index.fit(Q, progress=False, callback=3)
+    with pytest.raises(TypeError, match=says("'progress' must be True or False. Got 'no' instead.")):
+        index.fit(Q, progress="no")
     with pytest.raises(NotFittedError):
         index.search(Q[0])
 
@@ -1217,6 +1219,8 @@ def test_files_refused(index, tmp_path):
         Index.load(path, prefault=True)
     with pytest.raises(TypeError, match=says("'mmap' must be True or False. Got 'r' instead.")):
         Index.load(path, mmap="r")
+    with pytest.raises(TypeError, match=says("'prefault' must be True or False. Got 'r' instead.")):
+        Index.load(path, mmap=True, prefault="r")
     with pytest.raises(TypeError, match=says("'data' must be bytes. Got a str instead.")):
         Index.from_bytes("abc")
     with pytest.raises(TypeError):

@@ -17,9 +17,10 @@ LISTED_BYTES = 36
 """Of a label in the columns of a region."""
 
 
-def entry_bytes(params: dict[str, Any]) -> int:
-    """Bytes that say which exemplar an entry is: those of a single table lie in its order."""
-    return 0 if params["fill"] == "queries" and params["n_tables"] == 1 else 4
+def entry_bytes(params: dict[str, Any]) -> float:
+    """Bytes that say which item an entry is, on average: exemplars lie in the order of the first table."""
+    listed = params["n_tables"] - (params["fill"] == "queries")
+    return 4 * listed / params["n_tables"]
 
 
 def labels_an_exemplar(params: dict[str, Any]) -> float:

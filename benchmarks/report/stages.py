@@ -11,7 +11,7 @@ from benchmarks.report.markdown import measured, table, us
 __all__ = ["block"]
 
 _AT_ONCE = 4
-"""Instructions that a core of today can begin in a cycle, again and again."""
+"""Instructions begun in a cycle, for the time that the page gives: a round number that code reaches."""
 
 
 def block(
@@ -55,7 +55,7 @@ def block(
 
 
 def _instructions(head: dict[str, Any]) -> str:
-    """Say what searches take at the least for their instructions."""
+    """Say what the instructions of searches would take by themselves."""
     each = ", ".join(
         f"{counted:,.0f}, {us(counted / _AT_ONCE / head['ghz'] / 1e3)} ({bundle})"
         for bundle, counted in head["instructions"].items()
@@ -63,6 +63,6 @@ def _instructions(head: dict[str, Any]) -> str:
     )
     return (
         f"Instructions of a search on average, and what they take where {_AT_ONCE} begin in each cycle of "
-        f"{head['ghz']:.1f} GHz: {each}. They are those of the {KERNEL} kernel: valgrind knows no wider "
-        "vectors, with which there are fewer.\n"
+        f"{head['ghz']:.1f} GHz: {each}. They are no least: they are those of the {KERNEL} kernel, for "
+        "valgrind knows no wider vectors, with which there are fewer, and a mean, where times are medians.\n"
     )

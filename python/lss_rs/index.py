@@ -291,7 +291,7 @@ class Index(Searchable):
         ImportError
             If ``method="iul"`` finds no torch.
         TypeError
-            If Q is not of floats, Y not of ints, or either not on the CPU.
+            If Q is not of floats, Y not of ints, either not on the CPU, or callback no function.
         ValueError
             If shapes or lengths do not fit, a value is NaN or infinite, a label is not in 0..m-1, there is
             nothing to learn from, ``n_bits`` asks for more planes than there are directions, or groups come
@@ -730,6 +730,8 @@ class Index(Searchable):
         ------
         FormatError
             If it is no index, is damaged, or was written by a later version.
+        TypeError, ValueError
+            If mmap or prefault is not a bool, or prefault is asked for without mmap.
         OSError
             If the file cannot be read.
         """

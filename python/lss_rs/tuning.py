@@ -232,7 +232,8 @@ def tune(
     NotFittedError
         If the index is not fitted.
     TypeError, ValueError
-        As :meth:`lss_rs.Index.search`, and if there are fewer than two queries or an option is out of range.
+        As :meth:`lss_rs.Index.search`, and if index is none, there are fewer than two queries or an option is
+        out of range.
 
     Examples
     --------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lss_rs._arrays import message
+from lss_rs._arrays import check_bool, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,11 @@ class Progress:
     Raises
     ------
     TypeError
-        If that is no function.
+        If either is none of these.
     """
 
     def __init__(self, show: bool, callback: Callable[[str, int, int], object] | None) -> None:
+        check_bool(show, "progress")
         if callback is not None and not callable(callback):
             raise TypeError(message("callback", "a function or None", repr(callback)))
         self._tqdm = _find_tqdm() if show else None

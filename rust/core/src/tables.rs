@@ -131,7 +131,8 @@ impl Tables {
         Ok(Tables { n_tables, n_bits, offsets, entries, implied })
     }
 
-    /// Prove that offsets rise and cover the entries, and that every bucket holds rising ids below `n`.
+    /// Prove that offsets rise and cover the entries, as many for each table, none for the first where they are implied, and
+    /// that every bucket holds rising ids below `n`.
     pub fn validate(&self, n: usize) -> Result<()> {
         let bad = |what: String| Err(Error::format("valid tables", what));
         if self.offsets[0] != 0 || self.len() != self.entries.len() + self.implied {
@@ -140,9 +141,19 @@ impl Tables {
         if let Some(at) = self.offsets.windows(2).position(|pair| pair[0] > pair[1]) {
             return bad(format!("falling offsets at bucket {at}"));
         }
-        let first = &self.entries[..n.min(self.entries.len())];
-        if self.implied > n || (self.implied == 0 && n > 0 && first.iter().copied().eq(0..n as u32)) {
-            return bad("entries that are none or say nothing".into());
+        let items = self.offsets[1 << self.n_bits] as usize;
+        if items > n {
+            return bad(format!("{items} items of {n}"));
+        }
+        // Or entries that are all kept might be taken for those of all tables but the first.
+        if (0..=self.n_tables).any(|table| self.offsets[table << self.n_bits] as usize != table * items) {
+            return bad("tables of more or fewer entries than the first".into());
+        }
+        let first = &self.entries[..items.min(self.entries.len())];
+        if self.implied == 0 && items > 0 && first.iter().copied().eq(0..items as u32) {
+            return bad(
+                "entries of the first table that are the numbers from 0 on, and are to be left out".into()
+            );
         }
         for bucket in 0..self.offsets.len() - 1 {
             let Bucket::Ids(ids) = self.bucket(bucket) else { continue };

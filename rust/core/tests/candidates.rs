@@ -48,7 +48,8 @@ proptest! {
         let mut rng = Rng(seed);
         let mut union = Union::default();
         for _ in 0..1500 {
-            let lists = [vec![rng.below(300) as u32, rng.below(300) as u32]];
+            // Now fewer than one of 64, whose marks are wiped one by one, now more, which a new epoch hides.
+            let lists = [(0..rng.below(10)).map(|_| rng.below(300) as u32).collect()];
             assert_union(&mut union, 300, &lists);
         }
     }

@@ -163,6 +163,17 @@ fn items_have_a_code_in_each_table() {
     assert_eq!(Tables::build(2, 3, &[1, 0, 0, 1]).unwrap().entries()[..], [1, 0, 0, 1]);
 }
 
+/// Two entries more than there are must not be taken for those of a first table that are implied.
+#[test]
+fn offsets_past_the_end_imply_nothing() {
+    let tables = Tables::build(2, 2, &[1, 0, 0, 1]).unwrap();
+    let mut offsets = tables.offsets().to_vec();
+    *offsets.last_mut().unwrap() += 2;
+    let parts = [&offsets[..], tables.entries()].map(Block::copy_of);
+    let [offsets, entries] = parts;
+    assert!(Tables::from_parts(2, 2, offsets, entries).unwrap().validate(2).is_err());
+}
+
 /// Files have one way of saying what tables hold.
 #[test]
 fn entries_that_say_nothing_are_refused() {

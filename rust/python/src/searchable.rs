@@ -111,7 +111,7 @@ impl Searchable {
     /// ShortResultError
     ///     With ``on_short="raise"``.
     /// TypeError
-    ///     If x is not of floats or not on the CPU, or k is not an int.
+    ///     If x is not of floats or not on the CPU, k is not an int, or a switch is not a bool.
     /// ValueError
     ///     If shapes do not fit, a value is NaN or infinite, or k < 1.
     ///

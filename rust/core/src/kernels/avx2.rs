@@ -240,7 +240,7 @@ fn sketch_each(
     unsafe { sketch_each_with(sketches, query, id, out, ([zero; 2], add8, total8), (add, total)) }
 }
 
-/// Score the sketch of row `id(i)` for each place `i` of `out`, until there is none. For codes of 8 bits, and for
+/// Score the sketch of row `id(i)` for each place `i` of `out`; there may be none beyond these. For codes of 8 bits, and for
 /// others, a function adds the products of a group of 32 codes and weights to sums, and another makes eight of 32 bits
 /// of these, one a lane.
 ///
@@ -268,8 +268,8 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
     let stride = layout.bytes();
     let codes = sketches.codes;
     // SAFETY: the features are there by the caller's word. By the assertions above the codes of all groups lie in the first
-    // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one from
-    // all and moves each pointer on by just that. Four floats are written to an array of four.
+    // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one of
+    // each of four sketches, which have `bytes()` each, and of `weights`, and moves each pointer on by just that. Four floats are written to an array of four.
     unsafe {
         let zero = _mm256_setzero_si256();
         let low4 = _mm256_set1_epi8(0x0f);
