@@ -1504,12 +1504,15 @@ fn mean(values: &[f32]) -> f32 {
 
 /// Put the entries of tables into buckets, as `first` more than they are.
 fn add_buckets(buckets: &mut Buckets, tables: &Tables, first: u32) {
-    for bucket in 0..tables.offsets().len() - 1 {
+    let (offsets, entries) = (tables.offsets(), tables.entries());
+    let all = offsets[offsets.len() - 1] as usize;
+    // Entries of the first table that are not kept are the numbers from 0 on.
+    let entries = [&(0..(all - entries.len()) as u32).collect::<Vec<u32>>()[..], entries].concat();
+    for bucket in 0..offsets.len() - 1 {
+        let ids = &entries[offsets[bucket] as usize..offsets[bucket + 1] as usize];
         let (table, code) = (bucket >> tables.n_bits(), bucket & ((1 << tables.n_bits()) - 1));
-        let each = tables.bucket(bucket);
-        if !each.is_empty() {
-            let held: &mut BTreeSet<u32> = buckets.entry((table, code as u32)).or_default();
-            each.each(|id| _ = held.insert(id + first));
+        if !ids.is_empty() {
+            buckets.entry((table, code as u32)).or_default().extend(ids.iter().map(|id| id + first));
         }
     }
 }

@@ -84,9 +84,10 @@ impl Tables {
         let mut offsets = Buffer::zeroed(n_tables * buckets + 1);
         let mut entries = Buffer::zeroed(codes.len() - implied);
         if n > 0 {
-            let kept: Vec<&mut [u32]> = entries.chunks_exact_mut(n).collect();
-            let none = std::iter::repeat_with(Default::default).take(n_tables - kept.len());
-            let kept: Vec<&mut [u32]> = none.chain(kept).collect();
+            let mut kept: Vec<&mut [u32]> = entries.chunks_exact_mut(n).collect();
+            if in_order {
+                kept.insert(0, &mut []);
+            }
             let tables = offsets[1..].par_chunks_exact_mut(buckets).enumerate();
             tables.zip(kept).for_each(|((table, ends), entries)| {
                 let codes = || codes.iter().skip(table).step_by(n_tables).map(|&code| code as usize);

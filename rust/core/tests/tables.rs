@@ -72,8 +72,7 @@ proptest! {
         // Of items in the order of the first table's buckets its entries are not kept.
         let implied = if items.codes.is_sorted_by_key(|codes| codes[0]) { items.codes.len() } else { 0 };
         prop_assert_eq!(tables.entries().len(), tables.len() - implied);
-        let parts = [tables.offsets(), tables.entries()].map(|part| Block::copy_of(part));
-        let [offsets, entries] = parts;
+        let [offsets, entries] = [tables.offsets(), tables.entries()].map(|part| Block::copy_of(part));
         let again = Tables::from_parts(items.n_tables, items.n_bits, offsets, entries).unwrap();
         assert_holds(&again, &reference::tables(&items.codes));
     }
@@ -169,8 +168,7 @@ fn offsets_past_the_end_imply_nothing() {
     let tables = Tables::build(2, 2, &[1, 0, 0, 1]).unwrap();
     let mut offsets = tables.offsets().to_vec();
     *offsets.last_mut().unwrap() += 2;
-    let parts = [&offsets[..], tables.entries()].map(Block::copy_of);
-    let [offsets, entries] = parts;
+    let [offsets, entries] = [&offsets[..], tables.entries()].map(Block::copy_of);
     assert!(Tables::from_parts(2, 2, offsets, entries).unwrap().validate(2).is_err());
 }
 

@@ -268,8 +268,8 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
     let stride = layout.bytes();
     let codes = sketches.codes;
     // SAFETY: the features are there by the caller's word. By the assertions above the codes of all groups lie in the first
-    // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; each turn of a loop over groups reads one of
-    // each of four sketches, which have `bytes()` each, and of `weights`, and moves each pointer on by just that. Four floats are written to an array of four.
+    // `bytes() - 4` bytes of a sketch, and `weights` holds 32 a group; groups are read one after the other, of
+    // each of four sketches, which have `bytes()` each, and of `weights`. Four floats are written to an array of four.
     unsafe {
         let zero = _mm256_setzero_si256();
         let low4 = _mm256_set1_epi8(0x0f);
@@ -280,7 +280,6 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
         let shift1 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         let [scale8, scale4, scale2, scale1] = query.scales().map(|scale| _mm256_set1_ps(scale));
         let offset = _mm_set1_ps(query.offset());
-        let load = |weight: *const i8| _mm256_loadu_si256(weight.cast());
         let fuse = |lanes: &mut [__m256; SKETCHES], sums: [__m256i; SKETCHES], scale| {
             for (lanes, sum) in lanes.iter_mut().zip(sums) {
                 *lanes = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *lanes);
@@ -304,53 +303,26 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
             let mut lanes = [_mm256_setzero_ps(); SKETCHES];
             let mut codes = each.map(<[u8]>::as_ptr);
             let mut weight = weights.as_ptr();
+            let (codes, weight) = (&mut codes, &mut weight);
             if n8 > 0 {
-                let mut sums = [zero8; SKETCHES];
-                for _ in 0..n8 {
-                    let weights = load(weight);
-                    for (sum, code) in sums.iter_mut().zip(&mut codes) {
-                        *sum = add8(*sum, _mm256_loadu_si256(code.cast()), weights);
-                        *code = code.add(32);
-                    }
-                    weight = weight.add(GROUP);
-                }
+                let sums =
+                    add_groups(n8, 32, codes, weight, zero8, &add8, |code| _mm256_loadu_si256(code.cast()));
                 fuse(&mut lanes, sums.map(&total8), scale8);
             }
-            let mut sums = [zero; SKETCHES];
-            for _ in 0..n4 {
-                let weights = load(weight);
-                for (sum, code) in sums.iter_mut().zip(&mut codes) {
-                    let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
-                    let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4);
-                    *sum = add(*sum, values, weights);
-                    *code = code.add(16);
-                }
-                weight = weight.add(GROUP);
-            }
+            let sums = add_groups(n4, 16, codes, weight, zero, &add, |code| {
+                let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(code.cast()));
+                _mm256_and_si256(_mm256_srlv_epi64(packed, shift4), low4)
+            });
             fuse(&mut lanes, sums.map(&total), scale4);
-            sums = [zero; SKETCHES];
-            for _ in 0..n2 {
-                let weights = load(weight);
-                for (sum, code) in sums.iter_mut().zip(&mut codes) {
-                    let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
-                    let values = _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2);
-                    *sum = add(*sum, values, weights);
-                    *code = code.add(8);
-                }
-                weight = weight.add(GROUP);
-            }
+            let sums = add_groups(n2, 8, codes, weight, zero, &add, |code| {
+                let packed = _mm256_set1_epi64x(code.cast::<i64>().read_unaligned());
+                _mm256_and_si256(_mm256_srlv_epi64(packed, shift2), low2)
+            });
             fuse(&mut lanes, sums.map(&total), scale2);
-            sums = [zero; SKETCHES];
-            for _ in 0..n1 {
-                let weights = load(weight);
-                for (sum, code) in sums.iter_mut().zip(&mut codes) {
-                    let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
-                    let values = _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1);
-                    *sum = add(*sum, values, weights);
-                    *code = code.add(4);
-                }
-                weight = weight.add(GROUP);
-            }
+            let sums = add_groups(n1, 4, codes, weight, zero, &add, |code| {
+                let packed = _mm256_set1_epi32(code.cast::<i32>().read_unaligned());
+                _mm256_and_si256(_mm256_srlv_epi32(packed, shift1), low1)
+            });
             fuse(&mut lanes, sums.map(&total), scale1);
             let [a, b, c, d] = each.map(|sketch| layout.base(sketch));
             let totals = _mm_add_ps(_mm_add_ps(trees(lanes), _mm_setr_ps(a, b, c, d)), offset);
@@ -363,6 +335,39 @@ pub(super) unsafe fn sketch_each_with<S: Copy>(
 
 /// Sketches that are scored at a time: weights are loaded once for all of them.
 const SKETCHES: usize = 4;
+
+/// Of each of four sketches the sum, from `zero` on, of what `add` makes of the codes of `n` groups, which lie in `bytes` each, and their weights.
+/// Pointers move on behind these.
+///
+/// Compiled into its caller, with the caller's features.
+///
+/// # Safety
+/// The caller is compiled with AVX2. So many groups lie where `codes` point, and 32 weights a group where `weight` does; `unpack` reads
+/// no more than a group.
+#[inline(always)]
+unsafe fn add_groups<S: Copy>(
+    n: usize,
+    bytes: usize,
+    codes: &mut [*const u8; SKETCHES],
+    weight: &mut *const i8,
+    zero: S,
+    add: impl Fn(S, __m256i, __m256i) -> S,
+    unpack: impl Fn(*const u8) -> __m256i,
+) -> [S; SKETCHES] {
+    let mut sums = [zero; SKETCHES];
+    for _ in 0..n {
+        // SAFETY: there is another group, by the caller's word.
+        unsafe {
+            let weights = _mm256_loadu_si256(weight.cast());
+            for (sum, code) in sums.iter_mut().zip(&mut *codes) {
+                *sum = add(*sum, unpack(*code), weights);
+                *code = code.add(bytes);
+            }
+            *weight = weight.add(GROUP);
+        }
+    }
+    sums
+}
 
 /// Of each of four what [`tree`] makes.
 #[inline]
